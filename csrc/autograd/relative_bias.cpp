@@ -1,0 +1,34 @@
+// Every relative-position bias is linear in its table; the gradient of the table is the adjoint op, and the other way round.
+#include "ops/relative_bias.h"
+
+#include <torch/library.h>
+
+#include "autograd/linear.h"
+
+namespace posenc_ext::autograd {
+namespace {
+
+template <class Op, class Signature>
+struct Bias;
+
+template <class Op, class... Args>
+struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
+  static at::Tensor forward(const at::Tensor& table, Args... args) {
+    if (table.dim() == 0) ops::check_bias<Op>(table, args...);  // the size below needs a dimension
+    return linear<&ops::call_bias_backward<Op, Args...>>(
+        Op::name, table, [&](const at::Tensor& t) { return ops::call_bias<Op, Args...>(t, args...); },
+        table.sym_size(0), args...);
+  }
+
+  static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
+    return linear<&ops::call_bias<Op, Args...>>(
+        Op::backward_name, grad,
+        [&](const at::Tensor& g) { return ops::call_bias_backward<Op, Args...>(g, num_rows, args...); }, args...);
+  }
+};
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(posenc_ext, Autograd, m) { ops::register_bias_ops<Bias>(m); }
+
+}  // namespace posenc_ext::autograd

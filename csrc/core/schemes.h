@@ -1,0 +1,126 @@
+// Relative-position schemes: which row of the bias table serves the pair (query q, key k), and which pairs a row serves.
+//
+// A scheme is a POD with
+//   rows(), queries(), keys()
+//   row(q, k)                     the table row of a pair
+//   pairs(row), pair(row, i)      the inverse: how many pairs use a row, and the i-th of them
+//   for_each_run(q, f)            the keys of one query cut into runs f(first key, count, first row, step): inside a run the row
+//                                 changes by `step` (-1, 0 or 1) from key to key
+// row and its inverse serve CUDA, where a thread owns an element; runs serve the CPU, where a core owns a stretch.
+// tests/cpp/schemes.cpp checks the three against each other for every scheme in POSENC_SCHEMES.
+#pragma once
+
+#include "core/host_device.h"
+
+namespace posenc_ext::core {
+
+struct Pair {
+  int64_t query, key;
+};
+
+// Windows of up to three axes (unused leading axes have size 1), sign query - key: Swin, BEiT, Video Swin.
+//   row(q, k) = sum_a (cell_a - k_a + s_a - 1) * prod_{b > a} (2 s_b - 1)
+// where the query at Y on an axis of H queries stands in window cell floor(Y h / H). With prefix_tokens = 1 (BEiT's cls token) one
+// query and one key stand in front and three rows at the end: [cls, patch], [patch, cls], [cls, cls].
+struct WindowScheme {
+  static constexpr int kAxes = 3;
+  int64_t window[kAxes];
+  int64_t query[kAxes];
+  int64_t prefix_tokens;
+
+  POSENC_HD int64_t patch_rows() const { return (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1); }
+  POSENC_HD int64_t rows() const { return patch_rows() + 3 * prefix_tokens; }
+  POSENC_HD int64_t queries() const { return query[0] * query[1] * query[2] + prefix_tokens; }
+  POSENC_HD int64_t keys() const { return window[0] * window[1] * window[2] + prefix_tokens; }
+
+  POSENC_HD int64_t cell(int axis, int64_t position) const { return position * window[axis] / query[axis]; }
+  POSENC_HD int64_t first_query(int axis, int64_t cell) const {
+    return (cell * query[axis] + window[axis] - 1) / window[axis];
+  }
+
+  POSENC_HD int64_t row(int64_t q, int64_t k) const {
+    if (q < prefix_tokens || k < prefix_tokens) return rows() - (q < prefix_tokens && k < prefix_tokens ? 1 : q < prefix_tokens ? 3 : 2);
+    q -= prefix_tokens;
+    k -= prefix_tokens;
+    int64_t result = 0, stride = 1;
+    for (int a = kAxes - 1; a >= 0; --a) {
+      result += (cell(a, q % query[a]) - k % window[a] + window[a] - 1) * stride;
+      stride *= 2 * window[a] - 1;
+      q /= query[a];
+      k /= window[a];
+    }
+    return result;
+  }
+
+  // The queries of one axis that use offset `e` = cell - key there: cells in [max(0, e), min(s, s + e)).
+  struct Range {
+    int64_t first, count, offset;
+  };
+
+  POSENC_HD Range range(int axis, int64_t offset) const {
+    const int64_t s = window[axis];
+    const int64_t first = first_query(axis, max_of<int64_t>(0, offset));
+    return {first, first_query(axis, min_of(s, s + offset)) - first, offset};
+  }
+
+  POSENC_HD void ranges(int64_t row, Range out[kAxes]) const {
+    for (int a = kAxes - 1; a >= 0; --a) {
+      const int64_t offsets = 2 * window[a] - 1;
+      out[a] = range(a, row % offsets - (window[a] - 1));
+      row /= offsets;
+    }
+  }
+
+  POSENC_HD int64_t pairs(int64_t row) const {
+    const int64_t special = row - patch_rows();
+    if (special >= 0) return special == 0 ? keys() - 1 : special == 1 ? queries() - 1 : 1;
+    Range r[kAxes];
+    ranges(row, r);
+    return r[0].count * r[1].count * r[2].count;
+  }
+
+  POSENC_HD Pair pair(int64_t row, int64_t i) const {
+    const int64_t special = row - patch_rows();
+    if (special >= 0) return special == 0 ? Pair{0, 1 + i} : special == 1 ? Pair{1 + i, 0} : Pair{0, 0};
+    Range r[kAxes];
+    ranges(row, r);
+    int64_t q = 0, k = 0, query_stride = 1, key_stride = 1;
+    for (int a = kAxes - 1; a >= 0; --a) {
+      const int64_t position = r[a].first + i % r[a].count;
+      i /= r[a].count;
+      q += position * query_stride;
+      k += (cell(a, position) - r[a].offset) * key_stride;
+      query_stride *= query[a];
+      key_stride *= window[a];
+    }
+    return {prefix_tokens + q, prefix_tokens + k};
+  }
+
+  template <class F>
+  POSENC_HD void for_each_run(int64_t q, F f) const {
+    if (q < prefix_tokens) {
+      f(int64_t{0}, int64_t{1}, rows() - 1, int64_t{0});
+      f(int64_t{1}, keys() - 1, rows() - 3, int64_t{0});
+      return;
+    }
+    if (prefix_tokens != 0) f(int64_t{0}, int64_t{1}, rows() - 2, int64_t{0});
+    // One division chain per query; from run to run the row only moves by the stride of an axis.
+    const int64_t stride[kAxes] = {(2 * window[1] - 1) * (2 * window[2] - 1), 2 * window[2] - 1, 1};
+    int64_t position = q - prefix_tokens, first_row = 0;
+    for (int a = kAxes - 1; a >= 0; --a) {
+      first_row += (cell(a, position % query[a]) + window[a] - 1) * stride[a];
+      position /= query[a];
+    }
+    int64_t k = prefix_tokens;
+    for (int64_t i = 0; i < window[0]; ++i) {
+      for (int64_t j = 0; j < window[1]; ++j, k += window[2]) {
+        f(k, window[2], first_row - i * stride[0] - j * stride[1], int64_t{-1});
+      }
+    }
+  }
+};
+
+}  // namespace posenc_ext::core
+
+// Every scheme, once: kernels are instantiated and tested from this list.
+#define POSENC_SCHEMES(X) X(WindowScheme)

@@ -1,0 +1,139 @@
+// Sinusoids: which channel holds what, exact frequencies, exact reduction, one polynomial pair.
+//   w_j = base^(-j / (n - freq_shift)), n = dim / 2;   angle = scale * p * w_j   (Vaswani et al. 2017)
+#pragma once
+
+#include "core/double_double.h"
+
+namespace posenc_ext::core {
+
+enum class Layout : int32_t { interleaved, concat, concat_cos_first };
+enum class Odd : int32_t { error, zero, sin };
+
+struct Sinusoid {
+  int64_t dim;
+  Layout layout;
+  Odd odd;
+  DoubleDouble rate;  // log2(base) / (n - freq_shift)
+  DoubleDouble turn;  // scale * 2 / pi: quarter turns per position at w = 1
+
+  POSENC_HD int64_t pairs() const { return dim / 2; }
+  POSENC_HD int64_t frequencies() const { return pairs() + (dim % 2 != 0 && odd == Odd::sin); }
+};
+
+POSENC_HD Sinusoid make_sinusoid(int64_t dim, double base, double freq_shift, double scale, Layout layout, Odd odd) {
+  const DoubleDouble divisor = two_sum(static_cast<double>(dim / 2), -freq_shift);
+  // divisor.lo is zero for every freq_shift that anybody writes; the quotient is exact enough without it.
+  return {dim, layout, odd, divide(log_2(base), divisor.hi), multiply({scale, 0.0}, two_over_pi())};
+}
+
+// The frequency of pair j in quarter turns per position: reduction to a quadrant is then rounding to an integer.
+POSENC_HD DoubleDouble frequency(const Sinusoid& s, int64_t j) {
+  if (j == 0) return s.turn;
+  return multiply(exp_2(multiply({-static_cast<double>(j), 0.0}, s.rate)), s.turn);
+}
+
+// What stands in channel c: the sine (phase 0) or the cosine (phase 1) of a pair, or a zero (phase -1).
+struct Channel {
+  int64_t pair;
+  int32_t phase;
+};
+
+POSENC_HD Channel channel(const Sinusoid& s, int64_t c) {
+  const int64_t n = s.pairs();
+  if (s.dim % 2 != 0 && s.odd == Odd::zero && c == s.dim - 1) return {0, -1};
+  if (s.layout == Layout::interleaved) return {c / 2, static_cast<int32_t>(c % 2)};
+  if (s.layout == Layout::concat) {
+    const int64_t sines = s.frequencies();
+    return c < sines ? Channel{c, 0} : Channel{c - sines, 1};
+  }
+  return c < n ? Channel{c, 1} : Channel{c - n, 0};
+}
+
+// An angle in quarter turns: a quadrant (the two low bits count) and a rest in [-1/2, 1/2].
+struct QuarterTurns {
+  uint64_t quadrant;
+  double hi, lo;
+};
+
+// Beyond this many quarter turns the rounding below needs its input brought near zero first.
+constexpr double kMaxFastTurns = 0x1p50;
+
+// remainder(x, 4.0), but for the sign of zero: every step is exact, and without the library's loop.
+POSENC_HD double remainder_4(double x) { return x - 4.0 * rint(0.25 * x); }
+
+// p * f, reduced. Exact but for one rounding of the low part, about 2^-52 of it: the rest keeps its relative precision near zero.
+template <bool kHuge>
+POSENC_HD QuarterTurns reduce(double p, DoubleDouble f) {
+  double hi = p * f.hi;
+  double lo = fused_multiply_add(p, f.lo, fused_multiply_add(p, f.hi, -hi));
+  if (kHuge) {
+    const DoubleDouble near_zero = two_sum(remainder_4(hi), remainder_4(lo));
+    hi = near_zero.hi;
+    lo = near_zero.lo;
+  }
+  const double magic = 0x1.8p52;  // adding it rounds to an integer and leaves that in the low bits
+  const double shifted = hi + magic;
+  const double rest = hi - (shifted - magic);
+  const DoubleDouble sum = two_sum(rest, lo);
+  return {bit_cast<uint64_t>(shifted), sum.hi, sum.lo};
+}
+
+POSENC_HD bool needs_huge_reduction(const Sinusoid& s, double p) { return !(fabs(p * s.turn.hi) < kMaxFastTurns); }
+
+struct SineCosine {
+  double sine, cosine;
+};
+
+// sin and cos of the rest: Taylor series on |a| <= pi/4 (the cut terms are below 2^-58), with the angle's low part added to first order.
+POSENC_HD SineCosine sine_cosine(const QuarterTurns& t) {
+  const DoubleDouble to_radians = half_pi();
+  const double a = t.hi * to_radians.hi;
+  const double a_low = fused_multiply_add(
+      t.hi, to_radians.lo, fused_multiply_add(t.lo, to_radians.hi, fused_multiply_add(t.hi, to_radians.hi, -a)));
+  const double square = a * a;
+
+  double s = 1.0 / 355687428096000.0;  // 1 / 17!
+  s = fused_multiply_add(s, square, -1.0 / 1307674368000.0);
+  s = fused_multiply_add(s, square, 1.0 / 6227020800.0);
+  s = fused_multiply_add(s, square, -1.0 / 39916800.0);
+  s = fused_multiply_add(s, square, 1.0 / 362880.0);
+  s = fused_multiply_add(s, square, -1.0 / 5040.0);
+  s = fused_multiply_add(s, square, 1.0 / 120.0);
+  s = fused_multiply_add(s, square, -1.0 / 6.0);
+
+  double c = 1.0 / 20922789888000.0;  // 1 / 16!
+  c = fused_multiply_add(c, square, -1.0 / 87178291200.0);
+  c = fused_multiply_add(c, square, 1.0 / 479001600.0);
+  c = fused_multiply_add(c, square, -1.0 / 3628800.0);
+  c = fused_multiply_add(c, square, 1.0 / 40320.0);
+  c = fused_multiply_add(c, square, -1.0 / 720.0);
+  c = fused_multiply_add(c, square, 1.0 / 24.0);
+
+  // cos a = 1 - a^2/2 + a^4 c - a a_low; what the first subtraction loses is added back.
+  const double half = 0.5 * square;
+  const double head = 1.0 - half;
+  const double lost = ((1.0 - head) - half) + fused_multiply_add(square * square, c, -a * a_low);
+  // sin a = a + (a^3 s + a_low (1 - a^2/2))
+  const double tail = fused_multiply_add(a * square, s, a_low * head);
+  return {a + tail, head + lost};
+}
+
+// sin(angle + phase quarter turns)
+POSENC_HD double sine_at(const SineCosine& rest, uint64_t quadrant, int32_t phase) {
+  const uint64_t turns = quadrant + static_cast<uint64_t>(static_cast<int64_t>(phase));
+  const double value = (turns & 1) != 0 ? rest.cosine : rest.sine;
+  return bit_cast<double>(bit_cast<uint64_t>(value) ^ ((turns & 2) << 62));
+}
+
+// d^order/dp^order sin(w p) = w^order sin(w p + order quarter turns): this is w^order, with w in radians per position.
+POSENC_HD double derivative_factor(DoubleDouble f, int32_t order) {
+  const double w = f.hi * half_pi().hi;
+  double factor = 1.0;
+  for (int32_t i = 0; i < order; ++i) factor *= w;
+  return factor;
+}
+
+// x * x_scale + encoding, the body of every "add": in double, so that storing it is the only rounding that shows.
+POSENC_HD double scaled_sum(double x, double x_scale, double encoding) { return fused_multiply_add(x, x_scale, encoding); }
+
+}  // namespace posenc_ext::core

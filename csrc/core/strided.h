@@ -1,0 +1,25 @@
+// A tensor's geometry without torch: the offset of the i-th element in row-major order.
+#pragma once
+
+#include "core/host_device.h"
+
+namespace posenc_ext::core {
+
+constexpr int32_t kMaxDims = 8;
+
+struct Strided {
+  int32_t dims;
+  int64_t size[kMaxDims];
+  int64_t stride[kMaxDims];
+
+  POSENC_HD int64_t offset(int64_t i) const {
+    int64_t result = 0;
+    for (int32_t d = dims - 1; d >= 0; --d) {
+      result += (i % size[d]) * stride[d];
+      i /= size[d];
+    }
+    return result;
+  }
+};
+
+}  // namespace posenc_ext::core

@@ -1,0 +1,29 @@
+// Kernels for x86-64 with AVX2 and FMA (x86-64-v3).
+#if defined(__x86_64__)
+
+// Standard headers first: their inline functions must not be compiled for this level, other files share them.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2")
+#endif
+
+#include "cpu/kernels/relative_bias.h"
+#include "cpu/kernels/sinusoidal.h"
+
+namespace posenc_ext::cpu::avx2 {
+#include "cpu/kernels/relative_bias_body.h"
+#include "cpu/kernels/sinusoidal_body.h"
+}  // namespace posenc_ext::cpu::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

@@ -1,0 +1,29 @@
+// Kernels for x86-64 with AVX-512 (x86-64-v4).
+#if defined(__x86_64__)
+
+// Standard headers first: their inline functions must not be compiled for this level, other files share them.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#endif
+
+#include "cpu/kernels/relative_bias.h"
+#include "cpu/kernels/sinusoidal.h"
+
+namespace posenc_ext::cpu::avx512 {
+#include "cpu/kernels/relative_bias_body.h"
+#include "cpu/kernels/sinusoidal_body.h"
+}  // namespace posenc_ext::cpu::avx512
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

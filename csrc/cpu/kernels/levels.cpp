@@ -1,0 +1,42 @@
+#include "cpu/kernels/levels.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace posenc_ext::cpu {
+namespace {
+
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+
+Level best_level() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx2 && avx512) return Level::avx512;
+  if (avx2) return Level::avx2;
+#endif
+  return Level::baseline;
+}
+
+Level chosen_level() {
+  const Level best = best_level();
+  const char* wanted = std::getenv("POSENC_CPU_ISA");
+  if (wanted == nullptr) return best;
+  for (int i = 0; i <= static_cast<int>(best); ++i) {
+    if (std::strcmp(wanted, kNames[i]) == 0) return static_cast<Level>(i);
+  }
+  return best;
+}
+
+}  // namespace
+
+Level level() {
+  static const Level value = chosen_level();
+  return value;
+}
+
+const char* level_name() { return kNames[static_cast<int>(level())]; }
+
+}  // namespace posenc_ext::cpu

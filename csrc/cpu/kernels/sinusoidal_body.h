@@ -1,0 +1,220 @@
+// Bodies of the sinusoid kernels; compiled once per CPU level by level_*.cpp, which opens the level's namespace around this file.
+
+namespace {
+
+using namespace posenc_ext::core;
+
+// Pairs worked on at a time: the arrays below stay in L1.
+constexpr int64_t kPairBlock = 128;
+
+struct PairBlock {
+  double sine[kPairBlock];
+  double cosine[kPairBlock];
+};
+
+template <bool kHuge>
+void encode_pairs(const double* hi, const double* lo, int64_t count, double p, int32_t order, PairBlock& out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const QuarterTurns turns = reduce<kHuge>(p, {hi[i], lo[i]});
+    const SineCosine rest = sine_cosine(turns);
+    out.sine[i] = sine_at(rest, turns.quadrant, order);
+    out.cosine[i] = sine_at(rest, turns.quadrant, order + 1);
+  }
+  if (order == 0) return;
+  for (int64_t i = 0; i < count; ++i) {
+    const double factor = derivative_factor({hi[i], lo[i]}, order);
+    out.sine[i] *= factor;
+    out.cosine[i] *= factor;
+  }
+}
+
+// Where the sines and the cosines of a row stand; core's channel(), turned round.
+struct Places {
+  int64_t sine, cosine, step;
+};
+
+inline Places places(const Sinusoid& s) {
+  switch (s.layout) {
+    case Layout::interleaved:
+      return {0, 1, 2};
+    case Layout::concat:
+      return {0, s.frequencies(), 1};
+    default:
+      return {s.pairs(), 0, 1};
+  }
+}
+
+// Calls put(channel, value) for every channel of the encoding of position p.
+template <class Put>
+inline void encode_row(const Frequencies& f, double p, int32_t order, Put put) {
+  const Sinusoid& s = f.spec;
+  const Places at = places(s);
+  const bool huge = needs_huge_reduction(s, p);
+  const int64_t sines = s.frequencies(), cosines = s.pairs();
+  PairBlock block;
+  for (int64_t j = 0; j < sines; j += kPairBlock) {
+    const int64_t count = min_of(kPairBlock, sines - j);
+    if (huge) {
+      encode_pairs<true>(f.hi + j, f.lo + j, count, p, order, block);
+    } else {
+      encode_pairs<false>(f.hi + j, f.lo + j, count, p, order, block);
+    }
+    const int64_t both = min_of(count, cosines - j);
+    if (at.step == 2) {
+      for (int64_t i = 0; i < both; ++i) {
+        put(2 * (j + i), block.sine[i]);
+        put(2 * (j + i) + 1, block.cosine[i]);
+      }
+    } else {
+      for (int64_t i = 0; i < both; ++i) put(at.sine + j + i, block.sine[i]);
+      for (int64_t i = 0; i < both; ++i) put(at.cosine + j + i, block.cosine[i]);
+    }
+    if (both < count) put(s.dim - 1 - (s.layout == Layout::concat ? cosines : 0), block.sine[both]);
+  }
+  if (s.dim % 2 != 0 && s.odd == Odd::zero) put(s.dim - 1, 0.0);
+}
+
+inline double position_of(const Positions& p, int64_t i) {
+  if (p.data == nullptr) return static_cast<double>(p.start + i);
+  return load_position(p.data, p.type, p.at.offset(i));
+}
+
+// Factors for `count` elements from linear index `first`: the dropout scale where kept, zero where dropped.
+constexpr int64_t kDropoutBlock = 256;
+
+inline void dropout_factors(const SeededDropout& d, int64_t first, int64_t count, double* factor) {
+  constexpr int64_t kCounters = kDropoutBlock / kDrawsPerCounter + 1;
+  uint32_t word[4 * kCounters];
+  uint16_t draw[kDrawsPerCounter * kCounters];
+  const int64_t first_counter = first / kDrawsPerCounter;
+  const int64_t counters = (first + count - 1) / kDrawsPerCounter - first_counter + 1;
+  const uint64_t seed = static_cast<uint64_t>(*d.seed);
+  for (int64_t i = 0; i < counters; ++i) {
+    const Philox4 random = philox_4x32_10(seed, static_cast<uint64_t>(first_counter + i));
+    for (int w = 0; w < 4; ++w) word[4 * i + w] = random.word[w];
+  }
+  for (int64_t i = 0; i < 4 * counters; ++i) {
+    draw[2 * i] = static_cast<uint16_t>(word[i]);
+    draw[2 * i + 1] = static_cast<uint16_t>(word[i] >> 16);
+  }
+  const uint16_t* own = draw + first % kDrawsPerCounter;
+  const double scale = d.dropout.scale;
+  const uint32_t threshold = d.dropout.threshold;
+  for (int64_t i = 0; i < count; ++i) factor[i] = own[i] >= threshold ? scale : 0.0;
+}
+
+// y[c] = round(term(c) * factor), where term gives the value before dropout and `first` is y's linear index.
+template <class T, class Term>
+inline void store_row(const SeededDropout& d, int64_t first, int64_t count, T* y, Term term) {
+  if (d.seed == nullptr) {
+    for (int64_t c = 0; c < count; ++c) y[c] = round_to<T>(term(c));
+    return;
+  }
+  double factor[kDropoutBlock];
+  for (int64_t c0 = 0; c0 < count; c0 += kDropoutBlock) {
+    const int64_t block = min_of(kDropoutBlock, count - c0);
+    dropout_factors(d, first + c0, block, factor);
+    // A select, not a product: what is dropped is zero, also where the term is infinite.
+    for (int64_t c = 0; c < block; ++c) {
+      y[c0 + c] = round_to<T>(factor[c] != 0.0 ? term(c0 + c) * factor[c] : 0.0);
+    }
+  }
+}
+
+template <class T>
+void sinusoid_rows_typed(const SinusoidRows& a, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    T* row = static_cast<T*>(a.out) + i * a.row_stride;
+    const double p = position_of(a.positions, i);
+    if (a.channel_stride == 1) {
+      encode_row(a.frequencies, p, a.order, [row](int64_t c, double v) { row[c] = round_to<T>(v); });
+    } else {
+      const int64_t stride = a.channel_stride;
+      encode_row(a.frequencies, p, a.order, [row, stride](int64_t c, double v) { row[c * stride] = round_to<T>(v); });
+    }
+  }
+}
+
+template <class T>
+double sinusoid_dot(const SinusoidBackward& a, int64_t i) {
+  const T* grad = static_cast<const T*>(a.grad) + a.grad_row.offset(i);
+  const int64_t stride = a.grad_channel_stride;
+  double sum = 0.0;
+  encode_row(a.frequencies, position_of(a.positions, i), a.order,
+             [&sum, grad, stride](int64_t c, double v) { sum += to_double(grad[c * stride]) * v; });
+  return sum;
+}
+
+template <class T>
+void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
+  const int64_t dim = a.frequencies.spec.dim;
+  constexpr int64_t kOnStack = 2048;
+  double on_stack[kOnStack];
+  double* encoding = dim <= kOnStack ? on_stack : new double[static_cast<size_t>(dim)];
+  const auto put = [encoding](int64_t c, double v) { encoding[c] = v; };
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t l = item / a.chunks(), chunk = item % a.chunks();
+    const int64_t last = min_of(a.batch, (chunk + 1) * a.kBatchChunk);
+    if (a.offsets == nullptr) encode_row(a.frequencies, static_cast<double>(a.start + l), 0, put);
+    for (int64_t b = chunk * a.kBatchChunk; b < last; ++b) {
+      if (a.offsets != nullptr) {
+        const double offset = load_position(a.offsets, a.offset_type, b * a.offset_stride);
+        encode_row(a.frequencies, static_cast<double>(a.start + l) + offset, 0, put);
+      }
+      const T* x = static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride;
+      const int64_t first = b * a.out_batch_stride + l * a.out_length_stride;
+      T* y = static_cast<T*>(a.out) + first;
+      const double x_scale = a.x_scale;
+      if (a.x_channel_stride == 1) {
+        store_row<T>(a.dropout, first, dim, y,
+                     [x, x_scale, encoding](int64_t c) { return scaled_sum(to_double(x[c]), x_scale, encoding[c]); });
+      } else {
+        const int64_t stride = a.x_channel_stride;
+        store_row<T>(a.dropout, first, dim, y, [x, x_scale, encoding, stride](int64_t c) {
+          return scaled_sum(to_double(x[c * stride]), x_scale, encoding[c]);
+        });
+      }
+    }
+  }
+  if (encoding != on_stack) delete[] encoding;
+}
+
+template <class T>
+void scale_dropout_typed(const ScaleDropout& a, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const T* x = static_cast<const T*>(a.x) + a.outer.offset(i);
+    const int64_t first = i * a.inner;
+    const int64_t count = min_of(a.inner, a.total - first);
+    const double scale = a.scale;
+    T* y = static_cast<T*>(a.out) + first;
+    if (a.inner_stride == 1) {
+      store_row<T>(a.dropout, first, count, y, [x, scale](int64_t c) { return to_double(x[c]) * scale; });
+    } else {
+      const int64_t stride = a.inner_stride;
+      store_row<T>(a.dropout, first, count, y,
+                   [x, scale, stride](int64_t c) { return to_double(x[c * stride]) * scale; });
+    }
+  }
+}
+
+}  // namespace
+
+void sinusoid_rows(const SinusoidRows& a, int64_t begin, int64_t end) {
+  POSENC_DISPATCH_DTYPE(a.dtype, sinusoid_rows_typed<scalar_t>(a, begin, end))
+}
+
+void sinusoid_backward(const SinusoidBackward& a, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    double sum = 0.0;
+    POSENC_DISPATCH_DTYPE(a.grad_dtype, sum = sinusoid_dot<scalar_t>(a, i))
+    POSENC_DISPATCH_DTYPE(a.dtype, static_cast<scalar_t*>(a.out)[i] = round_to<scalar_t>(sum))
+  }
+}
+
+void add_sinusoidal(const AddSinusoidal& a, int64_t begin, int64_t end) {
+  POSENC_DISPATCH_DTYPE(a.dtype, add_sinusoidal_typed<scalar_t>(a, begin, end))
+}
+
+void scale_dropout(const ScaleDropout& a, int64_t begin, int64_t end) {
+  POSENC_DISPATCH_DTYPE(a.dtype, scale_dropout_typed<scalar_t>(a, begin, end))
+}

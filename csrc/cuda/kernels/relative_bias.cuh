@@ -1,0 +1,97 @@
+// Bodies of the relative-position bias kernels, for any scheme. Index arithmetic costs more than the copy or the sum it serves, so
+// both kernels do it once for several heads.
+#pragma once
+
+#include "cuda/kernels/relative_bias.h"
+#include "cuda/kernels/vector.cuh"
+
+namespace posenc_ext::cuda {
+namespace {
+
+using namespace posenc_ext::core;
+
+constexpr int kPlaneTile = 1024;     // (query, key) pairs per block
+constexpr int kHeadsInFlight = 2;    // threadIdx.y of the forward kernel
+constexpr int kHeadsPerWarp = 8;     // of the backward kernel
+
+// Heads are cut into groups so that small windows fill the device too.
+struct BiasSplit {
+  int64_t tiles, groups, group_heads;
+};
+
+// Reads pairs elements of the table (from cache, but for the first time) and writes heads x pairs elements. A block finds the rows
+// of kPlaneTile pairs, then copies them for each head of its group: threadIdx.x walks over the 16-byte pieces of that head's
+// stretch of the output, wherever it starts; only its first and last piece may be cut.
+template <class T, class Scheme>
+__global__ void __launch_bounds__(kThreads)
+    bias_forward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasForward a,
+                        const __grid_constant__ BiasSplit split) {
+  constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
+  __shared__ int64_t offset[kPlaneTile];  // of a pair's row in the table
+  const int64_t keys = scheme.keys(), plane = scheme.queries() * keys;
+  const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
+  for (int64_t unit = blockIdx.x; unit < split.tiles * split.groups; unit += gridDim.x) {
+    const int64_t first = unit % split.tiles * kPlaneTile;
+    const int count = static_cast<int>(min_of<int64_t>(kPlaneTile, plane - first));
+    __syncthreads();  // the last unit's offsets are done with
+    for (int i = thread; i < count; i += kThreads) {
+      const int64_t query = (first + i) / keys;
+      offset[i] = scheme.row(query, first + i - query * keys) * a.row_stride;
+    }
+    __syncthreads();
+    const int64_t first_head = unit / split.tiles * split.group_heads;
+    const int64_t last_head = min_of(a.heads, first_head + split.group_heads);
+    for (int64_t head = first_head + threadIdx.y; head < last_head; head += blockDim.y) {
+      const T* table = static_cast<const T*>(a.table) + head * a.head_stride;
+      T* out = static_cast<T*>(a.out) + head * plane + first;
+      const int before = static_cast<int>(reinterpret_cast<uintptr_t>(out) / sizeof(T) % kWidth);
+      for (int i = static_cast<int>(threadIdx.x) * kWidth - before; i < count;
+           i += static_cast<int>(blockDim.x) * kWidth) {
+        if (i >= 0 && i + kWidth <= count) {
+          Pack<T, kWidth> pack;
+#pragma unroll
+          for (int n = 0; n < kWidth; ++n) pack.value[n] = table[offset[i + n]];
+          store<T, kWidth>(out + i, pack);
+        } else {
+          for (int n = max_of(i, 0); n < min_of(i + kWidth, count); ++n) out[n] = table[offset[n]];
+        }
+      }
+    }
+  }
+}
+
+// Reads heads x queries x keys elements, writes rows x heads. A warp owns a row and up to kHeadsPerWarp heads; its lanes walk over
+// the row's pairs, and partial sums are added in lane order. The warps of a block own neighbouring rows, whose pairs lie in
+// neighbouring elements of the gradient: a sector that one warp brings into the cache serves the others.
+template <class T, class Scheme>
+__global__ void __launch_bounds__(kThreads)
+    bias_backward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasBackward a,
+                         const __grid_constant__ BiasSplit split) {
+  using Sum = accumulator_t<T>;
+  const int lane = static_cast<int>(threadIdx.x);
+  for (int64_t unit = blockIdx.x; unit < split.tiles * split.groups; unit += gridDim.x) {
+    const int64_t row = unit % split.tiles * blockDim.y + threadIdx.y;
+    if (row >= scheme.rows()) continue;
+    const int64_t head = unit / split.tiles * kHeadsPerWarp;
+    const T* grad = static_cast<const T*>(a.grad) + head * a.head_stride;
+    const int64_t pairs = scheme.pairs(row);
+    Sum sum[kHeadsPerWarp] = {};
+    for (int64_t i = lane; i < pairs; i += kWarp) {
+      const Pair pair = scheme.pair(row, i);
+      const T* from = grad + pair.query * a.query_stride + pair.key * a.key_stride;
+#pragma unroll
+      for (int h = 0; h < kHeadsPerWarp; ++h) {
+        if (head + h < a.heads) sum[h] += widen(from[h * a.head_stride]);
+      }
+    }
+    T* out = static_cast<T*>(a.out) + row * a.heads + head;
+#pragma unroll
+    for (int h = 0; h < kHeadsPerWarp; ++h) {
+      const Sum total = warp_sum(sum[h]);
+      if (lane == 0 && head + h < a.heads) out[h] = round_to<T>(total);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace posenc_ext::cuda

@@ -1,0 +1,78 @@
+// Every op of the library. Names with an underscore are the pieces that the public ops and their gradients are made of.
+#include <torch/library.h>
+#include <torch/version.h>
+
+#include <sstream>
+#include <string>
+
+#include "cpu/kernels/levels.h"
+#include "posenc_ext.h"
+
+namespace {
+
+// A relative-position bias and its adjoint: the same arguments, after the table or after the gradient and the table's rows.
+void def_bias(torch::Library& m, const std::string& name, const std::string& arguments) {
+  m.def((name + "(Tensor table, " + arguments + ") -> Tensor").c_str());
+  m.def(("_" + name + "_backward(Tensor grad, SymInt num_rows, " + arguments + ") -> Tensor").c_str());
+}
+
+}  // namespace
+
+TORCH_LIBRARY(posenc_ext, m) {
+  // Sinusoids
+  m.def(
+      "sinusoidal_table(SymInt length, SymInt dim, *, SymInt start=0, float base=10000.0, float freq_shift=0.0, "
+      "float scale=1.0, str layout=\"interleaved\", str odd=\"error\", ScalarType? dtype=None, Device? device=None) "
+      "-> Tensor");
+  m.def(
+      "sinusoidal_table.out(SymInt length, SymInt dim, *, SymInt start=0, float base=10000.0, float freq_shift=0.0, "
+      "float scale=1.0, str layout=\"interleaved\", str odd=\"error\", Tensor(a!) out) -> Tensor(a!)");
+  m.def(
+      "sinusoidal(Tensor positions, SymInt dim, *, float base=10000.0, float freq_shift=0.0, float scale=1.0, "
+      "str layout=\"interleaved\", str odd=\"error\", ScalarType? dtype=None) -> Tensor");
+  m.def(
+      "_sinusoidal(Tensor positions, SymInt dim, float base, float freq_shift, float scale, str layout, str odd, "
+      "int order, ScalarType? dtype=None) -> Tensor");
+  m.def(
+      "_sinusoidal_backward(Tensor grad, Tensor positions, float base, float freq_shift, float scale, str layout, "
+      "str odd, int order) -> Tensor");
+  m.def(
+      "add_sinusoidal(Tensor x, *, SymInt start=0, float x_scale=1.0, float base=10000.0, float freq_shift=0.0, "
+      "str layout=\"interleaved\", str odd=\"error\", bool batch_first=True, float dropout_p=0.0, "
+      "bool training=False) -> Tensor");
+  m.def(
+      "add_sinusoidal.offsets(Tensor x, *, Tensor start, float x_scale=1.0, float base=10000.0, float freq_shift=0.0, "
+      "str layout=\"interleaved\", str odd=\"error\", bool batch_first=True, float dropout_p=0.0, "
+      "bool training=False) -> Tensor");
+  m.def(
+      "_add_sinusoidal(Tensor x, Tensor? offsets, SymInt start, float x_scale, float base, float freq_shift, "
+      "str layout, str odd, bool batch_first, float dropout_p, Tensor? seed) -> Tensor");
+  m.def("_scale_dropout(Tensor x, float scale, float dropout_p, Tensor? seed) -> Tensor");
+
+  // Relative-position biases
+  def_bias(m, "window_bias", "SymInt[] window, *, SymInt[]? query_size=None, int prefix_tokens=0");
+}
+
+namespace posenc_ext {
+
+#if !defined(POSENC_CUDA_ARCHS)
+#define POSENC_CUDA_ARCHS ""
+#endif
+
+const char* version() { return POSENC_VERSION; }
+
+std::string cpu_level() { return cpu::level_name(); }
+
+std::string build_info() {
+#if defined(POSENC_WITH_CUDA)
+  const char* cuda = "true";
+#else
+  const char* cuda = "false";
+#endif
+  std::ostringstream text;
+  text << "{\"version\": \"" << POSENC_VERSION << "\", \"torch\": \"" << TORCH_VERSION << "\", \"cuda\": " << cuda
+       << ", \"cuda_archs\": \"" << POSENC_CUDA_ARCHS << "\", \"compiler\": \"" << __VERSION__ << "\"}";
+  return text.str();
+}
+
+}  // namespace posenc_ext

@@ -1,0 +1,81 @@
+// The relative-position bias ops: for each, a struct that checks its arguments and makes its scheme. Meta, autograd, CPU and
+// CUDA kernels are templates over BiasOps below; adding an op to that list registers all of them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "core/schemes.h"
+#include "ops/call.h"
+#include "ops/types.h"
+
+namespace posenc_ext::ops {
+
+// What a table of bias rows is spread over.
+struct BiasShape {
+  c10::SymInt rows, queries, keys;
+};
+
+struct WindowBias {
+  static constexpr const char* name = "window_bias";
+  static constexpr const char* backward_name = "_window_bias_backward";
+  using Scheme = core::WindowScheme;
+
+  // num_rows: how many rows the table has, or is to have.
+  static BiasShape shape(const c10::SymInt& num_rows, c10::SymIntArrayRef window, at::OptionalSymIntArrayRef query_size,
+                         int64_t prefix_tokens);
+  static Scheme scheme(c10::SymIntArrayRef window, at::OptionalSymIntArrayRef query_size, int64_t prefix_tokens);
+};
+
+template <class... Ops>
+struct OpList {
+  template <class F>
+  static void for_each(F f) {
+    (f(static_cast<Ops*>(nullptr)), ...);
+  }
+};
+
+using BiasOps = OpList<WindowBias>;
+
+// The result of a bias op on a table [rows, heads]: [heads, queries, keys].
+template <class Op, class... Args>
+BiasShape check_bias(const at::Tensor& table, const Args&... args) {
+  POSENC_CHECK(table.dim() == 2, Op::name, "table must have 2 dimensions [rows, heads], got ", table.dim());
+  check_dtype(Op::name, "table", table.scalar_type());
+  return Op::shape(table.sym_size(0), args...);
+}
+
+// The gradient that arrives at a bias op: [heads, queries, keys].
+template <class Op, class... Args>
+BiasShape check_bias_backward(const at::Tensor& grad, const c10::SymInt& num_rows, const Args&... args) {
+  BiasShape shape = Op::shape(num_rows, args...);
+  check_dtype(Op::backward_name, "grad", grad.scalar_type());
+  POSENC_CHECK(grad.dim() == 3 && grad.sym_size(1) == shape.queries && grad.sym_size(2) == shape.keys,
+               Op::backward_name, "grad must have shape [heads, ", shape.queries, ", ", shape.keys, "], got ",
+               grad.sym_sizes());
+  return shape;
+}
+
+template <class Op, class... Args>
+at::Tensor call_bias(const at::Tensor& table, Args... args) {
+  static const auto op = find_op<at::Tensor(const at::Tensor&, Args...)>(qualified(Op::name).c_str());
+  return op.call(table, args...);
+}
+
+template <class Op, class... Args>
+at::Tensor call_bias_backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
+  static const auto op =
+      find_op<at::Tensor(const at::Tensor&, c10::SymInt, Args...)>(qualified(Op::backward_name).c_str());
+  return op.call(grad, std::move(num_rows), args...);
+}
+
+// Registers `Kernels<Op>::forward` and `Kernels<Op>::backward` for every op under the dispatch key of `library`.
+template <template <class Op, class Signature> class Kernels, class Library>
+void register_bias_ops(Library& library) {
+  BiasOps::for_each([&library]<class Op>(Op*) {
+    using Implementation = Kernels<Op, decltype(&Op::shape)>;
+    library.impl(Op::name, Implementation::forward);
+    library.impl(Op::backward_name, Implementation::backward);
+  });
+}
+
+}  // namespace posenc_ext::ops

@@ -1,0 +1,69 @@
+"""The digits, and the training of one model on them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from types import ModuleType
+
+import torch
+from position_clock import PositionClock
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+
+
+@dataclass
+class Digits:
+    """scikit-learn's digits, always split in the same way."""
+
+    train_images: Tensor  # [1437, 8, 8], 0 to 1
+    test_images: Tensor  # [360, 8, 8]
+    train_labels: Tensor
+    test_labels: Tensor
+
+    @staticmethod
+    def load() -> "Digits":
+        pixels, labels = load_digits(return_X_y=True)
+        parts = train_test_split(pixels, labels, test_size=360, random_state=0, stratify=labels)
+        images = [torch.tensor(part, dtype=torch.float32).view(-1, 8, 8) / 16 for part in parts[:2]]
+        return Digits(*images, *[torch.tensor(part) for part in parts[2:]])
+
+    def batches(self, epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels in an order that depends on the epoch alone."""
+        order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(epoch))
+        for chosen in order.split(size):
+            yield self.train_images[chosen], self.train_labels[chosen]
+
+    def steps(self, epochs: int, size: int) -> int:
+        return epochs * -(-len(self.train_labels) // size)
+
+
+class Trainer:
+    """One model with its optimizer, learning-rate schedule and clocks."""
+
+    def __init__(self, model: nn.Module, positions: ModuleType, steps: int, rate: float) -> None:
+        self.model = model
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rate, total_steps=steps)
+        self.clock = PositionClock(model, positions)
+        self.seconds = 0.0
+
+    def step(self, images: Tensor, labels: Tensor) -> float:
+        """Trains on one batch; its loss."""
+        began = perf_counter()
+        self.model.train()
+        self.optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(self.model(images), labels)
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        value = loss.item()
+        self.seconds += perf_counter() - began
+        return value
+
+    def accuracy(self, digits: Digits) -> float:
+        """Per cent of the test images."""
+        self.model.eval()
+        with torch.no_grad():
+            right = self.model(digits.test_images).argmax(1) == digits.test_labels
+        return 100 * right.double().mean().item()

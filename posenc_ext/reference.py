@@ -1,0 +1,229 @@
+"""The oracle: every public op in plain PyTorch, written from the formulas alone.
+
+Same names, arguments and defaults as `posenc_ext.ops`. Values are made in float64 and rounded once to the result's
+dtype; gradients come from PyTorch's own autograd, also accumulated in float64. Nothing here is meant to be fast.
+
+What it is good for: bias gathers and dropout masks are exact. A sinusoid carries the error of its float64 angle
+a = scale * p * w, about |a| * 2^-50: far below half a float32 ulp of values near 1 up to positions of 2^24, but
+above it for values near 0 at large angles. Claims of correct rounding need more digits than this file has.
+
+>>> sinusoidal_table(2, 4, dtype=torch.float64)[1]
+tensor([0.8415, 0.5403, 0.0100, 1.0000], dtype=torch.float64)
+>>> window_index([2, 2])
+tensor([[4, 3, 1, 0],
+        [5, 4, 2, 1],
+        [7, 6, 4, 3],
+        [8, 7, 5, 4]])
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# The relative-position bias schemes: ops that read a bias out of a table by the positions of query and key.
+SCHEMES = frozenset({"window_bias"})
+
+_MASK32 = 0xFFFFFFFF
+
+
+def round_once(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """float64 `value` in `dtype`, rounded once: PyTorch's own cast to a half type rounds twice, by way of float32.
+
+    >>> above_a_tie = torch.tensor(1 + 2**-8 + 2**-40, dtype=torch.float64)
+    >>> round_once(above_a_tie, torch.bfloat16).item(), above_a_tie.to(torch.bfloat16).item()
+    (1.0078125, 1.0)
+    """
+    if dtype in (torch.float16, torch.bfloat16):
+        with torch.no_grad():
+            # Round to odd in float32: an inexact value never looks like a tie to the second rounding.
+            single = value.to(torch.float32)
+            inexact = single.to(torch.float64) != value
+            outward = (value.abs() > single.to(torch.float64).abs()).to(torch.int32) * 2 - 1
+            bits = single.view(torch.int32)
+            odd = torch.where(inexact & (bits % 2 == 0), bits + outward, bits).view(torch.float32)
+            shift = torch.where(value.abs() < 1e30, odd.to(torch.float64) - value, 0.0)
+        value = value + shift
+    return value.to(dtype)
+
+
+def encode(
+    positions: Tensor,
+    dim: int,
+    base: float,
+    freq_shift: float,
+    scale: float,
+    layout: str,
+    odd: str,
+    order: int = 0,
+) -> Tensor:
+    """The order-th derivative by position of the encoding, in float64."""
+    pairs, extra = dim // 2, dim % 2
+    if extra and odd not in ("zero", "sin"):
+        raise ValueError(f'dim must be even unless odd is "zero" or "sin", got {dim}')
+    j = torch.arange(pairs + 1 if extra and odd == "sin" else pairs, device=positions.device)
+    frequency = base ** (-j.to(torch.float64) / (pairs - freq_shift))
+    angle = scale * positions.to(torch.float64)[..., None] * frequency
+    sin, cos = angle.sin(), angle.cos()
+    for _ in range(order):
+        sin, cos = scale * frequency * cos, -scale * frequency * sin
+    cos = cos[..., :pairs]
+    if layout == "interleaved":
+        parts = [torch.stack((sin[..., :pairs], cos), dim=-1).flatten(-2), sin[..., pairs:]]
+    elif layout == "concat":
+        parts = [sin, cos]
+    elif layout == "concat_cos_first":
+        parts = [cos, sin]
+    else:
+        raise ValueError(f"unknown layout {layout!r}")
+    if extra and odd == "zero":
+        parts.append(angle.new_zeros(*positions.shape, 1))
+    return torch.cat(parts, dim=-1)
+
+
+def sinusoidal_table(
+    length: int,
+    dim: int,
+    *,
+    start: int = 0,
+    base: float = 10000.0,
+    freq_shift: float = 0.0,
+    scale: float = 1.0,
+    layout: str = "interleaved",
+    odd: str = "error",
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Rows `start` to `start + length - 1` of the sinusoidal table, [length, dim]."""
+    positions = torch.arange(start, start + length, device=device)
+    return sinusoidal(
+        positions, dim, base=base, freq_shift=freq_shift, scale=scale, layout=layout, odd=odd, dtype=dtype
+    )
+
+
+def sinusoidal(
+    positions: Tensor,
+    dim: int,
+    *,
+    base: float = 10000.0,
+    freq_shift: float = 0.0,
+    scale: float = 1.0,
+    layout: str = "interleaved",
+    odd: str = "error",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The encoding of each position, [*positions.shape, dim]; differentiable in floating positions."""
+    if dtype is None:
+        dtype = positions.dtype if positions.is_floating_point() else torch.get_default_dtype()
+    return round_once(encode(positions, dim, base, freq_shift, scale, layout, odd), dtype)
+
+
+def add_sinusoidal(
+    x: Tensor,
+    *,
+    start: int | Tensor = 0,
+    x_scale: float = 1.0,
+    base: float = 10000.0,
+    freq_shift: float = 0.0,
+    layout: str = "interleaved",
+    odd: str = "error",
+    batch_first: bool = True,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """dropout(x * x_scale + encoding of start + l) for x [B, L, D], or [L, B, D] when not `batch_first`."""
+    seed = draw_seed(x.device) if training and dropout_p > 0 else None
+    return add_with_seed(x, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed)
+
+
+def add_with_seed(
+    x: Tensor,
+    start: int | Tensor,
+    x_scale: float,
+    base: float,
+    freq_shift: float,
+    layout: str,
+    odd: str,
+    batch_first: bool,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> Tensor:
+    """`add_sinusoidal` with the dropout mask of a given seed, or without dropout when `seed` is None."""
+    steps = torch.arange(x.shape[1 if batch_first else 0], device=x.device)
+    if isinstance(start, Tensor):
+        positions = start.to(torch.int64)[:, None] + steps
+    else:
+        positions = (start + steps)[None]
+    if not batch_first:
+        positions = positions.T
+    y = x.to(torch.float64) * x_scale + encode(positions, x.shape[2], base, freq_shift, 1.0, layout, odd)
+    if seed is not None:
+        y = torch.where(dropout_mask(x.shape, dropout_p, seed), y / (1 - dropout_p), 0.0)
+    return round_once(y, x.dtype).contiguous()
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """One int64 seed from the default generator of `device`."""
+    return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=device)
+
+
+def philox(counter: Sequence[Tensor], key: int) -> list[Tensor]:
+    """Philox4x32-10: four random words of 32 bits from a counter of four words and a 64-bit key.
+
+    >>> [f"{int(word):08x}" for word in philox([torch.tensor(0)] * 4, 0)]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    """
+    word = list(counter)
+    key_low, key_high = key & _MASK32, (key >> 32) & _MASK32
+    for _ in range(10):
+        product0, product1 = 0xD2511F53 * word[0], 0xCD9E8D57 * word[2]  # mod 2^64, in int64
+        word = [
+            ((product1 >> 32) & _MASK32) ^ word[1] ^ key_low,
+            product1 & _MASK32,
+            ((product0 >> 32) & _MASK32) ^ word[3] ^ key_high,
+            product0 & _MASK32,
+        ]
+        key_low, key_high = (key_low + 0x9E3779B9) & _MASK32, (key_high + 0xBB67AE85) & _MASK32
+    return word
+
+
+def dropout_mask(shape: Sequence[int], dropout_p: float, seed: Tensor) -> Tensor:
+    """True where an element of a contiguous result of this shape is kept: 16 bits of Philox an element."""
+    i = torch.arange(torch.Size(shape).numel(), device=seed.device)
+    counter = [i // 8 & _MASK32, i // 8 >> 32, torch.zeros_like(i), torch.zeros_like(i)]
+    words = torch.stack(philox(counter, int(seed)))
+    draw = (words.gather(0, (i % 8 // 2)[None])[0] >> 16 * (i % 2)) & 0xFFFF
+    return (draw >= round(dropout_p * 65536)).view(shape)
+
+
+def window_index(
+    window: Sequence[int], query_size: Sequence[int] | None = None, prefix_tokens: int = 0
+) -> Tensor:
+    """The row of the bias table that each (query, key) pair reads, [Q, K].
+
+    >>> window_index([2], prefix_tokens=1)
+    tensor([[5, 3, 3],
+            [4, 1, 0],
+            [4, 2, 1]])
+    """
+    query_size = window if query_size is None else query_size
+    keys = torch.cartesian_prod(*(torch.arange(s) for s in window)).view(-1, len(window))
+    cells = (torch.arange(big) * s // big for s, big in zip(window, query_size))
+    queries = torch.cartesian_prod(*cells).view(-1, len(window))
+    index = torch.zeros(len(queries), len(keys), dtype=torch.int64)
+    for axis, s in enumerate(window):
+        index = index * (2 * s - 1) + queries[:, None, axis] - keys[None, :, axis] + s - 1
+    if prefix_tokens:
+        rows = torch.Size(2 * s - 1 for s in window).numel() + 3
+        index = torch.nn.functional.pad(index, (1, 0, 1, 0))
+        index[0, :], index[:, 0], index[0, 0] = rows - 3, rows - 2, rows - 1
+    return index
+
+
+def window_bias(
+    table: Tensor, window: Sequence[int], *, query_size: Sequence[int] | None = None, prefix_tokens: int = 0
+) -> Tensor:
+    """Relative-position bias of a 1-D, 2-D or 3-D window, [heads, Q, K], from a table [rows, heads]."""
+    index = window_index(window, query_size, prefix_tokens).to(table.device)
+    bias = table.to(torch.float64)[index]  # in float64, so that the gradient's sums are, too
+    return bias.to(table.dtype).permute(2, 0, 1).contiguous()

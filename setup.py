@@ -1,0 +1,259 @@
+"""Builds posenc_ext/libposenc_ext.so (every op, knows no Python) and the small module posenc_ext._C.
+
+Switches, all environment variables:
+  POSENC_FORCE_CUDA=0|1     without CUDA, or with CUDA or not at all; unset: CUDA when torch and a toolkit allow it
+  TORCH_CUDA_ARCH_LIST      CUDA archs, such as "8.0;9.0+PTX"
+  MAX_JOBS                  compilations at a time
+  DEBUG=1                   -O0 -g
+  POSENC_EXTRA_CXXFLAGS, POSENC_EXTRA_LDFLAGS   appended to the compiler's and the linker's arguments (sanitizers)
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = (ROOT / "version.txt").read_text().strip()
+
+try:
+    import torch
+except ImportError:
+    sys.exit(
+        "posenc_ext: building needs the torch that you will run with, and none is importable here. Do\n"
+        "  pip install torch ninja setuptools\n"
+        "  pip install --no-build-isolation ."
+    )
+
+
+def read_build_config() -> dict[str, list[str]]:
+    """The set(NAME words...) lines that CMake reads too."""
+    text = re.sub(r"#.*", "", (ROOT / "cmake" / "build_config.cmake").read_text())
+    return {name: words.split() for name, words in re.findall(r"set\(\s*(\w+)\s+([^)]*)\)", text)}
+
+
+CONFIG = read_build_config()
+
+
+def sources(name: str) -> list[str]:
+    """Files that match the patterns of one list in build_config.cmake, relative to the root, sorted."""
+    paths = {path for pattern in CONFIG[name] for path in ROOT.glob(pattern)}
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
+
+
+def unite(paths: list[str]) -> list[str]:
+    """The same sources, with one file per folder of POSENC_UNITY_FOLDERS that includes all of that folder."""
+    units: dict[str, list[str]] = {}
+    alone = []
+    for path in paths:
+        folder = str(Path(path).parent)
+        if folder in CONFIG["POSENC_UNITY_FOLDERS"]:
+            units.setdefault(folder, []).append(path)
+        else:
+            alone.append(path)
+    for folder, members in units.items():
+        unit = ROOT / "build" / "unity" / f"{Path(folder).name}.cpp"
+        text = "".join(f'#include "{ROOT / member}"\n' for member in members)
+        unit.parent.mkdir(parents=True, exist_ok=True)
+        if not unit.exists() or unit.read_text() != text:  # rewriting it would have it compiled again
+            unit.write_text(text)
+        alone.append(str(unit.relative_to(ROOT)))
+    return sorted(alone)
+
+
+def run_nvcc(nvcc: str, *arguments: str) -> str:
+    result = subprocess.run([nvcc, *arguments], capture_output=True, text=True)
+    return result.stdout + result.stderr
+
+
+def find_toolkit() -> Path | None:
+    """Root of a CUDA toolkit with nvcc and cuda_runtime.h."""
+    candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    if nvcc := shutil.which("nvcc"):
+        # nvcc on PATH may be a wrapper script or a link: the real one tells where it lives.
+        top = re.search(r"^#\$ TOP=(.*)$", run_nvcc(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull), re.MULTILINE)
+        candidates.append(top and top[1].strip())
+    # The place where pip's nvidia-cuda-* packages put a toolkit, next to torch.
+    cuda_major = torch.version.cuda.split(".")[0]
+    candidates += [Path(torch.__file__).parents[1] / "nvidia" / f"cu{cuda_major}", "/usr/local/cuda"]
+    for root in (Path(candidate).resolve() for candidate in candidates if candidate):
+        if (root / "bin" / "nvcc").exists() and (root / "include" / "cuda_runtime.h").exists():
+            return root
+    return None
+
+
+def choose_toolkit() -> tuple[Path | None, str]:
+    """The CUDA toolkit to build with (None: build for the CPU alone) and the reason."""
+    force = os.environ.get("POSENC_FORCE_CUDA", "")
+    if force not in ("", "0", "1"):
+        sys.exit(f"posenc_ext: POSENC_FORCE_CUDA must be 0 or 1, got {force!r}")
+    if force == "0":
+        return None, "POSENC_FORCE_CUDA=0"
+    if torch.version.cuda is None:
+        obstacle, mend = f"torch {torch.__version__} is built without CUDA", "install a CUDA build of torch"
+    elif (root := find_toolkit()) is None:
+        obstacle = "no CUDA toolkit found (nvcc and cuda_runtime.h)"
+        mend = f"install CUDA {torch.version.cuda} and set CUDA_HOME to it"
+    else:
+        release = re.search(r"release (\d+)\.(\d+)", run_nvcc(str(root / "bin" / "nvcc"), "--version"))
+        if release and release[1] == torch.version.cuda.split(".")[0]:
+            why = "POSENC_FORCE_CUDA=1" if force else f"torch {torch.__version__} has CUDA and a toolkit was found"
+            return root, why
+        found = f"{release[1]}.{release[2]}" if release else "unknown"
+        obstacle = f"{root} is CUDA {found}, torch {torch.__version__} is built with CUDA {torch.version.cuda}"
+        mend = f"install CUDA {torch.version.cuda} and set CUDA_HOME to it"
+    if force == "1":
+        sys.exit(f"posenc_ext: POSENC_FORCE_CUDA=1, but {obstacle}: {mend}")
+    return None, f"{obstacle}: {mend} for a build with CUDA"
+
+
+CUDA_HOME, CUDA_REASON = choose_toolkit()
+CUDA_ARCHS = os.environ.get("TORCH_CUDA_ARCH_LIST") or " ".join(CONFIG["POSENC_DEFAULT_CUDA_ARCHS"])
+CUDA_ARCHS = CUDA_ARCHS.replace(";", " ") if CUDA_HOME else ""
+if CUDA_HOME:
+    os.environ["TORCH_CUDA_ARCH_LIST"] = CUDA_ARCHS
+    # torch.utils.cpp_extension reads CUDA_HOME once, when it is imported.
+    os.environ["CUDA_HOME"] = str(CUDA_HOME)
+
+from torch.utils import cpp_extension  # noqa: E402
+
+DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
+CXX = shlex.split(os.environ.get("CXX", "c++"))
+
+
+def cxx_flags() -> list[str]:
+    flags = [*CONFIG["POSENC_CXX_FLAGS"], *(["-O0", "-g"] if DEBUG else ["-O3", "-DNDEBUG"])]
+    flags += [f'-DPOSENC_VERSION="{VERSION}"', f'-DPOSENC_CUDA_ARCHS="{CUDA_ARCHS}"']
+    flags += ["-DPOSENC_WITH_CUDA"] if CUDA_HOME else []
+    return flags + shlex.split(os.environ.get("POSENC_EXTRA_CXXFLAGS", ""))
+
+
+def torch_includes() -> list[str]:
+    """As system folders: torch's headers are read without our warnings."""
+    paths = cpp_extension.include_paths("cuda" if CUDA_HOME else "cpu")
+    return [word for path in paths for word in ("-isystem", path)]
+
+
+def nvcc_flags() -> list[str]:
+    flags = [*CONFIG["POSENC_NVCC_FLAGS"], *(["-O0", "-g"] if DEBUG else ["-O3", "-DNDEBUG"])]
+    if "--compress-mode" in run_nvcc(str(CUDA_HOME / "bin" / "nvcc"), "--help"):  # CUDA 12.8 and later
+        flags.append("--compress-mode=size")
+    return flags
+
+
+def link_arguments() -> list[str]:
+    arguments = [f"-L{path}" for path in cpp_extension.library_paths("cuda" if CUDA_HOME else "cpu")]
+    arguments += ["-lc10", "-ltorch_cpu", "-ltorch"]
+    if CUDA_HOME:
+        # pip's packages carry libcudart.so.13 alone, without the unversioned link.
+        cudart = sorted(path for lib in ("lib64", "lib") for path in (CUDA_HOME / lib).glob("libcudart.so*"))
+        arguments += ["-lc10_cuda", "-ltorch_cuda", *([str(cudart[0])] if cudart else ["-lcudart"])]
+    return arguments + shlex.split(os.environ.get("POSENC_EXTRA_LDFLAGS", ""))
+
+
+HEADERS = sorted(str(path.relative_to(ROOT)) for ext in ("h", "cuh") for path in (ROOT / "csrc").rglob(f"*.{ext}"))
+
+LIBRARY_SOURCES = sorted(
+    set(sources("POSENC_SOURCES") + (sources("POSENC_CUDA_SOURCES") if CUDA_HOME else []))
+    - set(sources("POSENC_PYTHON_SOURCES"))
+)
+LIBRARY = Extension(
+    "posenc_ext.libposenc_ext",
+    LIBRARY_SOURCES,
+    include_dirs=[str(ROOT / "csrc")],
+    extra_compile_args={"cxx": [*cxx_flags(), *torch_includes()], "nvcc": nvcc_flags() if CUDA_HOME else []},
+    extra_link_args=[*link_arguments(), "-Wl,-soname,libposenc_ext.so"],
+    depends=HEADERS,
+    language="c++",
+)
+PYTHON_MODULE = Extension(
+    "posenc_ext._C",
+    sources("POSENC_PYTHON_SOURCES"),
+    include_dirs=[str(ROOT / "csrc")],
+    extra_compile_args={"cxx": [*cxx_flags(), *torch_includes()]},
+    extra_link_args=["-l:libposenc_ext.so", *link_arguments(), "-Wl,-rpath,$ORIGIN"],
+    depends=HEADERS,
+    language="c++",
+    py_limited_api=True,
+)
+
+
+class BuildExtension(cpp_extension.BuildExtension):
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # One folder of objects per torch, so that builds for two of them do not undo each other.
+        kind = "cuda" if CUDA_HOME else "cpu"
+        self.build_temp = str(ROOT / "build" / f"objects-torch{torch.__version__}-{kind}")
+
+    def run(self) -> None:
+        report()
+        super().run()
+        folders = [Path(self.build_lib) / "posenc_ext", *([ROOT / "posenc_ext"] if self.inplace else [])]
+        for folder in folders:
+            (folder / "_build.py").write_text(build_record())
+
+    def build_extensions(self) -> None:
+        # Not the flags that this Python was built with: the CMake build has to give the same code.
+        self.compiler.set_executables(
+            compiler_so=[*CXX, "-fPIC"],
+            compiler_cxx=CXX,
+            compiler_so_cxx=[*CXX, "-fPIC"],
+            linker_so=[*CXX, "-shared", "-Wl,--as-needed"],
+            linker_so_cxx=[*CXX, "-shared", "-Wl,--as-needed"],
+        )
+        LIBRARY.sources = unite(LIBRARY_SOURCES)
+        # Where posenc_ext._C, which is linked second, finds the library.
+        self.compiler.set_library_dirs([str(Path(self.get_ext_fullpath(LIBRARY.name)).parent)])
+        super().build_extensions()
+
+    def get_ext_filename(self, fullname: str) -> str:
+        # The library is no Python module: it has a plain name, the same for every Python.
+        if fullname.rpartition(".")[2] == "libposenc_ext":
+            return os.path.join(*fullname.split(".")) + ".so"
+        return super().get_ext_filename(fullname)
+
+    def get_libraries(self, ext: Extension) -> list[str]:
+        return ext.libraries  # a Python built with --enable-shared would add libpython
+
+
+def build_record() -> str:
+    facts = {
+        "VERSION": VERSION,
+        "TORCH_VERSION": str(torch.__version__),
+        "WITH_CUDA": CUDA_HOME is not None,
+        "CUDA_VERSION": torch.version.cuda if CUDA_HOME else None,
+        "CUDA_ARCHS": CUDA_ARCHS,
+    }
+    lines = [f"{name} = {value!r}" for name, value in facts.items()]
+    return "\n".join(["# Written by setup.py: what the library next to this file was built for.", *lines, ""])
+
+
+def report() -> None:
+    rows = {
+        "torch": torch.__version__,
+        "kernels": f"CPU and CUDA ({CUDA_REASON})" if CUDA_HOME else f"CPU only ({CUDA_REASON})",
+        "toolkit": CUDA_HOME,
+        "archs": CUDA_ARCHS,
+        "compiler": shlex.join(CXX),
+        "flags": shlex.join(cxx_flags()),
+        "nvcc flags": shlex.join(LIBRARY.extra_compile_args["nvcc"]),
+        "jobs": os.environ.get("MAX_JOBS") or f"ninja's choice for {os.cpu_count()} cores (MAX_JOBS is not set)",
+    }
+    print(f"posenc_ext {VERSION}: building for")
+    for name, value in rows.items():
+        if value:
+            print(f"  {name:<11}{value}", flush=True)
+
+
+torch_minor = ".".join(torch.__version__.split(".")[:2])
+setup(
+    ext_modules=[LIBRARY, PYTHON_MODULE],
+    cmdclass={"build_ext": BuildExtension},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    install_requires=[f"torch=={torch_minor}.*"],
+)

@@ -1,0 +1,323 @@
+// Runs CUDA kernels on the CPU: g++ compiles the very .cu files of csrc/cuda/kernels against the toolkit's real headers, and the
+// words of the language mean what is defined here.
+//
+// The threads of a block are ucontext fibers. A fiber runs until it waits at __syncthreads, __syncwarp or a shuffle; then the next
+// one of the thread order (ascending, descending, shuffled) runs. Blocks run one after another, each on a system thread of its own, so
+// that shared memory (thread_local here) starts as zeros and never still holds what the block before left there.
+//
+// What it shows: wrong indices (AddressSanitizer), misaligned vectors (UndefinedBehaviorSanitizer), barriers that not all threads of a
+// block reach (reported), missing barriers (a fiber reads what another has not yet written, in one order or the other), wrong results.
+// What it cannot show: races between blocks or inside a warp, the memory model, the GPU's own instructions (the branches of core/ under
+// __CUDA_ARCH__; its fused multiply-add and conversions round alike by specification), speed, register use.
+// Not supported: inline PTX, atomics, dynamic shared memory, cooperative groups, warps that are not full, early exit of a
+// thread that other threads of its block still wait for.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#undef __global__
+#undef __device__
+#undef __host__
+#undef __shared__
+#undef __forceinline__
+#undef __noinline__
+#undef __launch_bounds__
+#undef __grid_constant__
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static thread_local
+#define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define threadIdx (::emulation::block().current().index)
+#define blockIdx (::emulation::block().index)
+#define blockDim (::emulation::block().threads)
+#define gridDim (::emulation::block().grid)
+#define __syncthreads() ::emulation::block().barrier({__FILE__, __LINE__})
+#define __syncwarp(...) ::emulation::block().warp_barrier({__FILE__, __LINE__})
+#define __shfl_down_sync(mask, value, offset) \
+  ::emulation::block().shuffle(mask, value, [&](int lane) { return lane + (offset); }, {__FILE__, __LINE__})
+#define __shfl_xor_sync(mask, value, bits) \
+  ::emulation::block().shuffle(mask, value, [&](int lane) { return lane ^ (bits); }, {__FILE__, __LINE__})
+
+namespace emulation {
+
+enum class Order { ascending, descending, shuffled };
+inline constexpr Order kOrders[] = {Order::ascending, Order::descending, Order::shuffled};
+
+// Deliberate faults of the machine itself: with one of these the tests of the kernels have to fail.
+enum class Fault { none, no_barrier, lost_block, dead_shuffle };
+
+struct Machine {
+  int multiprocessors = 1;
+  Order order = Order::ascending;
+  Fault fault = Fault::none;
+  int64_t blocks = 0;
+  std::set<const void*> kernels;  // that were launched
+};
+
+inline Machine& machine() {
+  static Machine value;
+  return value;
+}
+
+[[noreturn]] inline void fail(const std::string& what) {
+  std::fprintf(stderr, "emulation: %s\n", what.c_str());
+  std::fflush(stderr);
+  std::_Exit(3);
+}
+
+struct Site {
+  const char* file = nullptr;
+  int line = 0;
+  bool operator==(const Site& other) const { return line == other.line && std::strcmp(file, other.file) == 0; }
+  std::string text() const { return std::string(file) + ":" + std::to_string(line); }
+};
+
+constexpr int kWarpSize = 32;
+constexpr size_t kStackBytes = 32 * 1024;  // AddressSanitizer clears its shadow at every switch: small is fast
+constexpr size_t kGuardBytes = 64 * 1024;
+
+enum class State { ready, at_barrier, at_warp, done };
+
+struct Thread {
+  uint3 index{};
+  State state = State::ready;
+  Site site;
+  ucontext_t context{};
+  void* stack = nullptr;
+  void* fake_stack = nullptr;
+  // What a lane shows to its warp, by turns: the next exchange must not overwrite what others have yet to read.
+  unsigned char shown[2][8] = {};
+  int exchanges = 0;
+};
+
+class Block {
+ public:
+  dim3 grid, threads;
+  uint3 index{};
+
+  Thread& current() { return pool_[running_]; }
+
+  void barrier(Site site) {
+    if (machine().fault == Fault::no_barrier) return;
+    wait(State::at_barrier, site);
+  }
+
+  void warp_barrier(Site site) { wait(State::at_warp, site); }
+
+  template <class T, class Source>
+  T shuffle(unsigned mask, T value, Source source, Site site) {
+    static_assert(sizeof(T) <= sizeof(Thread::shown[0]));
+    if (mask != 0xffffffffu) fail("a shuffle that is not for the whole warp at " + site.text());
+    Thread& self = current();
+    const int turn = self.exchanges++ % 2;
+    std::memcpy(self.shown[turn], &value, sizeof(T));
+    wait(State::at_warp, site);
+    const int lane = running_ % kWarpSize, from = source(lane);
+    if (from < 0 || from >= kWarpSize || machine().fault == Fault::dead_shuffle) return value;
+    T result;
+    std::memcpy(&result, pool_[running_ - lane + from].shown[turn], sizeof(T));
+    return result;
+  }
+
+  // Runs `body` once per thread.
+  void run(const std::function<void()>& body) {
+    const int count = static_cast<int>(threads.x * threads.y * threads.z);
+    if (count % kWarpSize != 0) fail("a block of " + std::to_string(count) + " threads: warps must be full");
+    body_ = &body;
+    prepare(count);
+    while (std::any_of(pool_.begin(), pool_.begin() + count, [](const Thread& t) { return t.state != State::done; })) {
+      bool progress = false;
+      for (const int i : order_) {
+        if (pool_[i].state != State::ready) continue;
+        progress = true;
+        switch_to(i);
+      }
+      progress |= release_warps(count);
+      progress |= release_block(count);
+      if (!progress) report(count);
+    }
+  }
+
+ private:
+  std::vector<Thread> pool_;
+  std::vector<int> order_;
+  ucontext_t scheduler_{};
+  void* scheduler_fake_stack_ = nullptr;
+  const void* scheduler_stack_ = nullptr;
+  size_t scheduler_stack_bytes_ = 0;
+  const std::function<void()>* body_ = nullptr;
+  int running_ = 0;
+  std::mt19937 random_{1};
+
+  void prepare(int count) {
+    while (static_cast<int>(pool_.size()) < count) {
+      pool_.emplace_back();
+      void* memory = mmap(nullptr, kGuardBytes + kStackBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (memory == MAP_FAILED) fail("no memory for fibers");
+      pool_.back().stack = static_cast<char*>(memory) + kGuardBytes;
+      if (mprotect(pool_.back().stack, kStackBytes, PROT_READ | PROT_WRITE) != 0) fail("no memory for fibers");
+    }
+    for (int i = 0; i < count; ++i) {
+      Thread& t = pool_[i];
+      const unsigned n = static_cast<unsigned>(i);
+      t.index = {n % threads.x, n / threads.x % threads.y, n / threads.x / threads.y};
+      t.state = State::ready;
+      t.exchanges = 0;
+      getcontext(&t.context);
+      t.context.uc_stack.ss_sp = t.stack;
+      t.context.uc_stack.ss_size = kStackBytes;
+      t.context.uc_link = nullptr;
+      makecontext(&t.context, &Block::entry, 0);
+    }
+    order_.resize(count);
+    std::iota(order_.begin(), order_.end(), 0);
+    if (machine().order == Order::descending) std::reverse(order_.begin(), order_.end());
+    if (machine().order == Order::shuffled) std::shuffle(order_.begin(), order_.end(), random_);
+  }
+
+  static void entry();
+
+  void switch_to(int i) {
+    running_ = i;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&scheduler_fake_stack_, pool_[i].stack, kStackBytes);
+#endif
+    swapcontext(&scheduler_, &pool_[i].context);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(scheduler_fake_stack_, nullptr, nullptr);
+#endif
+  }
+
+  void enter() {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(current().fake_stack, &scheduler_stack_, &scheduler_stack_bytes_);
+#endif
+  }
+
+  void leave(bool for_good) {
+    Thread& self = current();
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, scheduler_stack_, scheduler_stack_bytes_);
+#endif
+    swapcontext(&self.context, &scheduler_);
+    enter();
+  }
+
+  void wait(State state, Site site) {
+    current().state = state;
+    current().site = site;
+    leave(false);
+  }
+
+  bool release_block(int count) {
+    for (int i = 0; i < count; ++i) {
+      if (pool_[i].state != State::at_barrier || !(pool_[i].site == pool_[0].site)) return false;
+    }
+    for (int i = 0; i < count; ++i) pool_[i].state = State::ready;
+    return true;
+  }
+
+  bool release_warps(int count) {
+    bool any = false;
+    for (int first = 0; first < count; first += kWarpSize) {
+      const auto begin = pool_.begin() + first, end = begin + kWarpSize;
+      if (!std::all_of(begin, end, [&](const Thread& t) { return t.state == State::at_warp && t.site == begin->site; })) {
+        continue;
+      }
+      for (auto t = begin; t != end; ++t) t->state = State::ready;
+      any = true;
+    }
+    return any;
+  }
+
+  [[noreturn]] void report(int count) {
+    std::string text = "threads wait for each other forever:";
+    for (int i = 0; i < count; ++i) {
+      const auto same = [&](int j) {
+        return pool_[j].state == pool_[i].state && (pool_[i].state == State::done || pool_[j].site == pool_[i].site);
+      };
+      if (i > 0 && same(i - 1)) continue;
+      text += "\n  thread " + std::to_string(i) + " on: ";
+      text += pool_[i].state == State::done         ? "finished"
+              : pool_[i].state == State::at_barrier ? "block barrier at " + pool_[i].site.text()
+                                                    : "warp exchange at " + pool_[i].site.text();
+    }
+    fail(text);
+  }
+};
+
+inline Block& block() {
+  static Block value;
+  return value;
+}
+
+inline void Block::entry() {
+  Block& b = block();
+  b.enter();
+  (*b.body_)();
+  b.current().state = State::done;
+  b.leave(true);
+}
+
+// kernel<<<blocks, threads>>>(arguments...)
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, const Arguments&... arguments) {
+  Block& b = block();
+  b.grid = dim3(static_cast<unsigned>(blocks));
+  b.threads = threads;
+  machine().kernels.insert(reinterpret_cast<const void*>(kernel));
+  const std::function<void()> body = [&] { kernel(arguments...); };
+  const int64_t run = machine().fault == Fault::lost_block ? blocks - 1 : blocks;
+  for (int64_t i = 0; i < run; ++i) {
+    b.index = {static_cast<unsigned>(i), 0, 0};
+    std::thread([&] { b.run(body); }).join();
+    ++machine().blocks;
+  }
+}
+
+}  // namespace emulation
+
+// What the launch code asks the CUDA runtime.
+extern "C" inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+extern "C" inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = emulation::machine().multiprocessors;
+  return cudaSuccess;
+}
+
+#include "cuda/kernels/launch.h"
+
+namespace posenc_ext::cuda {
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, cudaStream_t, const Arguments&... arguments) {
+  emulation::launch(kernel, blocks, threads, arguments...);
+}
+
+}  // namespace posenc_ext::cuda

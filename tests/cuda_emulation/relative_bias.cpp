@@ -1,0 +1,141 @@
+// The relative-position bias kernels, emulated, against straightforward loops over core/schemes.h.
+#include "check.h"
+#include "cuda/kernels/relative_bias.cu"
+
+namespace {
+
+using namespace posenc_ext;
+using namespace check;
+
+Random draw;
+
+std::string describe(const WindowScheme& s, int64_t heads) {
+  std::string text = "window";
+  for (int a = 0; a < WindowScheme::kAxes; ++a) text += " " + std::to_string(s.window[a]) + "<-" + std::to_string(s.query[a]);
+  return text + " prefix " + std::to_string(s.prefix_tokens) + " heads " + std::to_string(heads);
+}
+
+// A gather copies bits, so integers that count up stand for all types of their size.
+template <class T>
+void test_forward(const WindowScheme& scheme, int64_t heads, bool head_major, int64_t gap, int64_t skip) {
+  const int64_t rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
+  const int64_t row_stride = head_major ? 1 : heads + gap, head_stride = head_major ? rows + gap : 1;
+  Buffer<T> table((rows - 1) * row_stride + (heads - 1) * head_stride + 1);
+  for (int64_t i = 0; i < table.size(); ++i) table[i] = static_cast<T>(0x9E3779B97F4A7C15u * static_cast<uint64_t>(i + 1));
+  cuda::BiasForward a{sizeof(T), table.data(), row_stride, head_stride, heads, nullptr};
+  on_all_machines([&] {
+    Buffer<T> got(heads * queries * keys, skip);
+    a.out = got.data();
+    cuda::bias_forward(scheme, a, nullptr);
+    if (!got.guard_is_intact()) report("bias_forward wrote in front of its result: %s", describe(scheme, heads).c_str());
+    for (int64_t i = 0; i < got.size(); ++i) {
+      const int64_t head = i / (queries * keys), pair = i % (queries * keys);
+      if (got[i] == table[scheme.row(pair / keys, pair % keys) * row_stride + head * head_stride]) continue;
+      report("bias_forward %s, %zu bytes: element %lld", describe(scheme, heads).c_str(), sizeof(T),
+             static_cast<long long>(i));
+      break;
+    }
+  });
+}
+
+// With small whole numbers every partial sum is exact and the result has one right value; with others it has a narrow interval.
+template <class T>
+void test_backward(DType type, const WindowScheme& scheme, int64_t heads, bool key_major, int64_t gap, bool whole) {
+  const int64_t rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
+  const int64_t query_stride = key_major ? 1 : keys + gap, key_stride = key_major ? queries + gap : 1;
+  const int64_t head_stride = key_major ? keys * key_stride : queries * query_stride;
+  Buffer<T> grad((heads - 1) * head_stride + (queries - 1) * query_stride + (keys - 1) * key_stride + 1);
+  for (int64_t i = 0; i < grad.size(); ++i) {
+    grad[i] = round_to<T>(whole ? static_cast<double>(draw.below(9) - 4) : draw.uniform());
+  }
+  std::vector<double> sum(static_cast<size_t>(rows * heads)), size(sum.size()), count(sum.size());
+  for (int64_t h = 0; h < heads; ++h) {
+    for (int64_t q = 0; q < queries; ++q) {
+      for (int64_t k = 0; k < keys; ++k) {
+        const size_t at = static_cast<size_t>(scheme.row(q, k) * heads + h);
+        const double term = to_double(grad[h * head_stride + q * query_stride + k * key_stride]);
+        sum[at] += term;
+        size[at] += std::fabs(term);
+        count[at] += 1.0;
+      }
+    }
+  }
+  const double epsilon = whole ? 0.0 : std::is_same_v<T, double> ? 0x1p-52 : 0x1p-24;
+  cuda::BiasBackward a{type, grad.data(), head_stride, query_stride, key_stride, heads, nullptr};
+  std::vector<T> first;
+  on_all_machines([&] {
+    Buffer<T> got(rows * heads, 1);
+    a.out = got.data();
+    cuda::bias_backward(scheme, a, nullptr);
+    if (!got.guard_is_intact()) report("bias_backward wrote in front of its result: %s", describe(scheme, heads).c_str());
+    for (int64_t i = 0; i < got.size(); ++i) {
+      const size_t at = static_cast<size_t>(i);
+      const double slack = epsilon * size[at] * count[at];
+      const double value = to_double(got[i]);
+      if (value < to_double(round_to<T>(sum[at] - slack)) || value > to_double(round_to<T>(sum[at] + slack))) {
+        report("bias_backward %s %s: element %lld is %.9g, not %.9g", describe(scheme, heads).c_str(), name(type),
+               static_cast<long long>(i), value, sum[at]);
+        break;
+      }
+    }
+    // However threads and blocks run: the same bits.
+    if (first.empty()) first.assign(got.data(), got.data() + got.size());
+    for (int64_t i = 0; i < got.size(); ++i) {
+      if (!same_bits(first[static_cast<size_t>(i)], got[i])) report("bias_backward differs between runs");
+    }
+  });
+}
+
+// One axis to three, square and not, whole and uneven replication of queries, with and without a prefix token; the pairs of the
+// larger ones fill several tiles.
+const WindowScheme kSchemes[] = {
+    {{1, 1, 1}, {1, 1, 1}, 0}, {{1, 1, 1}, {1, 1, 1}, 1}, {{1, 1, 5}, {1, 1, 5}, 0},  {{1, 1, 5}, {1, 1, 13}, 1},
+    {{1, 2, 2}, {1, 2, 2}, 0}, {{1, 3, 4}, {1, 3, 4}, 1}, {{1, 4, 3}, {1, 9, 7}, 0},  {{1, 7, 7}, {1, 7, 7}, 0},
+    {{1, 5, 8}, {1, 5, 8}, 1}, {{2, 3, 4}, {2, 3, 4}, 0}, {{2, 2, 3}, {5, 4, 3}, 1},  {{1, 1, 40}, {1, 1, 40}, 0},
+};
+
+// Strides beyond 2^32 elements: an index cut to 32 bits anywhere would land on another row.
+void test_long_strides() {
+  constexpr int64_t kStride = (int64_t{1} << 32) + 16;
+  const WindowScheme scheme{{1, 1, 2}, {1, 1, 2}, 0};
+  SparseMemory memory(3 * kStride * sizeof(uint16_t));
+  uint16_t* table = memory.as<uint16_t>();
+  for (int64_t row = 0; row < 3; ++row) table[row * kStride] = static_cast<uint16_t>(100 + row);
+  on_all_machines([&] {
+    uint16_t got[4] = {};
+    cuda::bias_forward(scheme, {2, table, kStride, 1, 1, got}, nullptr);
+    if (got[0] != 101 || got[1] != 100 || got[2] != 102 || got[3] != 101) report("bias_forward with long strides");
+  });
+  // The same memory as a gradient: [heads, queries, keys] = [1, 2, 2] with long rows of queries.
+  BFloat16* grad = memory.as<BFloat16>();
+  for (int64_t q = 0; q < 2; ++q) {
+    for (int64_t k = 0; k < 2; ++k) grad[q * kStride + k] = round_to<BFloat16>(static_cast<double>(1 + 2 * q + k));
+  }
+  on_all_machines([&] {
+    BFloat16 got[3] = {};
+    cuda::bias_backward(scheme, {DType::bfloat16, grad, 0, kStride, 1, 1, got}, nullptr);
+    if (to_float(got[0]) != 2.0f || to_float(got[1]) != 5.0f || to_float(got[2]) != 3.0f) {
+      report("bias_backward with long strides");
+    }
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  read_arguments(argc, argv);
+  for (const WindowScheme& scheme : kSchemes) {
+    for (const int64_t heads : {int64_t{1}, 2 + draw.below(6), 8 + draw.below(5)}) {
+      test_forward<uint16_t>(scheme, heads, draw.below(2) == 0, draw.below(3), draw.below(8));
+      test_forward<uint32_t>(scheme, heads, draw.below(2) == 0, draw.below(3), draw.below(4));
+      test_forward<uint64_t>(scheme, heads, draw.below(2) == 0, draw.below(3), draw.below(2));
+      const DType type = draw.of({DType::float64, DType::float32, DType::float16, DType::bfloat16});
+      POSENC_DISPATCH_DTYPE(type, {
+        test_backward<scalar_t>(type, scheme, heads, draw.below(2) == 0, draw.below(3), /*whole=*/true);
+        test_backward<scalar_t>(type, scheme, heads, draw.below(2) == 0, draw.below(3), /*whole=*/false);
+      })
+    }
+  }
+  test_long_strides();
+  return finish(3 + 4);
+}

@@ -1,0 +1,402 @@
+// The sinusoid kernels, emulated, against the CPU kernels of the baseline level: bit for bit where a value is rounded once.
+#include "check.h"
+#include "cpu/kernels/sinusoidal.h"
+#include "cuda/kernels/sinusoidal.cu"
+
+namespace {
+
+using namespace posenc_ext;
+using namespace check;
+
+Random draw;
+
+struct HostFrequencies {
+  std::vector<double> hi, lo;
+  cpu::Frequencies view;
+
+  explicit HostFrequencies(const Sinusoid& spec) {
+    for (int64_t j = 0; j < spec.frequencies(); ++j) {
+      const DoubleDouble f = frequency(spec, j);
+      hi.push_back(f.hi);
+      lo.push_back(f.lo);
+    }
+    view = {spec, hi.data(), lo.data()};
+  }
+};
+
+Sinusoid random_spec(int64_t dim, Layout layout) {
+  const Odd odd = dim % 2 == 0 ? Odd::error : draw.of({Odd::zero, Odd::sin});
+  const double shift = dim >= 4 ? draw.of({0.0, 1.0}) : dim >= 2 ? 0.0 : -1.0;
+  return make_sinusoid(dim, draw.of({10000.0, 100.0, 0.5}), shift, draw.of({1.0, 1.0, 1000.0, -0.3}), layout, odd);
+}
+
+std::string describe(const Sinusoid& s, DType type) {
+  return std::string(name(type)) + " dim " + std::to_string(s.dim) + " layout " +
+         std::to_string(static_cast<int>(s.layout)) + " odd " + std::to_string(static_cast<int>(s.odd));
+}
+
+constexpr int kWideDim = 2 * cuda::kBackwardTilePairs + 66;  // more than one tile of frequencies in the backward kernel
+constexpr Layout kLayouts[] = {Layout::interleaved, Layout::concat, Layout::concat_cos_first};
+
+// Positions of every type and of several geometries, for either namespace's struct.
+struct PositionData {
+  Buffer<double> memory{600};
+  PositionType type;
+  Strided at{};
+
+  PositionData(PositionType t, int64_t count) : type(t) {
+    const bool floating = type >= PositionType::f64;
+    for (int64_t i = 0; i < 600; ++i) put(i, floating ? (draw.uniform() - 0.5) * std::ldexp(1.0, draw.below(30)) : 0.0);
+    const double special[] = {0.0, -0.0, 1.0, 16777216.0, 1e15, 1e300, 0x1p60, -0x1p53, 5e-324, HUGE_VAL, NAN, 0.5};
+    if (type == PositionType::f64) {
+      for (int64_t i = 0; i < 12; ++i) put(draw.below(600), special[i]);
+    }
+    if (!floating) {
+      for (int64_t i = 0; i < 600; ++i) memory[i] = bit_cast<double>((uint64_t{0x9E3779B97F4A7C15} * (i + 1)) >> 40);
+      // 24 random bits: small numbers of 64 bits, all kinds of numbers of 8, 16 and 32.
+    }
+    switch (draw.below(3)) {
+      case 0:
+        at = {1, {count}, {1}};
+        break;
+      case 1:
+        at = {1, {count}, {draw.of<int64_t>({0, 2})}};
+        break;
+      default:
+        at = {2, {(count + 2) / 3, 3}, {1, 150}};
+    }
+  }
+
+  void put(int64_t i, double value) {
+    switch (type) {
+      case PositionType::f64:
+        memory[i] = value;
+        break;
+      case PositionType::f32:
+        reinterpret_cast<float*>(memory.data())[i] = static_cast<float>(value);
+        break;
+      case PositionType::f16:
+        reinterpret_cast<Half*>(memory.data())[i] = round_to<Half>(value);
+        break;
+      case PositionType::bf16:
+        reinterpret_cast<BFloat16*>(memory.data())[i] = round_to<BFloat16>(value);
+        break;
+      default:
+        break;
+    }
+  }
+};
+
+constexpr PositionType kPositionTypes[] = {PositionType::u8,  PositionType::i8,  PositionType::i16, PositionType::i32,
+                                           PositionType::i64, PositionType::u16, PositionType::u32, PositionType::u64,
+                                           PositionType::f64, PositionType::f32, PositionType::f16, PositionType::bf16};
+
+template <class T>
+void test_rows(DType type, const Sinusoid& spec, int64_t rows, int64_t gap, int64_t channel_stride, int64_t skip,
+               int32_t order, PositionData* positions, int64_t start) {
+  const HostFrequencies frequencies(spec);
+  const int64_t row_stride = spec.dim * channel_stride + gap;
+  const int64_t elements = (rows - 1) * row_stride + (spec.dim - 1) * channel_stride + 1;
+  Buffer<T> wanted(elements, skip);
+  cpu::SinusoidRows host{frequencies.view, {nullptr, PositionType::i64, {}, start}, order,
+                         type,             wanted.data(),                            row_stride,
+                         channel_stride};
+  cuda::SinusoidRows device{spec, {nullptr, PositionType::i64, {}, start}, order, type, nullptr, row_stride, channel_stride,
+                            rows};
+  if (positions != nullptr) {
+    host.positions = {positions->memory.data(), positions->type, positions->at, 0};
+    device.positions = {positions->memory.data(), positions->type, positions->at, 0};
+  }
+  cpu::baseline::sinusoid_rows(host, 0, rows);
+  on_all_machines([&] {
+    Buffer<T> got(elements, skip);
+    device.out = got.data();
+    cuda::sinusoid_rows(device, nullptr);
+    all_same(got, wanted, "sinusoid_rows " + describe(spec, type));
+  });
+}
+
+template <class T>
+void test_rows_of(DType type) {
+  for (const Layout layout : kLayouts) {
+    // Contiguous tables: even and odd, whole vectors and not, one tile and several.
+    for (const int64_t dim : {1, 2, 3, 6, 8, 16, 33, 48, 130, 512}) {
+      test_rows<T>(type, random_spec(dim, layout), 1 + draw.below(dim > 64 ? 40 : 200), 0, 1, 0, 0, nullptr,
+                   draw.of<int64_t>({0, -5, 5000, 16777000}));
+    }
+    // Rows with gaps, off the boundary, with strided channels; positions of every type; derivatives.
+    for (int i = static_cast<int>(layout); i < 12; i += 2) {
+      const int64_t rows = 1 + draw.below(70);
+      PositionData positions(kPositionTypes[(i + 3 * static_cast<int>(layout)) % 12], rows);
+      test_rows<T>(type, random_spec(1 + draw.below(80), layout), rows, draw.of<int64_t>({0, 1, 8}),
+                   draw.of<int64_t>({1, 1, 2}), draw.of<int64_t>({0, 0, 1}), static_cast<int32_t>(draw.below(5)),
+                   &positions, 0);
+      PositionData whole(kPositionTypes[i], 9);
+      test_rows<T>(type, random_spec(16 * (1 + draw.below(5)), layout), 9, draw.of<int64_t>({0, 16}), 1, 0,
+                   static_cast<int32_t>(draw.below(3)), &whole, 0);
+    }
+  }
+}
+
+// The sum may be added in any order; then it is rounded once.
+template <class G, class T>
+void test_backward(DType grad_type, DType type, PositionType position_type, int64_t dim, Layout layout, int64_t rows) {
+  const Sinusoid spec = random_spec(dim, layout);
+  PositionData positions(position_type, rows);
+  const int32_t order = static_cast<int32_t>(draw.below(4));
+  const int64_t channel_stride = draw.of<int64_t>({1, 1, 3});
+  const int64_t row_stride = dim * channel_stride + draw.of<int64_t>({0, 5});
+  Buffer<G> grad((rows - 1) * row_stride + (dim - 1) * channel_stride + 1);
+  for (int64_t i = 0; i < grad.size(); ++i) grad[i] = round_to<G>(draw.normal_like());
+  const HostFrequencies frequencies(spec);
+  std::vector<double> slopes(static_cast<size_t>(rows * dim));
+  cpu::baseline::sinusoid_rows({frequencies.view,
+                                {positions.memory.data(), position_type, positions.at, 0},
+                                order,
+                                DType::float64,
+                                slopes.data(),
+                                dim,
+                                1},
+                               0, rows);
+  cuda::SinusoidBackward a{spec,
+                           {positions.memory.data(), position_type, positions.at, 0},
+                           order,
+                           grad_type,
+                           grad.data(),
+                           {1, {rows}, {row_stride}},
+                           channel_stride,
+                           type,
+                           nullptr,
+                           rows};
+  std::vector<T> first;
+  on_all_machines([&] {
+    Buffer<T> got(rows, 1);
+    a.out = got.data();
+    cuda::sinusoid_backward(a, nullptr);
+    if (!got.guard_is_intact()) report("sinusoid_backward wrote in front of its result");
+    for (int64_t i = 0; i < rows; ++i) {
+      long double sum = 0, size = 0;
+      for (int64_t c = 0; c < dim; ++c) {
+        const double term = to_double(grad[i * row_stride + c * channel_stride]) * slopes[i * dim + c];
+        sum += term;
+        size += std::fabs(term);
+      }
+      const double slack = static_cast<double>(size) * (static_cast<double>(dim) + 2.0) * 0x1p-53;
+      const double low = to_double(round_to<T>(static_cast<double>(sum) - slack));
+      const double high = to_double(round_to<T>(static_cast<double>(sum) + slack));
+      const double value = to_double(got[i]);
+      if (!(low <= value && value <= high) && !(std::isnan(value) && std::isnan(low))) {
+        report("sinusoid_backward %s row %lld is %.17g, not in [%.17g, %.17g]", describe(spec, grad_type).c_str(),
+               static_cast<long long>(i), value, low, high);
+      }
+    }
+    // However threads and blocks run: the same bits.
+    if (first.empty()) first.assign(got.data(), got.data() + rows);
+    for (int64_t i = 0; i < rows; ++i) {
+      if (!same(first[i], got[i])) report("sinusoid_backward: row %lld differs between runs", static_cast<long long>(i));
+    }
+  });
+}
+
+template <class G>
+void test_backward_of(DType grad_type) {
+  for (const Layout layout : kLayouts) {
+    for (const int64_t dim : {1, 2, 7, 64, 65, 322}) {
+      test_backward<G, float>(grad_type, DType::float32, PositionType::f32, dim, layout, 1 + draw.below(90));
+    }
+  }
+  test_backward<G, double>(grad_type, DType::float64, PositionType::f64, 128, Layout::concat, 19);
+  test_backward<G, Half>(grad_type, DType::float16, PositionType::f16, 96, Layout::interleaved, 19);
+  test_backward<G, BFloat16>(grad_type, DType::bfloat16, PositionType::bf16, 40, Layout::concat_cos_first, 19);
+  test_backward<G, float>(grad_type, DType::float32, PositionType::f32, kWideDim, Layout::concat, 35);
+}
+
+enum class Form { contiguous, transposed, expanded, strided_channels, off_boundary, gaps };
+
+template <class T>
+void test_add(DType type, const Sinusoid& spec, int64_t batch, int64_t length, bool batch_first, Form form, int offsets,
+              double p) {
+  const int64_t dim = spec.dim;
+  const int64_t channel_stride = form == Form::strided_channels ? 2 : 1;
+  const int64_t row = dim * channel_stride + (form == Form::gaps ? 16 : 0);
+  const bool x_batch_first = form == Form::transposed ? !batch_first : batch_first;
+  int64_t batch_stride = x_batch_first ? length * row : row, length_stride = x_batch_first ? row : batch * row;
+  if (form == Form::expanded) batch_stride = 0;
+  const int64_t extent = (batch - 1) * batch_stride + (length - 1) * length_stride + (dim - 1) * channel_stride + 1;
+  Buffer<T> x(extent, form == Form::off_boundary ? 1 : 0);
+  for (int64_t i = 0; i < extent; ++i) x[i] = round_to<T>(draw.normal_like());
+  if (draw.below(4) == 0) x[draw.below(extent)] = round_to<T>(HUGE_VAL);
+  Buffer<int64_t> starts(2 * batch);
+  for (int64_t i = 0; i < 2 * batch; ++i) starts[i] = draw.below(100000) - 50000;
+  const int64_t seed = static_cast<int64_t>(0x9E3779B97F4A7C15u * static_cast<uint64_t>(1 + draw.below(1000)));
+
+  Buffer<T> wanted(batch * length * dim);
+  const HostFrequencies frequencies(spec);
+  cpu::AddSinusoidal host{};
+  host.frequencies = frequencies.view;
+  host.batch = batch;
+  host.length = length;
+  host.start = draw.of<int64_t>({0, 7, 16700000});
+  host.offsets = offsets != 0 ? starts.data() : nullptr;
+  host.offset_type = PositionType::i64;
+  host.offset_stride = offsets;
+  host.x_scale = draw.of({1.0, 22.627416997969522, -0.1});
+  host.dropout = {make_dropout(p), p > 0.0 ? &seed : nullptr};
+  host.dtype = type;
+  host.x = x.data();
+  host.x_batch_stride = batch_stride;
+  host.x_length_stride = length_stride;
+  host.x_channel_stride = channel_stride;
+  host.out = wanted.data();
+  host.out_batch_stride = batch_first ? length * dim : dim;
+  host.out_length_stride = batch_first ? dim : batch * dim;
+  cpu::baseline::add_sinusoidal(host, 0, host.items());
+
+  cuda::AddSinusoidal device{spec,
+                             batch,
+                             length,
+                             host.start,
+                             host.offsets,
+                             host.offset_type,
+                             host.offset_stride,
+                             host.x_scale,
+                             {host.dropout.dropout, host.dropout.seed},
+                             type,
+                             host.x,
+                             batch_stride,
+                             length_stride,
+                             channel_stride,
+                             nullptr,
+                             host.out_batch_stride,
+                             host.out_length_stride};
+  on_all_machines([&] {
+    Buffer<T> got(batch * length * dim);
+    device.out = got.data();
+    cuda::add_sinusoidal(device, nullptr);
+    all_same(got, wanted, "add_sinusoidal " + describe(spec, type) + " form " + std::to_string(static_cast<int>(form)));
+  });
+}
+
+template <class T>
+void test_add_of(DType type) {
+  for (const Layout layout : kLayouts) {
+    for (const int64_t dim : {2, 5, 16, 30, 64, 160}) {
+      for (const Form form : {draw.of({Form::contiguous, Form::transposed, Form::expanded, Form::gaps}),
+                              draw.of({Form::strided_channels, Form::off_boundary})}) {
+        test_add<T>(type, random_spec(dim, layout), 1 + draw.below(6), 1 + draw.below(24), draw.below(2) == 0, form,
+                    draw.of({0, 0, 1, 2}), draw.of({0.0, 0.1, 0.5}));
+      }
+    }
+  }
+  test_add<T>(type, random_spec(32, Layout::interleaved), 70, 1, true, Form::contiguous, 0, 0.3);  // decoding: one position
+}
+
+template <class T>
+void test_scale_dropout(DType type, Strided at, int64_t skip, double p) {
+  int64_t total = 1, extent = 1;
+  for (int32_t d = 0; d < at.dims; ++d) {
+    total *= at.size[d];
+    extent += (at.size[d] - 1) * at.stride[d];
+  }
+  Buffer<T> x(extent, skip);
+  for (int64_t i = 0; i < extent; ++i) x[i] = round_to<T>(draw.normal_like());
+  if (draw.below(3) == 0) x[draw.below(extent)] = round_to<T>(NAN);
+  const int64_t seed = draw.below(int64_t{1} << 60);
+  const double scale = draw.of({1.0, 3.7});
+  const Dropout dropout = make_dropout(p);
+  Buffer<T> wanted(total);
+  for (int64_t i = 0; i < total; ++i) {
+    const double value = to_double(x[at.offset(i)]) * scale;
+    wanted[i] = round_to<T>(p == 0.0 ? value : keeps(dropout, static_cast<uint64_t>(seed), i) ? value * dropout.scale : 0.0);
+  }
+  cuda::ScaleDropout a{scale, {dropout, p > 0.0 ? &seed : nullptr}, type, x.data(), at, total, nullptr};
+  on_all_machines([&] {
+    Buffer<T> got(total);
+    a.out = got.data();
+    cuda::scale_dropout(a, nullptr);
+    all_same(got, wanted, "scale_dropout " + std::string(name(type)));
+  });
+}
+
+template <class T>
+void test_scale_dropout_of(DType type) {
+  for (const double p : {0.0, 0.3}) {
+    test_scale_dropout<T>(type, {0, {}, {}}, 0, p);
+    for (const int64_t total : {1, 7, 8, 15, 64, 1000, 20011}) {
+      test_scale_dropout<T>(type, {1, {total}, {1}}, draw.of<int64_t>({0, 0, 1}), p);
+    }
+    test_scale_dropout<T>(type, {1, {333}, {3}}, 0, p);
+    test_scale_dropout<T>(type, {1, {333}, {0}}, 0, p);
+    test_scale_dropout<T>(type, {2, {20, 32}, {64, 1}}, 0, p);      // vectors in rows with gaps
+    test_scale_dropout<T>(type, {2, {20, 33}, {64, 1}}, 0, p);      // rows that are not whole vectors
+    test_scale_dropout<T>(type, {2, {20, 32}, {33, 1}}, 0, p);      // rows off the boundary
+    test_scale_dropout<T>(type, {3, {5, 6, 16}, {16, 96, 1}}, 0, p);  // transposed
+    test_scale_dropout<T>(type, {3, {4, 5, 9}, {0, 1, 5}}, 0, p);
+  }
+}
+
+// Strides beyond 2^32 elements: an index cut to 32 bits anywhere would land on another row.
+void test_long_strides() {
+  constexpr int64_t kStride = (int64_t{1} << 32) + 16;
+  const Sinusoid spec = make_sinusoid(16, 10000.0, 0.0, 1.0, Layout::concat, Odd::error);
+  const HostFrequencies frequencies(spec);
+  SparseMemory device_memory(3 * kStride * sizeof(BFloat16)), host_memory(3 * kStride * sizeof(BFloat16));
+  BFloat16 *got = device_memory.as<BFloat16>(), *wanted = host_memory.as<BFloat16>();
+  const auto compare = [&](const char* what) {
+    for (int64_t row = 0; row < 3; ++row) {
+      for (int64_t c = 0; c < 16; ++c) {
+        if (!same(got[row * kStride + c], wanted[row * kStride + c])) report("%s with long strides", what);
+      }
+    }
+  };
+  cpu::baseline::sinusoid_rows(
+      {frequencies.view, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, wanted, kStride, 1}, 0, 3);
+  on_all_machines([&] {
+    cuda::sinusoid_rows({spec, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, got, kStride, 1, 3}, nullptr);
+    compare("sinusoid_rows");
+  });
+  // The samples lie far apart in x and in the result; what was written above is x. Dropout's counters need their high word.
+  const int64_t seed = 42;
+  SparseMemory sum_memory(3 * kStride * sizeof(BFloat16));
+  cpu::AddSinusoidal host{};
+  host.frequencies = frequencies.view;
+  host.batch = 3;
+  host.length = 1;
+  host.x_scale = 2.0;
+  host.dropout = {make_dropout(0.4), &seed};
+  host.dtype = DType::bfloat16;
+  host.x = wanted;
+  host.x_batch_stride = kStride;
+  host.x_channel_stride = 1;
+  host.out = sum_memory.as<BFloat16>();
+  host.out_batch_stride = kStride;
+  cpu::baseline::add_sinusoidal(host, 0, host.items());
+  on_all_machines([&] {
+    cuda::add_sinusoidal({spec, 3, 1, 0, nullptr, PositionType::i64, 0, 2.0, {host.dropout.dropout, &seed}, DType::bfloat16,
+                          wanted, kStride, 0, 1, got, kStride, 0},
+                         nullptr);
+    for (int64_t row = 0; row < 3; ++row) {
+      for (int64_t c = 0; c < 16; ++c) {
+        if (!same(got[row * kStride + c], sum_memory.as<BFloat16>()[row * kStride + c])) {
+          report("add_sinusoidal with long strides");
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  read_arguments(argc, argv);
+  for (const DType type : kDTypes) {
+    POSENC_DISPATCH_DTYPE(type, {
+      test_rows_of<scalar_t>(type);
+      test_backward_of<scalar_t>(type);
+      test_add_of<scalar_t>(type);
+      test_scale_dropout_of<scalar_t>(type);
+    })
+  }
+  test_long_strides();
+  return finish(12 + 4 + 12 + 8);  // rows and add: four dtypes, three accesses
+}

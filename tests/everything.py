@@ -1,0 +1,38 @@
+"""One module that calls every public op as a model would, for scripting, compiling and exporting."""
+
+import torch
+from torch import Tensor
+
+import posenc_ext
+
+
+class Everything(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.table = torch.nn.Parameter(torch.randn(18, 2, generator=generator))
+
+    def forward(self, x: Tensor, timesteps: Tensor, step: int) -> Tensor:
+        y = torch.ops.posenc_ext.add_sinusoidal(x, start=step, x_scale=2.0)
+        y = y + posenc_ext.add_sinusoidal(x, start=timesteps.to(torch.int64))
+        y = y + posenc_ext.sinusoidal(timesteps, x.size(2), layout="concat").unsqueeze(1)
+        y = y + posenc_ext.sinusoidal_table(x.size(1), x.size(2), dtype=x.dtype)
+        bias = posenc_ext.window_bias(self.table, [2, 3], prefix_tokens=1)
+        wide = posenc_ext.window_bias(self.table[:15], [2, 3], query_size=[4, 3])
+        return y * bias.mean() + wide.sum()
+
+
+def inputs(batch: int = 2, length: int = 4, dim: int = 6) -> tuple[Tensor, Tensor]:
+    """x and timesteps that require gradients."""
+    generator = torch.Generator().manual_seed(batch)
+    x = torch.randn(batch, length, dim, generator=generator)
+    timesteps = torch.rand(batch, generator=generator) * 1000
+    return x.requires_grad_(), timesteps.requires_grad_()
+
+
+def values_and_gradients(module, *sizes: int) -> list[Tensor]:
+    """The output, and the gradients of x, timesteps and every parameter."""
+    x, timesteps = inputs(*sizes)
+    output = module(x, timesteps, 3)
+    parameters = list(module.parameters())
+    return [output.detach(), *torch.autograd.grad(output.square().mean(), [x, timesteps, *parameters])]

@@ -1,0 +1,203 @@
+"""Samples, references, tolerances and errors of adding sinusoids, and of the dropout that goes with it."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from op_sinusoidal import INTEGERS, angle_rate, spec_errors, specs
+from op_types import ANGLE_ERROR, FLOAT64_ERROR, FLOATING, Error, Sample, layouts, values
+from torch import Tensor
+
+from posenc_ext import reference
+
+ADD = {
+    "x_scale": 1.0,
+    "base": 10000.0,
+    "freq_shift": 0.0,
+    "layout": "interleaved",
+    "odd": "error",
+    "batch_first": True,
+    "dropout_p": 0.0,
+}
+
+
+def add_specs(device: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor, dict[str, Any], bool]]:
+    """(name, x, options, whether small enough for gradcheck)."""
+    for name, dim, spec in specs():
+        if "scale" not in spec:
+            yield name, values((2, 3, dim), device, dtype), spec, True
+    for shape in ((0, 3, 4), (2, 0, 4), (1, 1, 2), (3, 1, 6), (1, 5, 6)):
+        yield f"x{list(shape)}", values(shape, device, dtype), {"x_scale": 0.5}, True
+        yield f"x{list(shape)}-sequence-first", values(shape, device, dtype), {"batch_first": False}, True
+    for view, x in layouts(values((2, 3, 8), device, dtype, seed=3)):
+        yield f"x-{view}", x, {"x_scale": 8**0.5}, True
+        yield f"x-{view}-sequence-first", x, {"batch_first": False, "x_scale": -1.5}, True
+    yield "heads-split", values((2, 3, 2, 4), device, dtype).transpose(1, 2)[:, 1], {}, True
+    yield "x-scale-zero", values((1, 2, 4), device, dtype), {"x_scale": 0.0}, True
+    yield "dropout-off", values((1, 2, 4), device, dtype), {"dropout_p": 0.5}, True
+    yield "wide", values((3, 50, 130), device, dtype), {"x_scale": 130**0.5}, False
+
+
+def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    for (name, x, options, small), start in zip(
+        add_specs(device, dtype), itertools.cycle((0, 7)), strict=False
+    ):
+        yield Sample(name, {"x": x, "start": start, **ADD, **options, "training": False}, small)
+    x = values((2, 3, 8), device, dtype)
+    for start in (-2, 2**24 - 3):
+        yield Sample(f"start{start}", {"x": x, "start": start, **ADD, "training": False})
+    yield Sample("training", {"x": x, "start": 1, **ADD, "training": True})
+
+
+def offsets_of(x: Tensor, batch_first: bool, kind: int) -> Tensor:
+    """Per-sample offsets of several dtypes and strides."""
+    batch = x.shape[0 if batch_first else 1]
+    offsets = torch.arange(batch, device=x.device) * 9 + 2
+    dtype = INTEGERS[kind % len(INTEGERS)]
+    if kind % 3 == 0:
+        return offsets.to(dtype)
+    return torch.stack((offsets, offsets + 1), 1).to(dtype)[:, kind % 3 - 1]
+
+
+def offsets_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    for kind, (name, x, options, small) in enumerate(add_specs(device, dtype)):
+        inputs = {**ADD, **options}
+        start = offsets_of(x, inputs["batch_first"], kind)
+        yield Sample(name, {"x": x, "start": start, **inputs, "training": False}, small)
+    x = values((3, 2, 4), device, dtype)
+    expanded = torch.tensor([5], device=device).expand(3)
+    yield Sample("start-expanded", {"x": x, "start": expanded, **ADD, "training": False})
+    far = torch.tensor([-4, 2**24 - 2, 0], device=device)
+    yield Sample("start-far", {"x": x, "start": far, **ADD, "training": False})
+
+
+def with_seed_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    seeds = (None, 0, 1, -1, 2**62 + 12345)
+    for kind, (name, x, options, small) in enumerate(add_specs(device, dtype)):
+        inputs = {**ADD, "dropout_p": (0.1, 0.5, 0.0, 0.9)[kind % 4], **options}
+        offsets = offsets_of(x, inputs["batch_first"], kind) if kind % 2 else None
+        seed = seeds[kind % len(seeds)]
+        seed = None if seed is None else torch.tensor([seed], device=device)
+        yield Sample(
+            name, {"x": x, "offsets": offsets, "start": 0 if kind % 2 else 4, **inputs, "seed": seed}, small
+        )
+
+
+def with_seed_reference(x: Tensor, *, offsets: Tensor | None, start: int, **inputs) -> Tensor:
+    return reference.add_with_seed(x, start if offsets is None else offsets, **inputs)
+
+
+def add_bound(sample: Sample, expected: Tensor) -> Tensor:
+    inputs = sample.inputs
+    offsets = inputs.get("offsets")
+    offsets = inputs["start"] if offsets is None else offsets
+    last = float(torch.as_tensor(offsets).abs().max()) if torch.as_tensor(offsets).numel() else 0.0
+    last += max(expected.shape, default=0)
+    angle = last * angle_rate({**inputs, "scale": 1.0}, max(expected.shape[-1], 1))
+    scaled = (inputs["x"].to(torch.float64) * inputs["x_scale"]).abs() + 1
+    return (angle * ANGLE_ERROR + FLOAT64_ERROR * scaled) / (1 - inputs["dropout_p"])
+
+
+def errors(device: str, op: str = "add_sinusoidal", **tail) -> Iterator[Error]:
+    tail = tail or {"start": 0, **ADD, "training": False}
+
+    def call(dim=8, x=None, **options):
+        x = torch.ones(4, 3, dim, device=device) if x is None else x
+        return {"x": x, **tail, **options}
+
+    name = f"posenc_ext::{op}"
+    for shape in ((3, 8), (2, 2, 2, 2), ()):
+        rule = "x must have 3 dimensions [B, L, D] or [L, B, D]"
+        yield Error(
+            f"x{list(shape)}", call(x=torch.ones(shape, device=device)), f"{name}: {rule}, got {len(shape)}"
+        )
+    for dtype, text in ((torch.int32, "Int"), (torch.complex64, "ComplexFloat"), (torch.bool, "Bool")):
+        x = torch.ones(4, 3, 8, dtype=dtype, device=device)
+        yield Error(f"x-{text}", call(x=x), f"{name}: x {FLOATING}, got {text}")
+    for p, text in ((1.0, "1"), (-0.5, "-0.5"), (float("nan"), "nan")):
+        yield Error(f"dropout-{text}", call(dropout_p=p), f"{name}: dropout_p must be in [0, 1), got {text}")
+    yield Error("x-scale", call(x_scale=float("nan")), f"{name}: x_scale must be finite, got nan")
+    yield from spec_errors(op, call, scale=False)
+
+
+def offset_errors(device: str, key: str, **tail) -> Iterator[Error]:
+    """The errors of per-sample offsets, given as argument `key`."""
+    name = "posenc_ext::add_sinusoidal"
+    rule = "start must be an integer tensor of shape [4] (one offset per sample)"
+    x = torch.ones(4, 3, 8, device=device)
+    for start, text in (
+        (torch.ones(3, device=device), "Float [3]"),
+        (torch.ones(4, device=device), "Float [4]"),
+        (torch.ones(4, device=device, dtype=torch.bool), "Bool [4]"),
+        (torch.ones(3, device=device, dtype=torch.int32), "Int [3]"),
+        (torch.ones((), device=device, dtype=torch.int64), "Long []"),
+        (torch.ones(4, 1, device=device, dtype=torch.int64), "Long [4, 1]"),
+    ):
+        yield Error(f"start-{text}", {"x": x, **tail, key: start}, f"{name}: {rule}, got {text}")
+    for dtype, text in ((torch.float32, "Float [1]"), (torch.bool, "Bool [1]")):
+        one = {"x": x[:1], **tail, key: torch.ones(1, device=device, dtype=dtype)}
+        yield Error(f"start-{text}", one, f"{name}: {rule.replace('4', '1')}, got {text}")
+    other = "cpu" if device == "meta" else "meta"
+    elsewhere = torch.ones(4, dtype=torch.int64, device=other)
+    text = f"{name}: start must be on the device of x ({x.device}), got {other}"
+    yield Error("start-elsewhere", {"x": x, **tail, key: elsewhere}, text)
+
+
+def offsets_errors(device: str) -> Iterator[Error]:
+    start = torch.zeros(4, dtype=torch.int64, device=device)
+    tail = {"start": start, **ADD, "training": False}
+    yield from errors(device, "add_sinusoidal", **tail)
+    yield from offset_errors(device, "start", **tail)
+
+
+def with_seed_errors(device: str) -> Iterator[Error]:
+    tail = {"offsets": None, "start": 0, **ADD, "seed": None}
+    yield from errors(device, "add_sinusoidal", **tail)
+    yield from offset_errors(device, "offsets", **tail)
+
+
+def scale_dropout_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name, x, scale=1.5, p=0.5, seed=7):
+        seed = None if seed is None else torch.tensor([seed], device=device)
+        return Sample(name, {"x": x, "scale": scale, "dropout_p": p, "seed": seed})
+
+    for shape in ((), (0,), (1,), (7,), (2, 3, 9), (2, 0, 3)):
+        yield sample(f"x{list(shape)}", values(shape, device, dtype))
+    for view, x in layouts(values((3, 2, 5), device, dtype)):
+        yield sample(f"x-{view}", x, scale=-0.5, p=0.1)
+    yield sample("no-seed", values((4, 4), device, dtype), seed=None)
+    yield sample("p0", values((4, 4), device, dtype), p=0.0)
+    yield sample("p0.999", values((40,), device, dtype), p=0.999)
+    yield sample("negative-seed", values((40,), device, dtype), seed=-(2**40))
+
+
+def scale_dropout_reference(x: Tensor, *, scale: float, dropout_p: float, seed: Tensor | None) -> Tensor:
+    y = x.to(torch.float64) * scale
+    if seed is not None:
+        y = torch.where(reference.dropout_mask(x.shape, dropout_p, seed), y / (1 - dropout_p), 0.0)
+    return reference.round_once(y, x.dtype).contiguous()
+
+
+def scale_dropout_bound(sample: Sample, expected: Tensor) -> Tensor:
+    return FLOAT64_ERROR * expected.abs()
+
+
+def scale_dropout_errors(device: str) -> Iterator[Error]:
+    def call(x=None, scale=1.0, p=0.5, seed=None):
+        x = torch.ones(4, 3, device=device) if x is None else x
+        seed = torch.zeros(1, dtype=torch.int64, device=device) if seed is None else seed
+        return {"x": x, "scale": scale, "dropout_p": p, "seed": seed}
+
+    name = "posenc_ext::_scale_dropout"
+    x = torch.ones(4, dtype=torch.int32, device=device)
+    yield Error("x-Int", call(x), f"{name}: x {FLOATING}, got Int")
+    yield Error("scale", call(scale=float("inf")), f"{name}: scale must be finite, got inf")
+    yield Error("dropout", call(p=1.0), f"{name}: dropout_p must be in [0, 1), got 1")
+    place = torch.ones(1, device=device).device
+    rule = f"seed must be one int64 on the device of x ({place})"
+    for seed, text in (
+        (torch.zeros(2, dtype=torch.int64, device=device), f"Long [2] on {place}"),
+        (torch.zeros(1, dtype=torch.int32, device=device), f"Int [1] on {place}"),
+    ):
+        yield Error(f"seed-{text}", call(seed=seed), f"{name}: {rule}, got {text}")

@@ -1,0 +1,112 @@
+"""The table of ops that the property tests walk, by way of `support.cases`: a new op is one more entry."""
+
+import op_add_sinusoidal as add
+import op_relative_bias as bias
+import op_sinusoidal as sinusoid
+from op_types import Op
+
+from posenc_ext import reference
+
+NO_TENSOR = "takes no tensor: there is nothing to trace or to map over"
+OUT = "writes into an argument: transforms take the overload that returns a new tensor"
+
+OPS = (
+    Op(
+        "sinusoidal_table",
+        sinusoid.table_samples,
+        reference.sinusoidal_table,
+        sinusoid.table_errors,
+        error_bound=sinusoid.sinusoid_bound,
+        costly=("concat-sin7", "negative-start"),
+        unsupported={"trace": NO_TENSOR, "vmap": NO_TENSOR},
+    ),
+    Op(
+        "sinusoidal_table.out",
+        sinusoid.table_out_samples,
+        sinusoid.table_out_reference,
+        sinusoid.table_out_errors,
+        error_bound=sinusoid.sinusoid_bound,
+        costly=("out-strided",),
+        unsupported={"vmap": OUT, "export": OUT},
+    ),
+    Op(
+        "sinusoidal",
+        sinusoid.samples,
+        reference.sinusoidal,
+        sinusoid.errors,
+        differentiable=("positions",),
+        error_bound=sinusoid.sinusoid_bound,
+        costly=("diffusion", "positions-strided", "integer-default"),
+    ),
+    Op(
+        "_sinusoidal",
+        sinusoid.derivative_samples,
+        sinusoid.derivative_reference,
+        sinusoid.derivative_errors,
+        differentiable=("positions",),
+        error_bound=sinusoid.sinusoid_bound,
+        costly=("concat-derivative2",),
+    ),
+    Op(
+        "_sinusoidal_backward",
+        sinusoid.backward_samples,
+        sinusoid.backward_reference,
+        sinusoid.backward_errors,
+        differentiable=("grad", "positions"),
+        error_bound=sinusoid.backward_bound,
+        costly=("grad-transposed",),
+    ),
+    Op(
+        "add_sinusoidal",
+        add.samples,
+        reference.add_sinusoidal,
+        add.errors,
+        differentiable=("x",),
+        error_bound=add.add_bound,
+        costly=("x-strided", "x-contiguous-sequence-first"),
+    ),
+    Op(
+        "add_sinusoidal.offsets",
+        add.offsets_samples,
+        reference.add_sinusoidal,
+        add.offsets_errors,
+        differentiable=("x",),
+        error_bound=add.add_bound,
+        costly=("x-contiguous",),
+    ),
+    Op(
+        "_add_sinusoidal",
+        add.with_seed_samples,
+        add.with_seed_reference,
+        add.with_seed_errors,
+        differentiable=("x",),
+        error_bound=add.add_bound,
+        costly=("x-strided-sequence-first", "x-offset"),
+    ),
+    Op(
+        "_scale_dropout",
+        add.scale_dropout_samples,
+        add.scale_dropout_reference,
+        add.scale_dropout_errors,
+        differentiable=("x",),
+        error_bound=add.scale_dropout_bound,
+        costly=("x-strided",),
+    ),
+    Op(
+        "window_bias",
+        bias.samples,
+        reference.window_bias,
+        bias.errors,
+        differentiable=("table",),
+        costly=("window[3, 2]-prefix", "window[2, 3]-query[4, 6]", "table-transposed"),
+    ),
+    Op(
+        "_window_bias_backward",
+        bias.backward_samples,
+        bias.backward_reference,
+        bias.backward_errors,
+        differentiable=("grad",),
+        error_bound=bias.backward_bound,
+        costly=("window[3, 2]-prefix", "grad-transposed-query-prefix"),
+    ),
+)

@@ -1,0 +1,110 @@
+"""What a table of ops is made of: samples, errors and ops, and the tensors that samples are made of."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import posenc_ext
+
+FLOATING = "must be float64, float32, float16 or bfloat16"  # the rule of every floating dtype
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+# Errors of the float64 oracle: of an angle relative to it, and of a result relative to its largest term.
+ANGLE_ERROR = 2.0**-49
+FLOAT64_ERROR = 2.0**-51
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call of an op: every argument by name, in the order of the schema."""
+
+    name: str
+    inputs: dict[str, Any]
+    gradients: bool = True  # small enough for gradcheck
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.inputs.items() if isinstance(value, Tensor)}
+
+    def replace(self, **inputs) -> "Sample":
+        return Sample(self.name, {**self.inputs, **inputs}, self.gradients)
+
+
+@dataclass(frozen=True)
+class Error:
+    """A call that must fail with exactly this text."""
+
+    name: str
+    inputs: dict[str, Any]
+    text: str
+
+
+@dataclass(frozen=True)
+class Op:
+    """One overload of one op and what the tests may expect of it."""
+
+    name: str  # in torch.ops.posenc_ext, with the overload
+    samples: Callable[[str, torch.dtype], Iterator[Sample]]
+    reference: Callable[..., Tensor]
+    errors: Callable[[str], Iterator[Error]]
+    differentiable: tuple[str, ...] = ()
+    error_bound: Callable[[Sample, Tensor], Tensor] | None = None  # of the oracle; None: equal bit for bit
+    costly: tuple[str, ...] = ()  # the samples that slow tests (opcheck, compile, script) take
+    unsupported: Mapping[str, str] = field(default_factory=dict)  # property -> reason
+
+    @property
+    def overload(self):
+        return getattr(getattr(torch.ops.posenc_ext, self.packet), self.name.partition(".")[2] or "default")
+
+    @property
+    def packet(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def wrapper(self) -> Callable | None:
+        """The public Python function of this op, if it is a public one."""
+        public = not self.packet.startswith("_") and not self.name.endswith(".out")
+        return getattr(posenc_ext, self.packet) if public else None
+
+    def __call__(self, sample: Sample, **replaced) -> Tensor:
+        return self.overload(**{**sample.inputs, **replaced})
+
+    def supports(self, *properties: str) -> bool:
+        return not any(name in self.unsupported for name in properties)
+
+
+def values(shape, device, dtype, seed=0) -> Tensor:
+    """Fixed normal numbers of this shape, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(dtype).to(device)
+
+
+def layouts(base: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of one shape in every memory layout; all but the expanded ones hold the values of `base`."""
+    yield "contiguous", base.contiguous()
+    shifted = base.new_zeros(base.numel() + 1)[1:].view(base.shape)  # not on a 16-byte boundary
+    yield "offset", shifted.copy_(base)
+    if base.dim() == 0:
+        return
+    yield (
+        "transposed",
+        base.permute(*reversed(range(base.dim()))).contiguous().permute(*reversed(range(base.dim()))),
+    )
+    spread = base.new_full(
+        [2 * size + 1 for size in base.shape], float("nan") if base.is_floating_point() else 77
+    )
+    window = spread[tuple(slice(1, 2 * size + 1, 2) for size in base.shape)]
+    yield "strided", window.copy_(base)
+    for axis in range(base.dim()):
+        if base.shape[axis] > 1:
+            yield f"expanded{axis}", base.narrow(axis, 0, 1).expand(base.shape)
+
+
+def round_bound(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Half an ulp of `dtype` at float64 `value`: the error of one rounding."""
+    info = torch.finfo(dtype)
+    exponent = torch.frexp(value.abs().clamp(min=info.smallest_normal)).exponent
+    return torch.ldexp(torch.full_like(value, info.eps / 4), exponent)

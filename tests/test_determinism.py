@@ -1,0 +1,114 @@
+"""The same bits for every number of threads, every repeat and every CPU level."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from op_types import DTYPES, values
+from support import same_bits
+
+import posenc_ext
+
+THREADS = (1, 2, 3, 4, 8)
+
+
+def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Forward and backward of every family, big enough that every thread has work; odd sizes leave tails."""
+    results = {}
+    positions = (values((4099,), "cpu", torch.float64) * 4096).to(dtype).requires_grad_()
+    y = posenc_ext.sinusoidal(positions, 254)
+    results["sinusoidal"] = y
+    (results["sinusoidal backward"],) = torch.autograd.grad(y, positions, values(y.shape, "cpu", dtype))
+    results["table"] = posenc_ext.sinusoidal_table(4099, 254, start=2**20, dtype=dtype)
+    x = values((3, 1021, 254), "cpu", dtype).requires_grad_()
+    for name, options in {
+        "add": {},
+        "add sequence first": {"batch_first": False},
+        "add offsets": {"start": torch.tensor([5, 900, 77])},
+        "add dropout": {"dropout_p": 0.3, "training": True},
+    }.items():
+        torch.manual_seed(5)
+        y = posenc_ext.add_sinusoidal(x, x_scale=1.7, **options)
+        results[name] = y
+        (results[f"{name} backward"],) = torch.autograd.grad(y, x, values(y.shape, "cpu", dtype, seed=1))
+    for name, window, options in (
+        ("bias", [24, 23], {}),
+        ("bias prefix", [17, 16], {"prefix_tokens": 1}),
+        ("bias 1d", [1027], {}),
+        ("bias 3d", [5, 9, 11], {}),
+        ("bias query", [12, 13], {"query_size": [31, 26]}),
+    ):
+        rows = 3 * options.get("prefix_tokens", 0) + torch.Size(2 * s - 1 for s in window).numel()
+        table = values((rows, 5), "cpu", dtype).requires_grad_()
+        y = posenc_ext.window_bias(table, window, **options)
+        results[name] = y
+        (results[f"{name} backward"],) = torch.autograd.grad(y, table, values(y.shape, "cpu", dtype, seed=2))
+    return {name: tensor.detach() for name, tensor in results.items()}
+
+
+def digest(dtype: torch.dtype) -> dict[str, str]:
+    """A hash of the bits of each result."""
+    return {
+        name: hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+        for name, tensor in large_results(dtype).items()
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_threads_and_repeats(dtype):
+    torch.set_num_threads(1)
+    expected = large_results(dtype)
+    for threads in (*THREADS, 2, 8, 8):
+        torch.set_num_threads(threads)
+        actual = large_results(dtype)
+        different = [name for name, tensor in expected.items() if not same_bits(tensor, actual[name])]
+        assert not different, f"{threads} threads"
+
+
+def test_deterministic_mode_is_content():
+    """No op raises or warns under torch.use_deterministic_algorithms."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        large_results(torch.float32)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def levels() -> list[str]:
+    """The CPU levels of this machine."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    has_avx2 = {"avx2", "fma"} <= set(flags.split())
+    has_avx512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags.split())
+    return ["baseline", *["avx2"] * has_avx2, *["avx512"] * has_avx512]
+
+
+def digest_at(level: str) -> dict:
+    """Level and digests of a process that is told to use this level."""
+    program = (
+        "import json, test_determinism as t, posenc_ext._C as c; "
+        "print(json.dumps([c.cpu_level(), {str(d): t.digest(d) for d in t.DTYPES}]))"
+    )
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "POSENC_CPU_ISA": level, "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    used, digests = json.loads(done.stdout.splitlines()[-1])
+    assert used == level
+    return digests
+
+
+def test_cpu_levels_agree():
+    """Every level that this machine has gives the bits of the baseline."""
+    baseline = digest_at("baseline")
+    for level in levels()[1:]:
+        actual = digest_at(level)
+        for dtype, expected in baseline.items():
+            different = [name for name, value in expected.items() if actual[dtype][name] != value]
+            assert not different, f"{level} {dtype}"

@@ -1,0 +1,47 @@
+"""Error texts, word for word, on every device and on Meta."""
+
+import pytest
+import torch
+from op_db import OPS
+from op_types import DEVICES
+
+
+def errors(keep=lambda op: True):
+    for op in OPS:
+        for device in (*DEVICES, "meta"):
+            for error in op.errors(device):
+                if keep(op):
+                    yield pytest.param(op, error, id=f"{op.name}-{device}-{error.name}")
+
+
+def text_of(call, inputs) -> str:
+    with pytest.raises(RuntimeError) as caught:
+        call(**inputs)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("op", "error"), errors())
+def test_text(op, error):
+    assert text_of(op.overload, error.inputs) == error.text
+
+
+@pytest.mark.parametrize(("op", "error"), errors(keep=lambda op: op.wrapper))
+def test_wrapper_raises_the_same(op, error):
+    assert text_of(op.wrapper, error.inputs) == error.text
+
+
+@pytest.mark.parametrize(("op", "error"), errors(keep=lambda op: op.differentiable))
+def test_same_text_under_autograd(op, error):
+    """With an argument that requires gradients the call takes the Autograd kernel first."""
+    inputs = dict(error.inputs)
+    for name in op.differentiable:
+        if inputs[name].is_floating_point() or inputs[name].is_complex():
+            inputs[name] = inputs[name].detach().requires_grad_()
+    assert text_of(op.overload, inputs) == error.text
+
+
+def test_backward_through_wrong_upstream_shape_is_an_error():
+    table = torch.ones(9, 2, requires_grad=True)
+    y = torch.ops.posenc_ext.window_bias(table, [2, 2])
+    with pytest.raises(RuntimeError, match="shape"):
+        y.backward(torch.ones(2, 4, 3))

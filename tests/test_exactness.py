@@ -1,0 +1,147 @@
+"""Correct rounding of sinusoids at any position, and the precision of bias gradients."""
+
+from fractions import Fraction
+
+import exact
+import mpmath
+import numpy as np
+import pytest
+import torch
+from op_types import DTYPES
+
+import posenc_ext
+from posenc_ext import reference
+
+HALVES_AND_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16)
+SPECS = {
+    "transformer": {"dim": 512},
+    "tensor2tensor": {"dim": 256, "freq_shift": 1.0, "layout": "concat"},
+    "diffusion": {"dim": 320, "freq_shift": 1.0, "scale": 1000.0, "layout": "concat_cos_first"},
+    "base500": {"dim": 64, "base": 500.0, "scale": 0.37},
+}
+
+
+@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
+@pytest.mark.parametrize("name", SPECS)
+def test_sinusoids_are_correctly_rounded(name, dtype):
+    positions, columns, turns, cosine = exact.sampled(20_000, SPECS[name], seed=1)
+    actual = exact.encoded(positions, columns, SPECS[name], dtype)
+    largest, wrong = exact.misrounded(actual, turns, cosine, dtype)
+    assert wrong == 0
+    assert largest <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_float64_is_within_an_ulp(name):
+    positions, columns, turns, cosine = exact.sampled(2_000, SPECS[name], seed=2)
+    actual = exact.encoded(positions, columns, SPECS[name], torch.float64)
+    assert exact.ulp_errors_float64(actual, turns, cosine).max() <= 1
+
+
+@pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_fractional_positions_are_read_exactly(source):
+    """Diffusion timesteps in a half type: the encoding is that of the number which the half type holds."""
+    spec = SPECS["diffusion"]
+    generator = torch.Generator().manual_seed(3)
+    positions = (torch.rand(3_000, generator=generator) * 1000 - 200).to(source)
+    columns = torch.randint(spec["dim"], (3_000,), generator=generator)
+    frequency = exact.frequencies(spec["dim"], freq_shift=1.0, scale=1000.0)
+    half = spec["dim"] // 2
+    turns = [
+        exact.phase(p, frequency[c % half]) for p, c in zip(positions.tolist(), columns.tolist(), strict=True)
+    ]
+    cosine = [c < half for c in columns.tolist()]
+    for dtype in HALVES_AND_FLOAT32:
+        _, wrong = exact.misrounded(exact.encoded(positions, columns, spec, dtype), turns, cosine, dtype)
+        assert wrong == 0, dtype
+
+
+@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
+@pytest.mark.parametrize("start", [0, 4096, 2**24 - 40])
+def test_tables_are_correctly_rounded(start, dtype):
+    """Every entry of 41 rows, the last of them row 2^24; rows of a table are made one after another."""
+    length, dim = 41, 258
+    frequency = exact.frequencies(dim)
+    pairs = [(p, c) for p in range(start, start + length) for c in range(dim)]
+    turns = [exact.phase(p, frequency[c // 2]) for p, c in pairs]
+    table = posenc_ext.sinusoidal_table(length, dim, start=start, dtype=dtype)
+    actual = table.to(torch.float64).flatten().numpy()
+    assert exact.misrounded(actual, turns, [c % 2 == 1 for _, c in pairs], dtype)[1] == 0
+
+
+@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
+@pytest.mark.parametrize("start", [0, 2**24 - 40])
+def test_sums_are_rounded_once(start, dtype):
+    """x * x_scale + encoding in float64, then one rounding; float64's own error may decide a tie."""
+    batch, length, dim, x_scale = 3, 40, 128, 128**0.5
+    frequency = exact.frequencies(dim)
+    turns = [exact.phase(p, frequency[c // 2]) for p in range(start, start + length) for c in range(dim)]
+    encoding = exact.sines(turns, [c % 2 == 1 for _ in range(length) for c in range(dim)]).reshape(
+        length, dim
+    )
+    x = torch.randn(batch, length, dim).to(dtype)
+    scaled = x.to(torch.float64).numpy() * x_scale
+    doubt = 2.0**-50 * (np.abs(scaled) + np.abs(encoding))
+    below, above = (exact.rounded(scaled + encoding + side * doubt, dtype) for side in (-1, 1))
+    assert np.mean(below != above) < 1e-4
+    actual = posenc_ext.add_sinusoidal(x, start=start, x_scale=x_scale).to(torch.float64).numpy()
+    assert np.all((actual == below) | (actual == above))
+
+
+def test_the_oracle_against_mpmath():
+    """Its fast path, its rounding and its phases, on values that mpmath gives directly."""
+    frequency = exact.frequencies(6, base=100.0, scale=2.0)
+    positions = [0, 1, -3, 0.1, 12345.678, 2**24, 2.0**-20]
+    for j, turn_rate in enumerate(frequency):
+        for p in positions:
+            for cosine in (False, True):
+                with mpmath.workprec(300):
+                    angle = 2 * mpmath.mpf(p) * mpmath.mpf(100) ** (-mpmath.mpf(j) / 3)
+                    true = mpmath.cos(angle) if cosine else mpmath.sin(angle)
+                turns = exact.phase(p, turn_rate)
+                fast = exact.sines([turns], [cosine])[0]
+                assert abs(fast - true) <= exact.FLOAT64_SINE_ERROR * abs(true)
+                precise = exact.exact_sine(turns, cosine)
+                assert abs(float(precise) - float(true)) <= 2.0**-53 * abs(float(true))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_rounding_of_the_oracles(dtype):
+    """Both oracles round once, to even: ties, and values within 2^-40 of a tie."""
+    digits = exact.FORMATS[dtype][0]
+    unit = 2.0 ** (1 - digits)
+    if dtype is torch.float64:
+        values, expected = [1.0, 1 + unit], [1.0, 1 + unit]
+    else:
+        values = [
+            1 + unit / 2,
+            1 + 1.5 * unit,
+            1 + unit / 2 + 2.0**-40,
+            1 + 1.5 * unit - 2.0**-40,
+            -1 - unit / 2,
+        ]
+        expected = [1.0, 1 + 2 * unit, 1 + unit, 1 + unit, -1.0]
+    assert exact.rounded(np.array(values), dtype).tolist() == expected
+    assert [exact.rounded_fraction(Fraction(v), dtype) for v in values] == expected
+    rounded = reference.round_once(torch.tensor(values, dtype=torch.float64), dtype)
+    assert rounded.to(torch.float64).tolist() == expected
+
+
+def test_bfloat16_bias_gradient(capsys):
+    """Sums of up to 1024 positive numbers are right to one bfloat16 rounding; sums in bfloat16 are not."""
+    window, heads = [32, 32], 16
+    upstream = torch.rand(heads, 1024, 1024).to(torch.bfloat16)
+    index = reference.window_index(window).flatten()
+    exact_gradient = torch.zeros(63 * 63, heads, dtype=torch.float64)
+    exact_gradient.index_add_(0, index, upstream.to(torch.float64).flatten(1).T)
+
+    def relative_error(forward) -> float:
+        table = torch.zeros(63 * 63, heads, dtype=torch.bfloat16, requires_grad=True)
+        forward(table).backward(upstream)
+        return ((table.grad.to(torch.float64) - exact_gradient) / exact_gradient).abs().max().item()
+
+    ours = relative_error(lambda table: posenc_ext.window_bias(table, window))
+    eager = relative_error(lambda table: table[index].view(1024, 1024, heads).permute(2, 0, 1))
+    with capsys.disabled():
+        print(f"\nbfloat16 bias gradient, 32x32, {heads} heads: relative error {ours:.2e}, eager {eager:.2e}")
+    assert ours <= 2.0**-8

@@ -1,0 +1,134 @@
+"""Values of every op against its reference, and the shapes, strides and dtypes that Meta promises."""
+
+import pytest
+import torch
+from op_db import OPS
+from op_types import DTYPES
+from support import cases, check_against_reference, same_bits
+
+import posenc_ext
+
+
+@pytest.mark.parametrize(("op", "sample"), cases())
+def test_values_are_those_of_the_reference(op, sample):
+    actual = op(sample)
+    check_against_reference(op, sample, actual)
+    if not op.name.endswith(".out"):
+        assert actual.is_contiguous()
+
+
+@pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32,), keep=lambda op, sample: op.wrapper))
+def test_wrapper_is_the_op(op, sample):
+    torch.manual_seed(1)
+    expected = op(sample)
+    torch.manual_seed(1)
+    assert same_bits(op.wrapper(**sample.inputs), expected)
+
+
+@pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32, torch.bfloat16)))
+def test_meta_gives_shape_stride_and_dtype(op, sample):
+    actual = op(sample)
+    moved = {name: tensor.to("meta") for name, tensor in sample.tensors().items()}
+    if "device" in sample.inputs:
+        moved["device"] = torch.device("meta")
+    promised = op(sample, **moved)
+    assert promised.is_meta
+    assert (promised.shape, promised.dtype) == (actual.shape, actual.dtype)
+    if not op.name.endswith(".out"):
+        assert promised.stride() == actual.stride()
+
+
+def reads_tensors(op, sample):
+    return bool(sample.tensors()) and not op.name.endswith(".out")
+
+
+@pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float16,), keep=reads_tensors))
+def test_arguments_are_left_alone(op, sample):
+    before = {name: tensor.clone() for name, tensor in sample.tensors().items()}
+    op(sample)
+    assert all(same_bits(tensor, before[name]) for name, tensor in sample.tensors().items())
+
+
+@pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32,)))
+def test_positional_arguments_and_defaults(op, sample):
+    """What the schema lets stand without a name can stand so, and a default can be left out."""
+    positional, named = [], {}
+    for argument in op.overload._schema.arguments:
+        value = sample.inputs[argument.name]
+        if argument.kwarg_only:
+            if not argument.has_default_value() or value != argument.default_value:
+                named[argument.name] = value
+        else:
+            positional.append(value)
+    assert same_bits(op.overload(*positional, **named), op(sample))
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op.differentiable], ids=lambda op: op.name)
+def test_negative_views(op):
+    """A tensor that holds its negation lazily is read as what it says."""
+    sample = next(sample for sample in op.samples("cpu", torch.float64) if sample.name == op.costly[0])
+    lazy = {name: torch._neg_view(-sample.inputs[name]) for name in op.differentiable}
+    assert all(tensor.is_neg() for tensor in lazy.values())
+    assert same_bits(op(sample, **lazy), op(sample))
+
+
+def test_default_dtype():
+    positions = torch.arange(3)
+    torch.set_default_dtype(torch.float64)
+    assert posenc_ext.sinusoidal(positions, 4).dtype is torch.float64
+    assert posenc_ext.sinusoidal_table(2, 4).dtype is torch.float64
+    torch.set_default_dtype(torch.bfloat16)
+    assert posenc_ext.sinusoidal(positions, 4).dtype is torch.bfloat16
+    assert posenc_ext.sinusoidal_table(2, 4).dtype is torch.bfloat16
+    assert posenc_ext.sinusoidal(positions.to(torch.float32), 4).dtype is torch.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_out_writes_its_tensor_and_nothing_else(dtype):
+    expected = posenc_ext.sinusoidal_table(6, 10, start=3, dtype=dtype)
+    memory = torch.full((8, 24), 7.0, dtype=dtype)
+    out = memory[1:7, 2:22:2]
+    result = torch.ops.posenc_ext.sinusoidal_table.out(6, 10, start=3, out=out)
+    assert result is out
+    assert same_bits(out, expected)
+    out.fill_(7.0)
+    assert torch.equal(memory, torch.full_like(memory, 7.0))
+
+
+def test_out_is_resized():
+    out = torch.empty(0)
+    torch.ops.posenc_ext.sinusoidal_table.out(5, 6, out=out)
+    assert same_bits(out, posenc_ext.sinusoidal_table(5, 6))
+
+
+def test_out_of_a_wrong_shape_or_layout_is_an_error():
+    """Silently resizing or half-writing a table that the caller holds would be worse."""
+    table = torch.ops.posenc_ext.sinusoidal_table.out
+    for out, text in (
+        (torch.empty(5, 7), "out must be empty or have shape [5, 6], got [5, 7]"),
+        (torch.empty(6).expand(5, 6), "out must not overlap itself, got strides [0, 1]"),
+        (torch.empty(5, 6).requires_grad_(), "out must not require grad, got a tensor that does"),
+        (
+            torch.empty(5, 6, dtype=torch.int32),
+            "dtype must be float64, float32, float16 or bfloat16, got Int",
+        ),
+    ):
+        with pytest.raises(RuntimeError) as caught:
+            table(5, 6, out=out)
+        assert str(caught.value) == f"posenc_ext::sinusoidal_table: {text}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("padding", range(1, 9))
+def test_no_read_or_write_outside_of_views(dtype, padding):
+    """Operands that end at any byte offset, between NaNs, give results without NaN."""
+    x = torch.full((2 * padding + 2 * 3 * 14,), float("nan"), dtype=dtype)
+    view = x[padding:-padding].view(2, 3, 14).fill_(0.5)
+    assert not posenc_ext.add_sinusoidal(view).isnan().any()
+    table = torch.full((2 * padding + 15 * 3,), float("nan"), dtype=dtype)
+    view = table[padding:-padding].view(15, 3).fill_(0.5)
+    assert (posenc_ext.window_bias(view, [2, 3]) == 0.5).all()
+    grad = torch.full((2 * padding + 3 * 36,), float("nan"), dtype=dtype)
+    view = grad[padding:-padding].view(3, 6, 6).fill_(0.5)
+    back = torch.ops.posenc_ext._window_bias_backward(view, 15, [2, 3])
+    assert back.sum().item() == 0.5 * 3 * 36

@@ -1,0 +1,65 @@
+"""What is registered: schemas frozen in schemas.txt, every op in the table, the same schemes everywhere.
+
+After a change of schema that is meant: python tests/test_schemas.py > tests/schemas.txt
+"""
+
+import inspect
+import re
+from pathlib import Path
+
+import torch
+from op_db import OPS
+
+from posenc_ext import ops, reference
+
+FILE = Path(__file__).with_name("schemas.txt")
+
+
+def registered() -> list[str]:
+    """Every schema of the namespace, sorted."""
+    schemas = (str(schema) for schema in torch._C._jit_get_all_schemas())
+    return sorted(schema for schema in schemas if schema.startswith("posenc_ext::"))
+
+
+def test_schemas_are_frozen():
+    assert registered() == FILE.read_text().splitlines()
+
+
+def test_every_op_is_in_the_table():
+    assert {schema.partition("(")[0].removeprefix("posenc_ext::") for schema in registered()} == {
+        op.name for op in OPS
+    }
+
+
+def test_table_is_sound():
+    for op in OPS:
+        names = [sample.name for sample in op.samples("cpu", torch.float32)]
+        arguments = [argument.name for argument in op.overload._schema.arguments]
+        assert len(names) == len(set(names)), f"{op.name}: two samples of one name"
+        assert set(op.costly) <= set(names), f"{op.name}: no sample for slow tests"
+        assert op.costly, op.name
+        assert set(op.differentiable) <= set(arguments), op.name
+        assert set(op.unsupported) <= {"trace", "vmap", "export"}, op.name
+        assert all(len(reason) > 20 for reason in op.unsupported.values()), (
+            f"{op.name}: a flag without a reason"
+        )
+        for sample in op.samples("cpu", torch.float32):
+            assert list(sample.inputs) == arguments, f"{op.name}: {sample.name}"
+
+
+def test_schemes_are_the_same_everywhere():
+    """A scheme is an op with an adjoint that knows the rows of its table, a wrapper, and a reference."""
+    adjoint = re.compile(r"posenc_ext::_(\w+)_backward\(Tensor grad, SymInt num_rows")
+    in_library = {match[1] for schema in registered() if (match := adjoint.match(schema))}
+    public = {
+        name: value for name, value in vars(ops).items() if inspect.isfunction(value) and name[0] != "_"
+    }
+    in_wrappers = {
+        name for name, value in public.items() if next(iter(inspect.signature(value).parameters)) == "table"
+    }
+    assert in_library == in_wrappers == reference.SCHEMES
+    assert all(callable(getattr(reference, name)) for name in reference.SCHEMES)
+
+
+if __name__ == "__main__":
+    print("\n".join(registered()))

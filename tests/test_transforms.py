@@ -1,0 +1,81 @@
+"""torch.func: grad, vjp, jvp, vmap and their compositions agree with plain autograd and with loops."""
+
+import pytest
+import torch
+from support import cases, costly, differentiable, function_of, leaves
+
+FLOAT64 = (torch.float64,)
+WALK = pytest.mark.parametrize(
+    ("op", "sample"),
+    cases(dtypes=FLOAT64, keep=lambda op, sample: costly(op, sample) and differentiable(op, sample)),
+)
+
+
+@WALK
+def test_grad(op, sample):
+    function = function_of(op, sample, op.differentiable)
+    inputs = leaves(op, sample)
+    expected = torch.autograd.grad(function(*inputs).square().sum(), inputs)
+    plain = [tensor.detach() for tensor in inputs]
+    actual = torch.func.grad(lambda *t: function(*t).square().sum(), argnums=tuple(range(len(plain))))(*plain)
+    torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-13)
+
+
+@WALK
+def test_jvp_is_the_transpose_of_vjp(op, sample):
+    function = function_of(op, sample, op.differentiable)
+    inputs = tuple(tensor.detach() for tensor in leaves(op, sample))
+    tangents = tuple(torch.randn_like(tensor) for tensor in inputs)
+    output, forward = torch.func.jvp(function, inputs, tangents)
+    again, pull = torch.func.vjp(function, *inputs)
+    torch.testing.assert_close(output, again, rtol=0, atol=0)
+    cotangent = torch.randn_like(output)
+    pulled = sum((t * g).sum() for t, g in zip(tangents, pull(cotangent), strict=True))
+    torch.testing.assert_close((forward * cotangent).sum(), pulled)
+    assert forward.abs().sum() > 0
+
+
+@WALK
+def test_jacobians_agree(op, sample):
+    function = function_of(op, sample, op.differentiable[:1])
+    (tensor, *_) = (leaf.detach() for leaf in leaves(op, sample))
+    torch.testing.assert_close(torch.func.jacfwd(function)(tensor), torch.func.jacrev(function)(tensor))
+
+
+@WALK
+def test_hessian(op, sample):
+    """Forward over reverse equals reverse over reverse."""
+    function = function_of(op, sample, op.differentiable[:1])
+    (tensor, *_) = (leaf.detach() for leaf in leaves(op, sample))
+
+    def loss(t):
+        return function(t).pow(3).sum()
+
+    hessian = torch.func.hessian(loss)(tensor)
+    torch.testing.assert_close(hessian, torch.func.jacrev(torch.func.jacrev(loss))(tensor))
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+@WALK
+def test_vmap_loops_with_a_warning(op, sample, axis, capfd):
+    name = op.differentiable[0]
+    function = function_of(op, sample, (name,))
+    rows = torch.stack([sample.inputs[name] * k for k in (1.0, -0.5, 2.0)], dim=axis)
+    actual = torch.func.vmap(function, in_dims=axis)(rows)
+    assert "performance drop" in capfd.readouterr().err  # a warning from C++, which goes to stderr
+    expected = torch.stack([function(row) for row in rows.unbind(axis)])
+    torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-13)
+
+
+@WALK
+def test_gradients_per_sample(op, sample):
+    """vmap over grad, what per-sample gradients are made of."""
+    name = op.differentiable[0]
+
+    def loss(tensor):
+        return function_of(op, sample, (name,))(tensor).square().sum()
+
+    rows = torch.stack([sample.inputs[name] * k for k in (1.0, -0.5)])
+    actual = torch.func.vmap(torch.func.grad(loss))(rows)
+    expected = torch.stack([torch.func.grad(loss)(row) for row in rows])
+    torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-13)
