@@ -1,11 +1,12 @@
 """Builds posenc_ext/libposenc_ext.so (every op, knows no Python) and the small module posenc_ext._C.
 
 Switches, all environment variables:
-  POSENC_FORCE_CUDA=0|1     without CUDA, or with CUDA or not at all; unset: CUDA when torch and a toolkit allow it
-  TORCH_CUDA_ARCH_LIST      CUDA archs, such as "8.0;9.0+PTX"
-  MAX_JOBS                  compilations at a time
-  DEBUG=1                   -O0 -g
-  POSENC_EXTRA_CXXFLAGS, POSENC_EXTRA_LDFLAGS   appended to the compiler's and the linker's arguments (sanitizers)
+  POSENC_FORCE_CUDA=0|1   0: without CUDA; 1: with CUDA or an error; unset: CUDA when torch and toolkit allow
+  TORCH_CUDA_ARCH_LIST    CUDA archs, such as "8.0;9.0+PTX"
+  MAX_JOBS                compilations at a time
+  DEBUG=1                 -O0 -g
+  POSENC_EXTRA_CXXFLAGS   appended to the compiler's arguments (sanitizers)
+  POSENC_EXTRA_LDFLAGS    appended to the linker's arguments
 """
 
 import os
@@ -31,6 +32,10 @@ except ImportError:
     )
 
 
+# ninja stands next to Python in a virtual environment; without it torch compiles one file after the other.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
 def read_build_config() -> dict[str, list[str]]:
     """The set(NAME words...) lines that CMake reads too."""
     text = re.sub(r"#.*", "", (ROOT / "cmake" / "build_config.cmake").read_text())
@@ -47,23 +52,14 @@ def sources(name: str) -> list[str]:
 
 
 def unite(paths: list[str]) -> list[str]:
-    """The same sources, with one file per folder of POSENC_UNITY_FOLDERS that includes all of that folder."""
-    units: dict[str, list[str]] = {}
-    alone = []
-    for path in paths:
-        folder = str(Path(path).parent)
-        if folder in CONFIG["POSENC_UNITY_FOLDERS"]:
-            units.setdefault(folder, []).append(path)
-        else:
-            alone.append(path)
-    for folder, members in units.items():
-        unit = ROOT / "build" / "unity" / f"{Path(folder).name}.cpp"
-        text = "".join(f'#include "{ROOT / member}"\n' for member in members)
-        unit.parent.mkdir(parents=True, exist_ok=True)
-        if not unit.exists() or unit.read_text() != text:  # rewriting it would have it compiled again
-            unit.write_text(text)
-        alone.append(str(unit.relative_to(ROOT)))
-    return sorted(alone)
+    """The same sources, with one file in place of all that include torch (see build_config.cmake)."""
+    kernels = [path for path in paths if Path(path).parent.name == "kernels"]
+    text = "".join(f'#include "{ROOT / path}"\n' for path in paths if path not in kernels)
+    unit = ROOT / "build" / f"unit-{'cuda' if CUDA_HOME else 'cpu'}" / "glue.cpp"
+    unit.parent.mkdir(parents=True, exist_ok=True)
+    if not unit.exists() or unit.read_text() != text:  # rewriting it would have it compiled again
+        unit.write_text(text)
+    return [str(unit.relative_to(ROOT)), *kernels]
 
 
 def run_nvcc(nvcc: str, *arguments: str) -> str:
@@ -76,7 +72,8 @@ def find_toolkit() -> Path | None:
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     if nvcc := shutil.which("nvcc"):
         # nvcc on PATH may be a wrapper script or a link: the real one tells where it lives.
-        top = re.search(r"^#\$ TOP=(.*)$", run_nvcc(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull), re.MULTILINE)
+        dry_run = run_nvcc(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull)
+        top = re.search(r"^#\$ TOP=(.*)$", dry_run, re.MULTILINE)
         candidates.append(top and top[1].strip())
     # The place where pip's nvidia-cuda-* packages put a toolkit, next to torch.
     cuda_major = torch.version.cuda.split(".")[0]
@@ -102,10 +99,9 @@ def choose_toolkit() -> tuple[Path | None, str]:
     else:
         release = re.search(r"release (\d+)\.(\d+)", run_nvcc(str(root / "bin" / "nvcc"), "--version"))
         if release and release[1] == torch.version.cuda.split(".")[0]:
-            why = "POSENC_FORCE_CUDA=1" if force else f"torch {torch.__version__} has CUDA and a toolkit was found"
-            return root, why
-        found = f"{release[1]}.{release[2]}" if release else "unknown"
-        obstacle = f"{root} is CUDA {found}, torch {torch.__version__} is built with CUDA {torch.version.cuda}"
+            return root, "POSENC_FORCE_CUDA=1" if force else "torch has CUDA, and a toolkit was found"
+        found = f"{release[1]}.{release[2]}" if release else "of an unknown version"
+        obstacle = f"the toolkit in {root} is CUDA {found}, that of torch is CUDA {torch.version.cuda}"
         mend = f"install CUDA {torch.version.cuda} and set CUDA_HOME to it"
     if force == "1":
         sys.exit(f"posenc_ext: POSENC_FORCE_CUDA=1, but {obstacle}: {mend}")
@@ -123,6 +119,7 @@ if CUDA_HOME:
 from torch.utils import cpp_extension  # noqa: E402
 
 DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
+TORCH_LIBRARIES = Path(torch.__file__).parent / "lib"
 CXX = shlex.split(os.environ.get("CXX", "c++"))
 
 
@@ -147,16 +144,13 @@ def nvcc_flags() -> list[str]:
 
 
 def link_arguments() -> list[str]:
-    arguments = [f"-L{path}" for path in cpp_extension.library_paths("cuda" if CUDA_HOME else "cpu")]
-    arguments += ["-lc10", "-ltorch_cpu", "-ltorch"]
-    if CUDA_HOME:
-        # pip's packages carry libcudart.so.13 alone, without the unversioned link.
-        cudart = sorted(path for lib in ("lib64", "lib") for path in (CUDA_HOME / lib).glob("libcudart.so*"))
-        arguments += ["-lc10_cuda", "-ltorch_cuda", *([str(cudart[0])] if cudart else ["-lcudart"])]
+    arguments = [f"-L{TORCH_LIBRARIES}", "-lc10", "-ltorch_cpu", "-ltorch"]
+    # Not -lcudart: as with OpenMP, the CUDA run-time is the one that torch loads.
+    arguments += ["-lc10_cuda", "-ltorch_cuda"] if CUDA_HOME else []
     return arguments + shlex.split(os.environ.get("POSENC_EXTRA_LDFLAGS", ""))
 
 
-HEADERS = sorted(str(path.relative_to(ROOT)) for ext in ("h", "cuh") for path in (ROOT / "csrc").rglob(f"*.{ext}"))
+HEADERS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.*h"))
 
 LIBRARY_SOURCES = sorted(
     set(sources("POSENC_SOURCES") + (sources("POSENC_CUDA_SOURCES") if CUDA_HOME else []))
@@ -207,6 +201,9 @@ class BuildExtension(cpp_extension.BuildExtension):
             linker_so_cxx=[*CXX, "-shared", "-Wl,--as-needed"],
         )
         LIBRARY.sources = unite(LIBRARY_SOURCES)
+        # For C++ programs (in Python torch is loaded already): torch stands beside an installed posenc_ext.
+        torch_folder = str(TORCH_LIBRARIES) if self.inplace else "$ORIGIN/../torch/lib"
+        LIBRARY.extra_link_args.append(f"-Wl,-rpath,{torch_folder}")
         # Where posenc_ext._C, which is linked second, finds the library.
         self.compiler.set_library_dirs([str(Path(self.get_ext_fullpath(LIBRARY.name)).parent)])
         super().build_extensions()
@@ -242,7 +239,7 @@ def report() -> None:
         "compiler": shlex.join(CXX),
         "flags": shlex.join(cxx_flags()),
         "nvcc flags": shlex.join(LIBRARY.extra_compile_args["nvcc"]),
-        "jobs": os.environ.get("MAX_JOBS") or f"ninja's choice for {os.cpu_count()} cores (MAX_JOBS is not set)",
+        "jobs": os.environ.get("MAX_JOBS", f"ninja's choice for {os.cpu_count()} cores"),
     }
     print(f"posenc_ext {VERSION}: building for")
     for name, value in rows.items():

@@ -5,8 +5,8 @@ set(POSENC_SOURCES
     csrc/*.cpp csrc/ops/*.cpp csrc/meta/*.cpp csrc/autograd/*.cpp csrc/cpu/*.cpp csrc/cpu/kernels/*.cpp)
 set(POSENC_CUDA_SOURCES csrc/cuda/*.cpp csrc/cuda/kernels/*.cu)
 set(POSENC_PYTHON_SOURCES csrc/python_module.cpp)
-# Each of these folders is compiled as one translation unit: reading torch's headers is most of the work.
-set(POSENC_UNITY_FOLDERS csrc/ops csrc/meta csrc/autograd csrc/cpu csrc/cuda)
+# Files outside kernels/ read torch's headers, which is most of the time that each takes: both builds compile them as
+# one translation unit. So names in unnamed namespaces are unique within a folder, whose namespace they stand in.
 
 # No -march: csrc/cpu/kernels picks the CPU level at run time. -ffp-contract=off and --fmad=false: no a*b+c becomes an
 # FMA unasked, so every CPU level computes the same bits and the exact arithmetic in csrc/core holds. -fopenmp is for

@@ -36,12 +36,13 @@ TORCH_LIBRARY(posenc_ext, m) {
   m.def(
       "_sinusoidal_backward(Tensor grad, Tensor positions, float base, float freq_shift, float scale, str layout, "
       "str odd, int order) -> Tensor");
+  // Before the overload with an int start: overloads are tried in this order, and a tensor of one element would pass for an int.
   m.def(
-      "add_sinusoidal(Tensor x, *, SymInt start=0, float x_scale=1.0, float base=10000.0, float freq_shift=0.0, "
+      "add_sinusoidal.offsets(Tensor x, *, Tensor start, float x_scale=1.0, float base=10000.0, float freq_shift=0.0, "
       "str layout=\"interleaved\", str odd=\"error\", bool batch_first=True, float dropout_p=0.0, "
       "bool training=False) -> Tensor");
   m.def(
-      "add_sinusoidal.offsets(Tensor x, *, Tensor start, float x_scale=1.0, float base=10000.0, float freq_shift=0.0, "
+      "add_sinusoidal(Tensor x, *, SymInt start=0, float x_scale=1.0, float base=10000.0, float freq_shift=0.0, "
       "str layout=\"interleaved\", str odd=\"error\", bool batch_first=True, float dropout_p=0.0, "
       "bool training=False) -> Tensor");
   m.def(

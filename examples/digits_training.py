@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter
 from types import ModuleType
 
@@ -46,7 +47,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rate, total_steps=steps)
         self.clock = PositionClock(model, positions)
-        self.seconds = 0.0
+        self.seconds = 0.0  # of all steps
+        self.laps: list[tuple[float, float]] = []  # the clock's, a step each
 
     def step(self, images: Tensor, labels: Tensor) -> float:
         """Trains on one batch; its loss."""
@@ -59,6 +61,7 @@ class Trainer:
         self.schedule.step()
         value = loss.item()
         self.seconds += perf_counter() - began
+        self.laps.append(self.clock.lap())
         return value
 
     def accuracy(self, digits: Digits) -> float:
@@ -67,3 +70,13 @@ class Trainer:
         with torch.no_grad():
             right = self.model(digits.test_images).argmax(1) == digits.test_labels
         return 100 * right.double().mean().item()
+
+    def position_time(self, steps: int) -> tuple[float, float]:
+        """Microseconds that the median of the last steps spent in position ops, forward and backward."""
+        forward, backward = zip(*self.laps[-steps:], strict=True)
+        return 1e6 * median(forward), 1e6 * median(backward)
+
+    def position_share(self) -> tuple[float, float]:
+        """Milliseconds that all steps together spent in position ops, and per cent of the training time."""
+        total = sum(map(sum, self.laps))
+        return 1e3 * total, 100 * total / self.seconds

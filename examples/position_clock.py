@@ -24,8 +24,8 @@ class PositionClock:
                 self._handles += [table.register_hook(self._after_backward) for table in module.parameters()]
 
     def lap(self) -> tuple[float, float]:
-        """Milliseconds (forward, backward) since the last call."""
-        times = 1e3 * self.forward, 1e3 * self.backward
+        """Seconds (forward, backward) since the last call."""
+        times = self.forward, self.backward
         self.forward = self.backward = 0.0
         return times
 

@@ -1,15 +1,21 @@
-"""Runs a saved model without the code that defined it, compares its outputs: run_saved.py MODEL TENSORS."""
+"""Runs saved models without the code that defined them and compares: run_saved.py [MODEL TENSORS]..."""
 
 import sys
+from pathlib import Path
 
 import torch
 
 import posenc_ext  # noqa: F401  (loads the library that registers the ops)
 
-model_file, tensors_file = sys.argv[1:]
-tensors = torch.load(tensors_file)
-with torch.no_grad():
-    logits = torch.jit.load(model_file)(tensors["images"])
-same = torch.equal(logits, tensors["logits"])
-print("the same, bit for bit" if same else f"differ by {(logits - tensors['logits']).abs().max():.1e}")
-sys.exit(0 if same else 1)
+status = 0
+for model, tensors in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+    saved = torch.load(tensors)
+    with torch.no_grad():
+        logits = torch.jit.load(model)(saved["images"])
+    if torch.equal(logits, saved["logits"]):
+        verdict = "the same, bit for bit"
+    else:
+        verdict = f"differ by {(logits - saved['logits']).abs().max():.1e}"
+        status = 1
+    print(f"  {Path(model).name}: outputs for {len(logits)} images: {verdict}")
+sys.exit(status)

@@ -1,13 +1,13 @@
 """Positional encodings for PyTorch with exact, deterministic CPU and CUDA kernels.
 
-Importing loads libposenc_ext.so, which registers torch.ops.posenc_ext.*, or raises an ImportError of one line:
-what the library was built for, what is here, and the command that mends it.
+Importing loads libposenc_ext.so, which registers torch.ops.posenc_ext.*, or raises an ImportError of one
+line: what the library was built for, what is here, and the command that mends it.
 """
 
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
-_REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps . (in posenc_ext's source folder)"
+_REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall . (in posenc_ext's source folder)"
 
 
 def _read_build_record():
@@ -15,8 +15,8 @@ def _read_build_record():
         from . import _build
     except ImportError:
         raise ImportError(
-            f"posenc_ext: {_FOLDER} is not built; build it in place with: pip install --no-build-isolation -e "
-            f"{_FOLDER.parent}, or run from another folder to import an installed posenc_ext"
+            f"posenc_ext: {_FOLDER} holds sources that were not built: build them in place with "
+            f"pip install --no-build-isolation -e {_FOLDER.parent}, or import from another folder"
         ) from None
     return _build
 
@@ -30,31 +30,36 @@ def _import_torch(build):
         if error.name != "torch":
             raise
         raise ImportError(f"{built_for}, you have no torch: pip install 'torch=={minor}.*'") from None
+    # Compared before loading: a library for another minor version fails with an unreadable undefined symbol.
     if not torch.__version__.startswith(f"{minor}."):
         raise ImportError(
-            f"{built_for}, you have torch {torch.__version__}: pip install 'torch=={minor}.*', or rebuild with: {_REBUILD}"
+            f"{built_for}, you have torch {torch.__version__}: pip install 'torch=={minor}.*', "
+            f"or rebuild with {_REBUILD}"
         )
     if build.WITH_CUDA and torch.version.cuda is None:
         raise ImportError(
             f"{built_for} with CUDA {build.CUDA_VERSION}, you have torch {torch.__version__} without CUDA: "
-            f"install a CUDA build of torch {minor}, or rebuild with: {_REBUILD}"
+            f"install a CUDA build of torch {minor}, or rebuild with {_REBUILD}"
         )
     return torch
 
 
 def _load_library(build, torch):
-    """Registers the ops; returns posenc_ext._C."""
+    """Registers the ops; returns the module posenc_ext._C."""
     path = _FOLDER / "libposenc_ext.so"
     if not path.exists():
-        raise ImportError(f"posenc_ext: {path} is missing, the installation is incomplete: rebuild with: {_REBUILD}")
+        raise ImportError(
+            f"posenc_ext {build.VERSION} was built for torch {build.TORCH_VERSION}, but {path} is missing: "
+            f"rebuild with {_REBUILD}"
+        )
     try:
         torch.ops.load_library(path)
         from . import _C
     except (OSError, ImportError) as error:
-        cause = (str(error) or type(error).__name__).splitlines()[0]
         raise ImportError(
-            f"posenc_ext: the library does not load ({cause}); it was built for torch {build.TORCH_VERSION}, "
-            f"you have torch {torch.__version__}: rebuild with: {_REBUILD}"
+            f"posenc_ext {build.VERSION} was built for torch {build.TORCH_VERSION}, you have "
+            f"torch {torch.__version__}, and it does not load ({str(error).splitlines()[0]}): "
+            f"rebuild with {_REBUILD}"
         ) from None
     return _C
 

@@ -7,15 +7,15 @@ from . import _C, __version__, _build
 
 def _cuda_here() -> str:
     if torch.version.cuda is None:
-        return "none (this torch is built without CUDA)"
+        return "no (this torch is built without CUDA)"
     if not torch.cuda.is_available():
-        return f"torch has CUDA {torch.version.cuda}, but finds no usable GPU"
+        return f"{torch.version.cuda} in torch, but no usable GPU"
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"torch has CUDA {torch.version.cuda}: {', '.join(devices)}"
+    return f"{torch.version.cuda} on {', '.join(devices)}"
 
 
 def facts() -> dict[str, str]:
-    cuda = f"CUDA {_build.CUDA_VERSION}, archs {_build.CUDA_ARCHS}" if _build.WITH_CUDA else "none (CPU kernels only)"
+    cuda = f"{_build.CUDA_VERSION}, archs {_build.CUDA_ARCHS}" if _build.WITH_CUDA else "no (CPU only)"
     return {
         "posenc_ext": __version__,
         "library": _C.build_info(),

@@ -1,7 +1,8 @@
 """The ops of posenc_ext as typed, scriptable functions.
 
 Each is one line over ``torch.ops.posenc_ext`` with the same name, arguments and defaults; these docstrings are the ops'
-specification. All take tensors of any strides without copying them, compute in float64 (sums of gradients in float32, or
+specification. Pass what follows a ``*`` in the op's schema by name: it stands without one here because TorchScript scripts no
+function with keyword-only defaults. All take tensors of any strides without copying them, compute in float64 (sums of gradients in float32, or
 float64 for float64), round once, and give the same bits for every number of threads. dtypes: float64, float32, float16,
 bfloat16. Errors are ``RuntimeError`` with the text ``posenc_ext::op: rule, got value``, raised before any work.
 
@@ -26,7 +27,6 @@ __all__ = ["add_sinusoidal", "sinusoidal", "sinusoidal_table", "window_bias"]
 def sinusoidal_table(
     length: int,
     dim: int,
-    *,
     start: int = 0,
     base: float = 10000.0,
     freq_shift: float = 0.0,
@@ -79,7 +79,6 @@ def sinusoidal_table(
 def sinusoidal(
     positions: Tensor,
     dim: int,
-    *,
     base: float = 10000.0,
     freq_shift: float = 0.0,
     scale: float = 1.0,
@@ -117,7 +116,6 @@ def sinusoidal(
 
 def add_sinusoidal(
     x: Tensor,
-    *,
     start: Union[int, Tensor] = 0,
     x_scale: float = 1.0,
     base: float = 10000.0,
@@ -188,7 +186,6 @@ def add_sinusoidal(
 def window_bias(
     table: Tensor,
     window: list[int],
-    *,
     query_size: Optional[list[int]] = None,
     prefix_tokens: int = 0,
 ) -> Tensor:

@@ -1,11 +1,11 @@
 """The oracle: every public op in plain PyTorch, written from the formulas alone.
 
-Same names, arguments and defaults as `posenc_ext.ops`. Values are made in float64 and rounded once to the result's
-dtype; gradients come from PyTorch's own autograd, also accumulated in float64. Nothing here is meant to be fast.
+Same names, arguments and defaults as `posenc_ext.ops`. Values are made in float64 and rounded once to the
+result's dtype; gradients come from PyTorch's own autograd, summed in float64. Speed is no aim here.
 
-What it is good for: bias gathers and dropout masks are exact. A sinusoid carries the error of its float64 angle
-a = scale * p * w, about |a| * 2^-50: far below half a float32 ulp of values near 1 up to positions of 2^24, but
-above it for values near 0 at large angles. Claims of correct rounding need more digits than this file has.
+What it is good for: bias gathers and dropout masks are exact. A sinusoid carries the error of its float64
+angle a = scale * p * w, about |a| * 2^-50. Up to positions of 2^24 that is far below half a float32 ulp of
+values near 1, but above it for values near 0: claims of correct rounding need more digits than this file has.
 
 >>> sinusoidal_table(2, 4, dtype=torch.float64)[1]
 tensor([0.8415, 0.5403, 0.0100, 1.0000], dtype=torch.float64)
@@ -28,7 +28,7 @@ _MASK32 = 0xFFFFFFFF
 
 
 def round_once(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 `value` in `dtype`, rounded once: PyTorch's own cast to a half type rounds twice, by way of float32.
+    """float64 `value` in `dtype`, rounded once; PyTorch's cast to a half type goes by way of float32.
 
     >>> above_a_tie = torch.tensor(1 + 2**-8 + 2**-40, dtype=torch.float64)
     >>> round_once(above_a_tie, torch.bfloat16).item(), above_a_tie.to(torch.bfloat16).item()
@@ -193,7 +193,7 @@ def dropout_mask(shape: Sequence[int], dropout_p: float, seed: Tensor) -> Tensor
     counter = [i // 8 & _MASK32, i // 8 >> 32, torch.zeros_like(i), torch.zeros_like(i)]
     words = torch.stack(philox(counter, int(seed)))
     draw = (words.gather(0, (i % 8 // 2)[None])[0] >> 16 * (i % 2)) & 0xFFFF
-    return (draw >= round(dropout_p * 65536)).view(shape)
+    return (draw >= int(dropout_p * 65536 + 0.5)).view(shape)
 
 
 def window_index(

@@ -85,15 +85,13 @@ def with_seed_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def with_seed_reference(x: Tensor, *, offsets: Tensor | None, start: int, **inputs) -> Tensor:
-    return reference.add_with_seed(x, start if offsets is None else offsets, **inputs)
+    return reference.add_with_seed(x, start if offsets is None else offsets + start, **inputs)
 
 
 def add_bound(sample: Sample, expected: Tensor) -> Tensor:
     inputs = sample.inputs
-    offsets = inputs.get("offsets")
-    offsets = inputs["start"] if offsets is None else offsets
-    last = float(torch.as_tensor(offsets).abs().max()) if torch.as_tensor(offsets).numel() else 0.0
-    last += max(expected.shape, default=0)
+    steps = [torch.as_tensor(inputs[name]) for name in ("offsets", "start") if inputs.get(name) is not None]
+    last = sum(float(step.abs().max()) for step in steps if step.numel()) + max(expected.shape, default=0)
     angle = last * angle_rate({**inputs, "scale": 1.0}, max(expected.shape[-1], 1))
     scaled = (inputs["x"].to(torch.float64) * inputs["x_scale"]).abs() + 1
     return (angle * ANGLE_ERROR + FLOAT64_ERROR * scaled) / (1 - inputs["dropout_p"])
@@ -168,6 +166,7 @@ def scale_dropout_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         yield sample(f"x-{view}", x, scale=-0.5, p=0.1)
     yield sample("no-seed", values((4, 4), device, dtype), seed=None)
     yield sample("p0", values((4, 4), device, dtype), p=0.0)
+    yield sample("p-of-half-a-step", values((3000,), device, dtype), p=2.5 / 65536)
     yield sample("p0.999", values((40,), device, dtype), p=0.999)
     yield sample("negative-seed", values((40,), device, dtype), seed=-(2**40))
 

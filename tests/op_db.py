@@ -9,6 +9,7 @@ from posenc_ext import reference
 
 NO_TENSOR = "takes no tensor: there is nothing to trace or to map over"
 OUT = "writes into an argument: transforms take the overload that returns a new tensor"
+ALIAS = "AOT autograd takes no custom op whose result is one of its arguments"
 
 OPS = (
     Op(
@@ -27,7 +28,7 @@ OPS = (
         sinusoid.table_out_errors,
         error_bound=sinusoid.sinusoid_bound,
         costly=("out-strided",),
-        unsupported={"vmap": OUT, "export": OUT},
+        unsupported={"trace": OUT, "vmap": OUT, "compile": ALIAS, "export": ALIAS},
     ),
     Op(
         "sinusoidal",

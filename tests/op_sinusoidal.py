@@ -215,7 +215,7 @@ def derivative_errors(device: str) -> Iterator[Error]:
     for error in errors(device):
         yield Error(error.name, with_order(error.inputs, 1), error.text)
     inputs = {"positions": torch.ones(3, device=device), "dim": 8, **SPEC, "dtype": None}
-    text = "posenc_ext::sinusoidal: order must be non-negative, got -1"
+    text = "posenc_ext::sinusoidal: order must be in [0, 1000], got -1"
     yield Error("order", with_order(inputs, -1), text)
 
 
@@ -274,5 +274,5 @@ def backward_errors(device: str) -> Iterator[Error]:
     other = "cpu" if device == "meta" else "meta"
     rule = f"grad must be on the device of positions ({torch.ones(1, device=device).device})"
     yield Error("grad-elsewhere", call(grad=torch.ones(3, 8, device=other)), f"{name}: {rule}, got {other}")
-    yield Error("order", call(order=-1), f"{name}: order must be non-negative, got -1")
+    yield Error("order", call(order=-1), f"{name}: order must be in [0, 1000], got -1")
     yield from spec_errors("_sinusoidal_backward", call, scale=True)

@@ -184,6 +184,7 @@ def test_graph_is_freed_by_backward():
         y.sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly Detection", "ignore:Error detected in")
 def test_anomaly_mode():
     table = torch.full((9, 1), 2.0, requires_grad=True)
     with torch.autograd.detect_anomaly(check_nan=True), pytest.raises(RuntimeError, match="nan values"):

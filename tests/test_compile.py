@@ -18,7 +18,7 @@ def _fresh_compiler():
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32,), keep=costly))
+@pytest.mark.parametrize(("op", "sample"), cases("compile", dtypes=(torch.float32,), keep=costly))
 def test_graph_capture(op, sample, dynamic):
     """Every op, with its backward, goes whole into the graphs of AOT autograd."""
     names = tuple(name for name in op.differentiable if sample.inputs[name].is_floating_point())
@@ -34,48 +34,54 @@ def test_graph_capture(op, sample, dynamic):
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 def test_inductor(dynamic):
-    """The default backend, on every public op and the arithmetic between them; two sizes when dynamic."""
+    """The default backend, on every public op and the arithmetic between them."""
     module = Everything()
     counter = CompileCounterWithBackend("inductor")
     compiled = torch.compile(module, fullgraph=True, dynamic=dynamic, backend=counter)
-    for sizes in [(2, 4, 6), (3, 5, 8)] if dynamic else [(2, 4, 6)]:
-        torch.testing.assert_close(
-            values_and_gradients(compiled, *sizes), values_and_gradients(module, *sizes)
-        )
-    assert counter.frame_count == 1
+    graphs = []
+    for sizes in [(2, 4, 6), (3, 5, 6)] if dynamic else [(2, 4, 6)]:
+        actual, expected = (values_and_gradients(m, *sizes) for m in (compiled, module))
+        torch.testing.assert_close(actual, expected)
+        graphs.append(counter.frame_count)
+    assert graphs[-1] == graphs[0], "a new size needed a new graph"
 
 
-def table_of(size):
-    return posenc_ext.sinusoidal_table(size, 2 * size, start=size + 1)
+def table(size, x):
+    return posenc_ext.sinusoidal_table(size, 8, start=size + 1)
 
 
-def encode(size):
-    return posenc_ext.sinusoidal(torch.arange(size), size + size % 2, scale=0.5)
+def timesteps(size, x):
+    return posenc_ext.sinusoidal(x.sum((1, 2)), 8, scale=0.5)
 
 
-def add(size):
-    x = torch.ones(size, size + 1, 2 * size)
-    return posenc_ext.add_sinusoidal(x, start=size) + posenc_ext.add_sinusoidal(x, start=torch.arange(size))
+def add(size, x):
+    return posenc_ext.add_sinusoidal(x, start=size)
 
 
-def bias(size):
-    rows = (2 * size - 1) * (2 * size + 1)
-    table = torch.arange(rows * size, dtype=torch.float32).view(rows, size).requires_grad_()
-    y = posenc_ext.window_bias(table, [size, size + 1], query_size=[2 * size, size + 3])
-    return y * y
+def add_offsets(size, x):
+    return posenc_ext.add_sinusoidal(x, start=torch.arange(x.size(1)), batch_first=False)
 
 
-@pytest.mark.parametrize("function", [table_of, encode, add, bias], ids=lambda function: function.__name__)
-def test_one_graph_for_every_size(function):
-    """Lengths, dims, offsets and windows are symbolic: a new size needs no new graph."""
+def bias(size, x):
+    rows = x.sum((1, 2)).expand(2, -1).T  # [(2 size - 1)(2 size + 1), heads]
+    return posenc_ext.window_bias(rows, [size, size + 1], query_size=[2 * size, size + 3])
+
+
+@pytest.mark.parametrize("function", [table, timesteps, add, add_offsets, bias], ids=lambda f: f.__name__)
+def test_a_new_size_needs_no_new_graph(function):
+    """Lengths, offsets and windows are symbolic; dim is a constant of the model."""
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=counter)
+    graphs = []
     for size in (4, 6, 10):
-        actual, expected = compiled(size), function(size)
+        x = torch.randn((2 * size - 1) * (2 * size + 1), size + 2, 8, requires_grad=True)
+        actual, expected = compiled(size, x), function(size, x)
         assert same_bits(actual, expected)
         if expected.requires_grad:
-            actual.sum().backward()
-    assert counter.frame_count == 1
+            gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (actual, expected)]
+            torch.testing.assert_close(*gradients, rtol=0, atol=0)
+        graphs.append(counter.frame_count)
+    assert graphs == graphs[:1] * 3
 
 
 def test_errors_at_capture():
@@ -108,7 +114,15 @@ def test_dropout_drops_the_same_in_backward(backend):
 def test_compiled_autograd():
     """The backward pass itself traced by dynamo: what a hand-written Node must support to train under it."""
     module = Everything()
-    expected = values_and_gradients(module)
+
+    def dropped(x, timesteps, step):
+        torch.manual_seed(step)
+        return posenc_ext.add_sinusoidal(
+            module(x, timesteps, step), dropout_p=0.5, training=True, x_scale=2.0
+        )
+
+    dropped.parameters = module.parameters
+    expected = values_and_gradients(dropped)
     with compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
-        actual = values_and_gradients(module)
+        actual = values_and_gradients(dropped)
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)

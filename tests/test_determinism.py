@@ -1,5 +1,6 @@
 """The same bits for every number of threads, every repeat and every CPU level."""
 
+import functools
 import hashlib
 import json
 import os
@@ -17,15 +18,28 @@ import posenc_ext
 THREADS = (1, 2, 3, 4, 8)
 
 
+@functools.cache
+def numbers(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    return values(shape, "cpu", torch.float64, seed)
+
+
+def fixed(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    return numbers(shape, seed).to(dtype)
+
+
+def leaf(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return fixed(shape, dtype).clone().requires_grad_()
+
+
 def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Forward and backward of every family, big enough that every thread has work; odd sizes leave tails."""
     results = {}
-    positions = (values((4099,), "cpu", torch.float64) * 4096).to(dtype).requires_grad_()
+    positions = (fixed((4099,), torch.float64) * 4096).to(dtype).requires_grad_()
     y = posenc_ext.sinusoidal(positions, 254)
     results["sinusoidal"] = y
-    (results["sinusoidal backward"],) = torch.autograd.grad(y, positions, values(y.shape, "cpu", dtype))
+    (results["sinusoidal backward"],) = torch.autograd.grad(y, positions, fixed(y.shape, dtype, seed=3))
     results["table"] = posenc_ext.sinusoidal_table(4099, 254, start=2**20, dtype=dtype)
-    x = values((3, 1021, 254), "cpu", dtype).requires_grad_()
+    x = leaf((3, 1021, 254), dtype)
     for name, options in {
         "add": {},
         "add sequence first": {"batch_first": False},
@@ -35,7 +49,7 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         torch.manual_seed(5)
         y = posenc_ext.add_sinusoidal(x, x_scale=1.7, **options)
         results[name] = y
-        (results[f"{name} backward"],) = torch.autograd.grad(y, x, values(y.shape, "cpu", dtype, seed=1))
+        (results[f"{name} backward"],) = torch.autograd.grad(y, x, fixed(y.shape, dtype, seed=1))
     for name, window, options in (
         ("bias", [24, 23], {}),
         ("bias prefix", [17, 16], {"prefix_tokens": 1}),
@@ -44,10 +58,10 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         ("bias query", [12, 13], {"query_size": [31, 26]}),
     ):
         rows = 3 * options.get("prefix_tokens", 0) + torch.Size(2 * s - 1 for s in window).numel()
-        table = values((rows, 5), "cpu", dtype).requires_grad_()
+        table = leaf((rows, 5), dtype)
         y = posenc_ext.window_bias(table, window, **options)
         results[name] = y
-        (results[f"{name} backward"],) = torch.autograd.grad(y, table, values(y.shape, "cpu", dtype, seed=2))
+        (results[f"{name} backward"],) = torch.autograd.grad(y, table, fixed(y.shape, dtype, seed=2))
     return {name: tensor.detach() for name, tensor in results.items()}
 
 
@@ -93,8 +107,8 @@ def digest_at(level: str) -> dict:
         "import json, test_determinism as t, posenc_ext._C as c; "
         "print(json.dumps([c.cpu_level(), {str(d): t.digest(d) for d in t.DTYPES}]))"
     )
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    folders = [Path(__file__).parent, Path(posenc_ext.__file__).parents[1], os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(map(str, folders))
     environment = {**os.environ, "POSENC_CPU_ISA": level, "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True

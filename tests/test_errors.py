@@ -6,12 +6,14 @@ from op_db import OPS
 from op_types import DEVICES
 
 
-def errors(keep=lambda op: True):
+def errors(keep=lambda op: True) -> list:
+    parameters = []
     for op in OPS:
         for device in (*DEVICES, "meta"):
             for error in op.errors(device):
                 if keep(op):
-                    yield pytest.param(op, error, id=f"{op.name}-{device}-{error.name}")
+                    parameters.append(pytest.param(op, error, id=f"{op.name}-{device}-{error.name}"))
+    return parameters
 
 
 def text_of(call, inputs) -> str:

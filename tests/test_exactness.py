@@ -88,6 +88,29 @@ def test_sums_are_rounded_once(start, dtype):
     assert np.all((actual == below) | (actual == above))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_types_are_not_rounded_by_way_of_float32(dtype):
+    """Values that float32 rounds to a tie, from where a second rounding may go to the wrong side."""
+    positions = torch.arange(2**20)
+    exact_value = positions.to(torch.float64).sin()
+    twice, once = exact_value.to(dtype), reference.round_once(exact_value, dtype)
+    chosen = twice != once
+    assert chosen.sum() > 5
+    assert torch.equal(posenc_ext.sinusoidal(positions[chosen], 2, dtype=dtype)[:, 0], once[chosen])
+
+    step = torch.finfo(dtype).eps / 2
+    x_scale = 1 + step + 2.0**-40  # above a tie between 1 and 1 + 2 step, by less than float32 can tell
+    x = torch.ones(1, 1, 2, dtype=dtype, requires_grad=True)
+    y = posenc_ext.add_sinusoidal(x, x_scale=x_scale)
+    assert y[0, 0, 0].item() == 1 + 2 * step
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert (gradient == 1 + 2 * step).all()
+
+    positions = torch.zeros(1, dtype=dtype, requires_grad=True)
+    (gradient,) = torch.autograd.grad(posenc_ext.sinusoidal(positions, 2, scale=x_scale)[0, 0], positions)
+    assert gradient.item() == 1 + 2 * step
+
+
 def test_the_oracle_against_mpmath():
     """Its fast path, its rounding and its phases, on values that mpmath gives directly."""
     frequency = exact.frequencies(6, base=100.0, scale=2.0)

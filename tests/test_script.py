@@ -10,6 +10,7 @@ from everything import Everything, inputs, values_and_gradients
 from op_db import OPS
 from support import cases, costly, function_of, same_bits
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit")  # TorchScript is deprecated, and in use
 COSTLY = pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32, torch.float64), keep=costly))
 TRACED = pytest.mark.parametrize(("op", "sample"), cases("trace", dtypes=(torch.float64,), keep=costly))
 

@@ -5,6 +5,7 @@ import torch
 from support import cases, costly, differentiable, function_of, leaves
 
 FLOAT64 = (torch.float64,)
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap loops over these ops
 WALK = pytest.mark.parametrize(
     ("op", "sample"),
     cases(dtypes=FLOAT64, keep=lambda op, sample: costly(op, sample) and differentiable(op, sample)),

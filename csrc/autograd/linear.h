@@ -25,6 +25,7 @@ using torch::autograd::variable_list;
 template <class A>
 struct Kept {
   using type = A;
+  using packed = type;
   static type keep(const A& a) { return a; }
   static A give(const type& kept) { return kept; }
 };
@@ -32,6 +33,7 @@ struct Kept {
 template <>
 struct Kept<std::string_view> {
   using type = std::string;
+  using packed = type;
   static type keep(std::string_view a) { return type(a); }
   static std::string_view give(const type& kept) { return kept; }
 };
@@ -39,6 +41,7 @@ struct Kept<std::string_view> {
 template <>
 struct Kept<c10::SymIntArrayRef> {
   using type = std::vector<c10::SymInt>;
+  using packed = type;
   static type keep(c10::SymIntArrayRef a) { return a.vec(); }
   static c10::SymIntArrayRef give(const type& kept) { return kept; }
 };
@@ -46,6 +49,7 @@ struct Kept<c10::SymIntArrayRef> {
 template <>
 struct Kept<at::OptionalSymIntArrayRef> {
   using type = std::optional<std::vector<c10::SymInt>>;
+  using packed = type;
   static type keep(at::OptionalSymIntArrayRef a) { return a.has_value() ? type(a->vec()) : type(); }
   static at::OptionalSymIntArrayRef give(const type& kept) {
     return kept.has_value() ? at::OptionalSymIntArrayRef(*kept) : at::OptionalSymIntArrayRef();
@@ -55,17 +59,22 @@ struct Kept<at::OptionalSymIntArrayRef> {
 template <>
 struct Kept<const at::Tensor&> {
   using type = SavedVariable;
+  using packed = at::Tensor;
   static type keep(const at::Tensor& a) { return type(a, /*is_output=*/false); }
   static at::Tensor give(const type& kept) { return kept.unpack(); }
+  static at::Tensor give(const at::Tensor& unpacked) { return unpacked; }
 };
 
 template <>
 struct Kept<const std::optional<at::Tensor>&> {
   using type = SavedVariable;
+  using packed = at::Tensor;
   static type keep(const std::optional<at::Tensor>& a) { return type(a.value_or(at::Tensor()), /*is_output=*/false); }
   static std::optional<at::Tensor> give(const type& kept) {
-    const at::Tensor tensor = kept.unpack();
-    return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
+    return give(kept.unpack());
+  }
+  static std::optional<at::Tensor> give(const at::Tensor& unpacked) {
+    return unpacked.defined() ? std::optional<at::Tensor>(unpacked) : std::nullopt;
   }
 };
 
@@ -98,12 +107,31 @@ struct LinearBackward<adjoint, at::Tensor (*)(const at::Tensor&, Args...)> : tor
 
   variable_list apply_with_saved(const variable_list& grads, torch::dynamo::autograd::SwapSavedVariables& saved) override {
     each([&saved](auto& value) { saved.before(value); }, [&saved](auto& value) { saved.before(value); });
-    variable_list result = apply(variable_list(grads));
+    // Compiled autograd traces later: a call of `functional` goes into its graph; the gradients here are placeholders.
+    namespace compiled = torch::dynamo::autograd;
+    compiled::PackedArgs packed;
+    each([&packed](SavedVariable& variable) { packed.pack<at::Tensor>(variable.unpack()); },
+         [&packed](auto& value) { packed.pack(value); });
+    const std::vector<at::TypePtr> schema{compiled::IValuePacker<typename Kept<Args>::packed>::packed_type()...};
+    const auto& interface = compiled::getPyCompilerInterface();
+    const std::string function =
+        interface->bind_function(saved.get_py_compiler(), label, functional, schema, /*is_custom_function=*/true);
+    const at::IValue metadata = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+        compiled::get_input_metadata(next_edges()));
+    variable_list result = interface->call_function(saved.get_py_compiler(), "apply_functional", function, grads,
+                                                    packed.vec(), metadata);
     each([&saved](auto& value) { saved.after(value); }, [&saved](auto& value) { saved.after(value); });
     return result;
   }
 
  private:
+  static variable_list functional(const variable_list& grads, const std::vector<at::IValue>& values) {
+    torch::dynamo::autograd::PackedArgs packed(values);
+    const std::tuple<typename Kept<Args>::packed...> arguments{packed.unpack<typename Kept<Args>::packed>()...};
+    if (!grads[0].defined()) return {at::Tensor()};
+    return {std::apply([&grads](const auto&... a) { return adjoint(grads[0], Kept<Args>::give(a)...); }, arguments)};
+  }
+
   template <class OnVariable, class OnValue>
   void each(OnVariable on_variable, OnValue on_value) {
     const auto visit = [&](auto& member) {

@@ -49,6 +49,9 @@ POSENC_HD Channel channel(const Sinusoid& s, int64_t c) {
   return c < n ? Channel{c, 1} : Channel{c - n, 0};
 }
 
+// The i-th position from `start`; in double, which holds every position below 2^53 and cannot overflow.
+POSENC_HD double position_after(int64_t start, int64_t i) { return static_cast<double>(start) + static_cast<double>(i); }
+
 // An angle in quarter turns: a quadrant (the two low bits count) and a rest in [-1/2, 1/2].
 struct QuarterTurns {
   uint64_t quadrant;

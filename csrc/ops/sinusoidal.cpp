@@ -19,6 +19,11 @@ void check_finite(const char* op, const char* argument, double value) {
   POSENC_CHECK(std::isfinite(value), op, argument, " must be finite, got ", value);
 }
 
+// The order of a derivative: w^order leaves every dtype's range long before this.
+void check_order(const char* op, int64_t order) {
+  POSENC_CHECK(order >= 0 && order <= 1000, op, "order must be in [0, 1000], got ", order);
+}
+
 void check_dropout(const char* op, const at::Tensor& x, double dropout_p, const std::optional<at::Tensor>& seed) {
   POSENC_CHECK(dropout_p >= 0.0 && dropout_p < 1.0, op, "dropout_p must be in [0, 1), got ", dropout_p);
   if (!seed.has_value() || !seed->defined()) return;
@@ -87,7 +92,7 @@ Encoding check_sinusoidal(const at::Tensor& positions, const c10::SymInt& dim, d
   POSENC_CHECK(to_position_type(positions.scalar_type()).has_value(), op,
                "positions must be integer or floating, got ", positions.scalar_type());
   const Encoding result = check_encoding(op, dim, base, freq_shift, scale, layout, odd);
-  POSENC_CHECK(order >= 0, op, "order must be non-negative, got ", order);
+  check_order(op, order);
   check_dtype(op, "dtype", dtype);
   return result;
 }
@@ -108,7 +113,7 @@ Encoding check_sinusoidal_backward(const at::Tensor& grad, const at::Tensor& pos
                grad.sym_sizes());
   POSENC_CHECK(grad.device() == positions.device(), op, "grad must be on the device of positions (",
                positions.device(), "), got ", grad.device());
-  POSENC_CHECK(order >= 0, op, "order must be non-negative, got ", order);
+  check_order(op, order);
   return check_encoding(op, grad.sym_size(dims), base, freq_shift, scale, layout, odd);
 }
 

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdarg>
+#include <vector>
 
 #include "core/scalar.h"
 #include "emulation.h"

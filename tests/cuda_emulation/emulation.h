@@ -28,7 +28,6 @@
 #include <set>
 #include <string>
 #include <thread>
-#include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -54,6 +53,8 @@
 #define blockIdx (::emulation::block().index)
 #define blockDim (::emulation::block().threads)
 #define gridDim (::emulation::block().grid)
+#define __ldg(from) (*(from))
+#define __stwb(to, value) (*(to) = (value))
 #define __syncthreads() ::emulation::block().barrier({__FILE__, __LINE__})
 #define __syncwarp(...) ::emulation::block().warp_barrier({__FILE__, __LINE__})
 #define __shfl_down_sync(mask, value, offset) \
@@ -91,7 +92,7 @@ inline Machine& machine() {
 struct Site {
   const char* file = nullptr;
   int line = 0;
-  bool operator==(const Site& other) const { return line == other.line && std::strcmp(file, other.file) == 0; }
+  bool operator==(const Site& other) const { return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0); }
   std::string text() const { return std::string(file) + ":" + std::to_string(line); }
 };
 
@@ -105,7 +106,9 @@ struct Thread {
   uint3 index{};
   State state = State::ready;
   Site site;
-  ucontext_t context{};
+  ucontext_t context{};  // to enter the fiber by
+  void* place[5] = {};   // to return to it by
+  bool entered = false;
   void* stack = nullptr;
   void* fake_stack = nullptr;
   // What a lane shows to its warp, by turns: the next exchange must not overwrite what others have yet to read.
@@ -145,26 +148,23 @@ class Block {
   // Runs `body` once per thread.
   void run(const std::function<void()>& body) {
     const int count = static_cast<int>(threads.x * threads.y * threads.z);
-    if (count % kWarpSize != 0) fail("a block of " + std::to_string(count) + " threads: warps must be full");
     body_ = &body;
     prepare(count);
-    while (std::any_of(pool_.begin(), pool_.begin() + count, [](const Thread& t) { return t.state != State::done; })) {
-      bool progress = false;
-      for (const int i : order_) {
-        if (pool_[i].state != State::ready) continue;
-        progress = true;
-        switch_to(i);
+    for (;;) {
+      for (int n = 0; n < count; ++n) {
+        if (pool_[order_[n]].state == State::ready) switch_to(order_[n]);
       }
-      progress |= release_warps(count);
-      progress |= release_block(count);
-      if (!progress) report(count);
+      if (std::all_of(pool_, pool_ + count, [](const Thread& t) { return t.state == State::done; })) return;
+      const bool warps = release_warps(count), all = release(0, count, State::at_barrier);
+      if (!warps && !all) report(count);
     }
   }
 
  private:
-  std::vector<Thread> pool_;
-  std::vector<int> order_;
-  ucontext_t scheduler_{};
+  static constexpr int kMaxThreads = 1024;
+  Thread pool_[kMaxThreads];
+  int order_[kMaxThreads] = {};
+  void* scheduler_[5] = {};
   void* scheduler_fake_stack_ = nullptr;
   const void* scheduler_stack_ = nullptr;
   size_t scheduler_stack_bytes_ = 0;
@@ -173,12 +173,13 @@ class Block {
   std::mt19937 random_{1};
 
   void prepare(int count) {
-    while (static_cast<int>(pool_.size()) < count) {
-      pool_.emplace_back();
+    if (count % kWarpSize != 0 || count > kMaxThreads) fail("a block of " + std::to_string(count) + " threads");
+    for (int i = 0; i < count; ++i) {
+      if (pool_[i].stack != nullptr) continue;
       void* memory = mmap(nullptr, kGuardBytes + kStackBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (memory == MAP_FAILED) fail("no memory for fibers");
-      pool_.back().stack = static_cast<char*>(memory) + kGuardBytes;
-      if (mprotect(pool_.back().stack, kStackBytes, PROT_READ | PROT_WRITE) != 0) fail("no memory for fibers");
+      pool_[i].stack = static_cast<char*>(memory) + kGuardBytes;
+      if (mprotect(pool_[i].stack, kStackBytes, PROT_READ | PROT_WRITE) != 0) fail("no memory for fibers");
     }
     for (int i = 0; i < count; ++i) {
       Thread& t = pool_[i];
@@ -186,26 +187,32 @@ class Block {
       t.index = {n % threads.x, n / threads.x % threads.y, n / threads.x / threads.y};
       t.state = State::ready;
       t.exchanges = 0;
+      t.entered = false;
       getcontext(&t.context);
       t.context.uc_stack.ss_sp = t.stack;
       t.context.uc_stack.ss_size = kStackBytes;
       t.context.uc_link = nullptr;
       makecontext(&t.context, &Block::entry, 0);
     }
-    order_.resize(count);
-    std::iota(order_.begin(), order_.end(), 0);
-    if (machine().order == Order::descending) std::reverse(order_.begin(), order_.end());
-    if (machine().order == Order::shuffled) std::shuffle(order_.begin(), order_.end(), random_);
+    std::iota(order_, order_ + count, 0);
+    if (machine().order == Order::descending) std::reverse(order_, order_ + count);
+    if (machine().order == Order::shuffled) std::shuffle(order_, order_ + count, random_);
   }
 
   static void entry();
 
-  void switch_to(int i) {
+  // A fiber is entered by setcontext; from then on the compiler's setjmp and longjmp switch without a system call.
+  __attribute__((noinline, no_sanitize("address"))) void switch_to(int i) {
     running_ = i;
+    Thread& t = pool_[i];
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&scheduler_fake_stack_, pool_[i].stack, kStackBytes);
+    __sanitizer_start_switch_fiber(&scheduler_fake_stack_, t.stack, kStackBytes);
 #endif
-    swapcontext(&scheduler_, &pool_[i].context);
+    if (__builtin_setjmp(scheduler_) == 0) {
+      if (t.entered) __builtin_longjmp(t.place, 1);
+      t.entered = true;
+      setcontext(&t.context);
+    }
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(scheduler_fake_stack_, nullptr, nullptr);
 #endif
@@ -217,12 +224,12 @@ class Block {
 #endif
   }
 
-  void leave(bool for_good) {
+  __attribute__((noinline, no_sanitize("address"))) void leave(bool for_good) {
     Thread& self = current();
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, scheduler_stack_, scheduler_stack_bytes_);
 #endif
-    swapcontext(&self.context, &scheduler_);
+    if (__builtin_setjmp(self.place) == 0) __builtin_longjmp(scheduler_, 1);
     enter();
   }
 
@@ -232,24 +239,18 @@ class Block {
     leave(false);
   }
 
-  bool release_block(int count) {
-    for (int i = 0; i < count; ++i) {
-      if (pool_[i].state != State::at_barrier || !(pool_[i].site == pool_[0].site)) return false;
+  // Lets the threads [first, last) go on, if all of them wait in this state at the same place.
+  bool release(int first, int last, State state) {
+    for (int i = first; i < last; ++i) {
+      if (pool_[i].state != state || !(pool_[i].site == pool_[first].site)) return false;
     }
-    for (int i = 0; i < count; ++i) pool_[i].state = State::ready;
+    for (int i = first; i < last; ++i) pool_[i].state = State::ready;
     return true;
   }
 
   bool release_warps(int count) {
     bool any = false;
-    for (int first = 0; first < count; first += kWarpSize) {
-      const auto begin = pool_.begin() + first, end = begin + kWarpSize;
-      if (!std::all_of(begin, end, [&](const Thread& t) { return t.state == State::at_warp && t.site == begin->site; })) {
-        continue;
-      }
-      for (auto t = begin; t != end; ++t) t->state = State::ready;
-      any = true;
-    }
+    for (int first = 0; first < count; first += kWarpSize) any |= release(first, first + kWarpSize, State::at_warp);
     return any;
   }
 

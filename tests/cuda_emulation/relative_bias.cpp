@@ -136,6 +136,8 @@ int main(int argc, char** argv) {
       })
     }
   }
+  // More tiles than a small device holds blocks: blocks go on to a second unit.
+  test_forward<uint32_t>({{1, 1, 100}, {1, 1, 100}, 0}, 2, false, 0, 1);
   test_long_strides();
   return finish(3 + 4);
 }

@@ -288,6 +288,10 @@ void test_add_of(DType type) {
       }
     }
   }
+  // More tiles than a small device holds blocks: blocks go on to a second unit.
+  for (const int64_t dim : {330, 656}) {
+    test_add<T>(type, random_spec(dim, draw.of({Layout::interleaved, Layout::concat})), 2, 5, true, Form::contiguous, 0, 0.2);
+  }
   test_add<T>(type, random_spec(32, Layout::interleaved), 70, 1, true, Form::contiguous, 0, 0.3);  // decoding: one position
 }
 
@@ -398,5 +402,5 @@ int main(int argc, char** argv) {
     })
   }
   test_long_strides();
-  return finish(12 + 4 + 12 + 8);  // rows and add: four dtypes, three accesses
+  return finish(9 + 1 + 9 + 5);  // four dtypes of two kinds of vectors, and one for all other rows
 }

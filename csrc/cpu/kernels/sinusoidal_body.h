@@ -75,7 +75,7 @@ inline void encode_row(const Frequencies& f, double p, int32_t order, Put put) {
 }
 
 inline double position_of(const Positions& p, int64_t i) {
-  if (p.data == nullptr) return static_cast<double>(p.start + i);
+  if (p.data == nullptr) return position_after(p.start, i);
   return load_position(p.data, p.type, p.at.offset(i));
 }
 
@@ -155,11 +155,11 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     const int64_t l = item / a.chunks(), chunk = item % a.chunks();
     const int64_t last = min_of(a.batch, (chunk + 1) * a.kBatchChunk);
-    if (a.offsets == nullptr) encode_row(a.frequencies, static_cast<double>(a.start + l), 0, put);
+    if (a.offsets == nullptr) encode_row(a.frequencies, position_after(a.start, l), 0, put);
     for (int64_t b = chunk * a.kBatchChunk; b < last; ++b) {
       if (a.offsets != nullptr) {
         const double offset = load_position(a.offsets, a.offset_type, b * a.offset_stride);
-        encode_row(a.frequencies, static_cast<double>(a.start + l) + offset, 0, put);
+        encode_row(a.frequencies, position_after(a.start, l) + offset, 0, put);
       }
       const T* x = static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride;
       const int64_t first = b * a.out_batch_stride + l * a.out_length_stride;

@@ -23,10 +23,10 @@ struct BiasSplit {
 // of kPlaneTile pairs, then copies them for each head of its group: threadIdx.x walks over the 16-byte pieces of that head's
 // stretch of the output, wherever it starts; only its first and last piece may be cut.
 template <class T, class Scheme>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     bias_forward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasForward a,
                         const __grid_constant__ BiasSplit split) {
-  constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
+  constexpr int kWidth = Pack<T>::kWidth;
   __shared__ int64_t offset[kPlaneTile];  // of a pair's row in the table
   const int64_t keys = scheme.keys(), plane = scheme.queries() * keys;
   const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
@@ -48,10 +48,10 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = static_cast<int>(threadIdx.x) * kWidth - before; i < count;
            i += static_cast<int>(blockDim.x) * kWidth) {
         if (i >= 0 && i + kWidth <= count) {
-          Pack<T, kWidth> pack;
+          Pack<T> pack;
 #pragma unroll
           for (int n = 0; n < kWidth; ++n) pack.value[n] = table[offset[i + n]];
-          store<T, kWidth>(out + i, pack);
+          pack.store(out + i);
         } else {
           for (int n = max_of(i, 0); n < min_of(i + kWidth, count); ++n) out[n] = table[offset[n]];
         }
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads)
 // the row's pairs, and partial sums are added in lane order. The warps of a block own neighbouring rows, whose pairs lie in
 // neighbouring elements of the gradient: a sector that one warp brings into the cache serves the others.
 template <class T, class Scheme>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     bias_backward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasBackward a,
                          const __grid_constant__ BiasSplit split) {
   using Sum = accumulator_t<T>;

@@ -1,6 +1,4 @@
 // Launches of the sinusoid kernels: which variant, how the work is cut.
-#include <type_traits>
-
 #include "cuda/kernels/sinusoidal.cuh"
 
 namespace posenc_ext::cuda {
@@ -23,72 +21,72 @@ Split split_work(const Sinusoid& s, int64_t rows, int64_t rows_per_pass, int64_t
   return split;
 }
 
+int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
+
 int64_t blocks_for(const Split& split) { return clamped_grid(split.units(), kBlocksPerMultiprocessor); }
 
-// Vectors need rows made of them: `aligned` says that rows start on 16 bytes and channels lie side by side.
-Access access(const Sinusoid& s, bool aligned, int64_t element_size) {
-  if (!aligned || !is_aligned(s.dim, element_size)) return Access::one_pair;
-  if (s.layout == Layout::interleaved) return Access::alternating;
-  return is_aligned(s.pairs(), element_size) ? Access::apart : Access::one_pair;
+template <class Pairs>
+void launch_rows(const SinusoidRows& a, cudaStream_t stream) {
+  const dim3 threads = threads_for<Pairs>();
+  const Split split = split_work(a.spec, a.count, threads.y, 1);
+  launch(sinusoid_rows_kernel<Pairs>, blocks_for(split), threads, stream, a, split);
 }
 
-// Calls f with the access as a compile-time constant.
-template <class F>
-void with_access(Access access, F f) {
-  if (access == Access::alternating) return f(std::integral_constant<Access, Access::alternating>{});
-  if (access == Access::apart) return f(std::integral_constant<Access, Access::apart>{});
-  f(std::integral_constant<Access, Access::one_pair>{});
+template <class Pairs>
+void launch_add(const AddSinusoidal& a, cudaStream_t stream) {
+  const dim3 threads = threads_for<Pairs>();
+  const Split split = split_work(a.spec, a.length, threads.y, a.batch);
+  launch(add_sinusoidal_kernel<Pairs>, blocks_for(split), threads, stream, a, split);
+}
+
+// Are the rows, which start on 16 bytes, made of vectors?
+bool has_vectors(const Sinusoid& s, int64_t element_size) {
+  return is_aligned(s.dim, element_size) &&
+         (s.layout == Layout::interleaved || is_aligned(s.pairs(), element_size));
 }
 
 }  // namespace
 
 void sinusoid_rows(const SinusoidRows& a, cudaStream_t stream) {
+  const int64_t size = size_of(a.dtype);
+  if (a.channel_stride != 1 || !is_aligned(a.out) || !is_aligned(a.row_stride, size) || !has_vectors(a.spec, size)) {
+    return launch_rows<OnePair>(a, stream);
+  }
   POSENC_DISPATCH_DTYPE(a.dtype, {
-    constexpr int64_t size = sizeof(scalar_t);
-    const bool aligned = a.channel_stride == 1 && is_aligned(a.out) && is_aligned(a.row_stride, size);
-    with_access(access(a.spec, aligned, size), [&](auto kind) {
-      const dim3 threads = Group<scalar_t, kind.value>::threads();
-      const Split split = split_work(a.spec, a.count, threads.y, 1);
-      launch(sinusoid_rows_kernel<scalar_t, kind.value>, blocks_for(split), threads, stream, a, split);
-    });
+    if (a.spec.layout == Layout::interleaved) return launch_rows<Vectors<scalar_t, true>>(a, stream);
+    launch_rows<Vectors<scalar_t, false>>(a, stream);
   })
 }
 
 void sinusoid_backward(const SinusoidBackward& a, cudaStream_t stream) {
   const dim3 threads(kWarp, kThreads / kWarp);
-  const int64_t blocks = clamped_grid(divide_up(a.count, threads.y), kBlocksPerMultiprocessor);
-  POSENC_DISPATCH_DTYPE(a.grad_dtype, launch(sinusoid_backward_kernel<scalar_t>, blocks, threads, stream, a))
+  launch(sinusoid_backward_kernel, clamped_grid(divide_up(a.count, threads.y), kBlocksPerMultiprocessor), threads,
+         stream, a);
 }
 
 void add_sinusoidal(const AddSinusoidal& a, cudaStream_t stream) {
+  const int64_t size = size_of(a.dtype);
+  if (a.x_channel_stride != 1 || !is_aligned(a.x) || !is_aligned(a.x_batch_stride, size) ||
+      !is_aligned(a.x_length_stride, size) || !is_aligned(a.out) || !is_aligned(a.out_batch_stride, size) ||
+      !is_aligned(a.out_length_stride, size) || !has_vectors(a.spec, size)) {
+    return launch_add<OnePair>(a, stream);
+  }
   POSENC_DISPATCH_DTYPE(a.dtype, {
-    constexpr int64_t size = sizeof(scalar_t);
-    const bool aligned = a.x_channel_stride == 1 && is_aligned(a.x) && is_aligned(a.x_batch_stride, size) &&
-                         is_aligned(a.x_length_stride, size) && is_aligned(a.out) &&
-                         is_aligned(a.out_batch_stride, size) && is_aligned(a.out_length_stride, size);
-    with_access(access(a.spec, aligned, size), [&](auto kind) {
-      const dim3 threads = Group<scalar_t, kind.value>::threads();
-      const Split split = split_work(a.spec, a.length, threads.y, a.batch);
-      launch(add_sinusoidal_kernel<scalar_t, kind.value>, blocks_for(split), threads, stream, a, split);
-    });
+    if (a.spec.layout == Layout::interleaved) return launch_add<Vectors<scalar_t, true>>(a, stream);
+    launch_add<Vectors<scalar_t, false>>(a, stream);
   })
 }
 
 void scale_dropout(const ScaleDropout& a, cudaStream_t stream) {
-  POSENC_DISPATCH_DTYPE(a.dtype, {
-    constexpr int64_t size = sizeof(scalar_t);
-    const int32_t last = a.at.dims - 1;
-    bool vector = is_aligned(a.x) && is_aligned(a.out) && last >= 0 && a.at.stride[last] == 1;
-    for (int32_t d = 0; d < last; ++d) vector = vector && is_aligned(a.at.stride[d], size);
-    if (last > 0) vector = vector && is_aligned(a.at.size[last], size);  // no vector spans two rows of x
-    const int64_t width = vector ? kVectorBytes / size : 1;
-    const int64_t blocks = clamped_grid(divide_up(divide_up(a.total, width), kThreads), 2 * kBlocksPerMultiprocessor);
-    if (vector) {
-      launch(scale_dropout_kernel<scalar_t, true>, blocks, kThreads, stream, a);
-    } else {
-      launch(scale_dropout_kernel<scalar_t, false>, blocks, kThreads, stream, a);
-    }
-  })
+  const int64_t size = size_of(a.dtype);
+  const int32_t last = a.at.dims - 1;
+  bool vector = is_aligned(a.x) && is_aligned(a.out) && last >= 0 && a.at.stride[last] == 1;
+  for (int32_t d = 0; d < last; ++d) vector = vector && is_aligned(a.at.stride[d], size);
+  if (last > 0) vector = vector && is_aligned(a.at.size[last], size);  // no vector spans two rows of x
+  const int64_t owned = vector ? kVectorBytes / size : 1;
+  const int64_t blocks = clamped_grid(divide_up(divide_up(a.total, owned), kThreads), 2 * kBlocksPerMultiprocessor);
+  if (!vector) return launch(scale_dropout_strided_kernel, blocks, kThreads, stream, a);
+  POSENC_DISPATCH_DTYPE(a.dtype, launch(scale_dropout_kernel<scalar_t>, blocks, kThreads, stream, a))
 }
 
 }  // namespace posenc_ext::cuda

@@ -4,26 +4,80 @@
 #include "core/philox.h"
 #include "core/scalar.h"
 #include "cuda/kernels/launch.h"
-#include "cuda/kernels/sinusoidal.h"
 
 namespace posenc_ext::cuda {
 namespace {
 
 constexpr int kVectorBytes = 16;
 
-template <class T, int kWidth>
-struct alignas(sizeof(T) * kWidth) Pack {
+// kWidth elements in 16 bytes. Moved by intrinsics and taken apart by shifts: an assignment, even of a uint4, gets cut into pieces.
+// What is loaded must not be written by the same kernel.
+template <class T>
+struct Pack {
+  static constexpr int kBytes = static_cast<int>(sizeof(T));
+  static constexpr int kWidth = kVectorBytes / kBytes;
   T value[kWidth];
+
+  static __device__ __forceinline__ Pack load(const T* from) {
+    const uint4 whole = __ldg(reinterpret_cast<const uint4*>(from));
+    const uint32_t word[] = {whole.x, whole.y, whole.z, whole.w};
+    Pack pack;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      if constexpr (kBytes == 8) {
+        pack.value[i] = core::bit_cast<T>(word[2 * i] | static_cast<uint64_t>(word[2 * i + 1]) << 32);
+      } else if constexpr (kBytes == 4) {
+        pack.value[i] = core::bit_cast<T>(word[i]);
+      } else {
+        pack.value[i] = core::bit_cast<T>(static_cast<uint16_t>(word[i / 2] >> (16 * (i % 2))));
+      }
+    }
+    return pack;
+  }
+
+  __device__ __forceinline__ void store(T* to) const {
+    uint32_t word[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (kBytes == 8) {
+        word[i] = static_cast<uint32_t>(core::bit_cast<uint64_t>(value[i / 2]) >> (32 * (i % 2)));
+      } else if constexpr (kBytes == 4) {
+        word[i] = core::bit_cast<uint32_t>(value[i]);
+      } else {
+        word[i] = core::bit_cast<uint16_t>(value[2 * i]) |
+                  static_cast<uint32_t>(core::bit_cast<uint16_t>(value[2 * i + 1])) << 16;
+      }
+    }
+    __stwb(reinterpret_cast<uint4*>(to), make_uint4(word[0], word[1], word[2], word[3]));
+  }
 };
 
 template <class T, int kWidth>
-__device__ __forceinline__ Pack<T, kWidth> load(const T* from) {
-  return *reinterpret_cast<const Pack<T, kWidth>*>(from);
+__device__ __forceinline__ void load_widened(const T* from, double (&value)[kWidth]) {
+  static_assert(kWidth == Pack<T>::kWidth);
+  const Pack<T> pack = Pack<T>::load(from);
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) value[i] = core::to_double(pack.value[i]);
 }
 
 template <class T, int kWidth>
-__device__ __forceinline__ void store(T* to, const Pack<T, kWidth>& pack) {
-  *reinterpret_cast<Pack<T, kWidth>*>(to) = pack;
+__device__ __forceinline__ void store_rounded(T* to, const double (&value)[kWidth]) {
+  static_assert(kWidth == Pack<T>::kWidth);
+  Pack<T> pack;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) pack.value[i] = core::round_to<T>(value[i]);
+  pack.store(to);
+}
+
+// Element i of an array of this dtype.
+__device__ __forceinline__ double load_as(core::DType dtype, const void* from, int64_t i) {
+  double value = 0.0;
+  POSENC_DISPATCH_DTYPE(dtype, value = core::to_double(static_cast<const scalar_t*>(from)[i]))
+  return value;
+}
+
+__device__ __forceinline__ void store_as(core::DType dtype, void* to, int64_t i, double value) {
+  POSENC_DISPATCH_DTYPE(dtype, static_cast<scalar_t*>(to)[i] = core::round_to<scalar_t>(value))
 }
 
 inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0; }

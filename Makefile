@@ -1,0 +1,66 @@
+# make demo, make test: each sets up what it needs (a virtual environment, pinned packages, the build) and reuses it.
+#   PYTHON=python3.12   the Python to make the environment with        VENV=.venv   where it stands
+#   ARGS="-k window"    more arguments for pytest or for the demo
+PYTHON ?= python3
+VENV ?= .venv
+REQUIREMENTS ?= requirements.txt
+ifeq ($(origin CXX),default)
+CXX := c++
+endif
+export CXX
+
+BIN := $(VENV)/bin
+ENVIRONMENT := $(VENV)/.posenc-environment
+BUILD := $(VENV)/.posenc-build
+BUILD_INPUTS := $(shell find csrc cmake -type f) setup.py pyproject.toml version.txt
+CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+export PATH := $(abspath $(BIN)):$(PATH)
+# Compiled code of torch.compile stays in the checkout.
+export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
+
+.PHONY: demo test build lint format wheel clean
+
+demo: $(BUILD)
+	$(BIN)/python examples/train_digits.py $(ARGS)
+
+test: $(BUILD)
+	$(BIN)/python -m pytest $(ARGS)
+
+build: $(BUILD)
+
+lint: $(ENVIRONMENT)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(ENVIRONMENT)
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+wheel: $(BUILD)
+	rm -rf build/lib.* build/bdist.*
+	$(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf build dist *.egg-info posenc_ext/*.so posenc_ext/_build.py $(BUILD)
+
+$(BUILD): $(ENVIRONMENT) $(BUILD_INPUTS)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	$(BIN)/python -m posenc_ext.info
+	@touch $@
+
+$(ENVIRONMENT): requirements-tools.txt $(REQUIREMENTS)
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "$(PYTHON) not found: install Python 3.10 or newer, or give make PYTHON=<path>" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "$$($(PYTHON) --version) is too old: install Python 3.10 or newer, or give make PYTHON=<path>" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || \
+	  { echo "$(PYTHON) has no C headers: install them (Debian, Ubuntu: apt install python3-dev)" >&2; exit 1; }
+	@echo '#include <span>' | $(CXX) -std=c++20 -x c++ -fsyntax-only - 2>/dev/null || \
+	  { echo "$(CXX) is no C++20 compiler: install g++ 11 or newer (Debian, Ubuntu: apt install g++), or give make CXX=<path>" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+	@touch $@

@@ -1,0 +1,58 @@
+// The relative-position biases on CUDA: from tensors to pointers, device guard, stream.
+#include "cuda/kernels/relative_bias.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include "ops/relative_bias.h"
+
+namespace posenc_ext::cuda {
+namespace {
+
+template <class Op, class Signature>
+struct Bias;
+
+template <class Op, class... Args>
+struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
+  static at::Tensor forward(const at::Tensor& table, Args... args) {
+    ops::check_bias<Op>(table, args...);
+    const c10::cuda::CUDAGuard guard(table.device());
+    const typename Op::Scheme scheme = Op::scheme(args...);
+    const int64_t heads = table.size(1);
+    at::Tensor out = at::empty({heads, scheme.queries(), scheme.keys()}, table.options());
+    if (out.numel() == 0) return out;
+    const BiasForward arguments{table.element_size(), table.const_data_ptr(), table.stride(0),
+                                table.stride(1),      heads,                  out.mutable_data_ptr()};
+    bias_forward(scheme, arguments, c10::cuda::getCurrentCUDAStream());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    return out;
+  }
+
+  static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
+    ops::check_bias_backward<Op>(grad, num_rows, args...);
+    const c10::cuda::CUDAGuard guard(grad.device());
+    const typename Op::Scheme scheme = Op::scheme(args...);
+    const int64_t heads = grad.size(0);
+    at::Tensor out = at::empty({scheme.rows(), heads}, grad.options());
+    if (out.numel() == 0) return out;
+    const BiasBackward arguments{ops::to_core(grad.scalar_type()),
+                                 grad.const_data_ptr(),
+                                 grad.stride(0),
+                                 grad.stride(1),
+                                 grad.stride(2),
+                                 heads,
+                                 out.mutable_data_ptr()};
+    bias_backward(scheme, arguments, c10::cuda::getCurrentCUDAStream());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    return out;
+  }
+};
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) { ops::register_bias_ops<Bias>(m); }
+
+}  // namespace posenc_ext::cuda

@@ -1,0 +1,148 @@
+// The sinusoid ops on CUDA: from tensors to pointers, device guard, stream.
+#include "cuda/kernels/sinusoidal.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include "ops/sinusoidal.h"
+
+namespace posenc_ext::cuda {
+namespace {
+
+Positions positions_of(const at::Tensor& positions) {
+  return {positions.const_data_ptr(), *ops::to_position_type(positions.scalar_type()),
+          ops::to_strided(positions, positions.dim()), 0};
+}
+
+SeededDropout seeded(double dropout_p, const std::optional<at::Tensor>& seed) {
+  return {core::make_dropout(dropout_p), ops::drops(dropout_p, seed) ? seed->const_data_ptr<int64_t>() : nullptr};
+}
+
+at::Tensor& sinusoidal_table_out_cuda(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
+                                      double freq_shift, double scale, std::string_view layout,
+                                      std::string_view odd, at::Tensor& out) {
+  const auto rule =
+      ops::check_sinusoidal_table(length, dim, base, freq_shift, scale, layout, odd, out.scalar_type());
+  const c10::cuda::CUDAGuard guard(out.device());
+  ops::resize_table(length, dim, out);
+  if (out.numel() == 0) return out;
+  sinusoid_rows({core::make_sinusoid(out.size(1), base, freq_shift, scale, rule.layout, rule.odd),
+                 {nullptr, core::PositionType::i64, {}, start.expect_int()},
+                 /*order=*/0,
+                 ops::to_core(out.scalar_type()),
+                 out.mutable_data_ptr(),
+                 out.stride(0),
+                 out.stride(1),
+                 out.size(0)},
+                c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
+at::Tensor sinusoidal_cuda(const at::Tensor& positions, c10::SymInt sym_dim, double base, double freq_shift,
+                           double scale, std::string_view layout, std::string_view odd, int64_t order,
+                           std::optional<at::ScalarType> dtype) {
+  const at::ScalarType type = ops::sinusoidal_dtype(positions, dtype);
+  const auto rule =
+      ops::check_sinusoidal(positions, sym_dim, base, freq_shift, scale, layout, odd, order, type);
+  const c10::cuda::CUDAGuard guard(positions.device());
+  const int64_t dim = sym_dim.expect_int();
+  c10::DimVector sizes(positions.sizes().begin(), positions.sizes().end());
+  sizes.push_back(dim);
+  at::Tensor out = at::empty(sizes, positions.options().dtype(type));
+  if (out.numel() == 0) return out;
+  const at::Tensor few = ops::with_few_dims(positions, positions.dim());
+  sinusoid_rows({core::make_sinusoid(dim, base, freq_shift, scale, rule.layout, rule.odd), positions_of(few),
+                 static_cast<int32_t>(order), ops::to_core(type), out.mutable_data_ptr(), dim, 1,
+                 positions.numel()},
+                c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
+at::Tensor sinusoidal_backward_cuda(const at::Tensor& grad, const at::Tensor& positions, double base,
+                                    double freq_shift, double scale, std::string_view layout,
+                                    std::string_view odd, int64_t order) {
+  const auto rule =
+      ops::check_sinusoidal_backward(grad, positions, base, freq_shift, scale, layout, odd, order);
+  const c10::cuda::CUDAGuard guard(positions.device());
+  at::Tensor out = at::empty(positions.sizes(), positions.options());
+  if (out.numel() == 0) return out;
+  const int64_t dims = positions.dim();
+  const at::Tensor few_positions = ops::with_few_dims(positions, dims);
+  const at::Tensor few_grad = ops::with_few_dims(grad, dims);
+  const int64_t dim = grad.size(dims);
+  sinusoid_backward({core::make_sinusoid(dim, base, freq_shift, scale, rule.layout, rule.odd),
+                     positions_of(few_positions), static_cast<int32_t>(order),
+                     ops::to_core(grad.scalar_type()), few_grad.const_data_ptr(),
+                     ops::to_strided(few_grad, dims), few_grad.stride(dims),
+                     ops::to_core(positions.scalar_type()), out.mutable_data_ptr(), positions.numel()},
+                    c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
+at::Tensor add_sinusoidal_cuda(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
+                               c10::SymInt start, double x_scale, double base, double freq_shift,
+                               std::string_view layout, std::string_view odd, bool batch_first,
+                               double dropout_p, const std::optional<at::Tensor>& seed) {
+  ops::Encoding rule{};
+  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
+                            &rule);
+  const c10::cuda::CUDAGuard guard(x.device());
+  at::Tensor out = at::empty(x.sizes(), x.options());
+  if (out.numel() == 0) return out;
+  const int64_t batch_axis = batch_first ? 0 : 1, length_axis = 1 - batch_axis;
+  AddSinusoidal a{};
+  a.spec = core::make_sinusoid(x.size(2), base, freq_shift, 1.0, rule.layout, rule.odd);
+  a.batch = x.size(batch_axis);
+  a.length = x.size(length_axis);
+  a.start = start.expect_int();
+  if (offsets.has_value()) {
+    a.offsets = offsets->const_data_ptr();
+    a.offset_type = *ops::to_position_type(offsets->scalar_type());
+    a.offset_stride = offsets->stride(0);
+  }
+  a.x_scale = x_scale;
+  a.dropout = seeded(dropout_p, seed);
+  a.dtype = ops::to_core(x.scalar_type());
+  a.x = x.const_data_ptr();
+  a.x_batch_stride = x.stride(batch_axis);
+  a.x_length_stride = x.stride(length_axis);
+  a.x_channel_stride = x.stride(2);
+  a.out = out.mutable_data_ptr();
+  a.out_batch_stride = out.stride(batch_axis);
+  a.out_length_stride = out.stride(length_axis);
+  add_sinusoidal(a, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
+at::Tensor scale_dropout_cuda(const at::Tensor& x, double scale, double dropout_p,
+                              const std::optional<at::Tensor>& seed) {
+  ops::check_scale_dropout(x, scale, dropout_p, seed);
+  const c10::cuda::CUDAGuard guard(x.device());
+  at::Tensor out = at::empty(x.sizes(), x.options());
+  if (out.numel() == 0) return out;
+  const at::Tensor few = ops::with_few_dims(x, x.dim());
+  scale_dropout({scale, seeded(dropout_p, seed), ops::to_core(x.scalar_type()), few.const_data_ptr(),
+                 ops::to_strided(few, few.dim()), out.numel(), out.mutable_data_ptr()},
+                c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) {
+  m.impl("sinusoidal_table.out", TORCH_FN(sinusoidal_table_out_cuda));
+  m.impl("_sinusoidal", TORCH_FN(sinusoidal_cuda));
+  m.impl("_sinusoidal_backward", TORCH_FN(sinusoidal_backward_cuda));
+  m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_cuda));
+  m.impl("_scale_dropout", TORCH_FN(scale_dropout_cuda));
+}
+
+}  // namespace posenc_ext::cuda

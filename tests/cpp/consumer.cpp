@@ -1,0 +1,67 @@
+// Trains a TorchScript module that Python saved, in a program that has no Python.
+//   consumer module.pt inputs.pt steps learning_rate
+// Prints name and value pairs, values as hexadecimal floating-point numbers: they are compared bit for bit.
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <posenc_ext.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/serialization/import.h>
+#include <torch/csrc/jit/serialization/pickle.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+namespace {
+
+void print(const std::string& name, const at::Tensor& value) {
+  std::printf("%s %a\n", name.c_str(), value.to(at::kDouble).sum().item<double>());
+}
+
+at::Tensor load_tensor(const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::vector<char> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  return torch::jit::pickle_load(bytes).toTensor();
+}
+
+void train(const char* module_path, const char* inputs_path, int steps, double learning_rate) {
+  torch::jit::Module module = torch::jit::load(module_path);
+  const at::Tensor inputs = load_tensor(inputs_path);
+  for (int step = 0; step < steps; ++step) {
+    const at::Tensor loss = module.forward({inputs}).toTensor();
+    loss.backward();
+    print("loss", loss);
+    at::NoGradGuard no_grad;
+    for (at::Tensor parameter : module.parameters()) {
+      parameter.sub_(parameter.grad().mul(learning_rate));
+      parameter.mutable_grad().reset();
+    }
+  }
+  for (const auto& parameter : module.named_parameters()) print(parameter.name, parameter.value);
+
+  // The C++ functions of posenc_ext.h, next to the same ops called by the module.
+  print("sinusoidal_table", posenc_ext::sinusoidal_table(inputs.size(1), inputs.size(2)));
+  print("add_sinusoidal", posenc_ext::add_sinusoidal(inputs, 3));
+  print("window_bias", posenc_ext::window_bias(module.attr("table").toTensor(), {2, 3}));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 5) {
+    std::fprintf(stderr, "usage: consumer module.pt inputs.pt steps learning_rate\n");
+    return 2;
+  }
+  std::printf("version %s\n", posenc_ext::version());
+  at::set_num_threads(1);
+  try {
+    train(argv[1], argv[2], std::atoi(argv[3]), std::atof(argv[4]));
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,104 @@
+// The three views that every scheme of core/schemes.h gives of its rows, checked against each other, exhaustively for small shapes:
+// row(q, k), its inverse pairs(row) and pair(row, i), and for_each_run(q, f).
+// A new scheme needs one thing here: a specialisation of `samples`.
+#include "core/schemes.h"
+
+#include <cstdio>
+#include <functional>
+#include <vector>
+
+namespace {
+
+using namespace posenc_ext::core;
+
+// Calls visit(scheme) for every shape worth checking.
+template <class Scheme>
+void samples(const std::function<void(const Scheme&)>& visit) = delete;
+
+template <>
+void samples(const std::function<void(const WindowScheme&)>& visit) {
+  // Every window of at most `largest` per axis, with query sizes from the window's to twice that and one more.
+  const auto shapes = [&](int64_t axes, int64_t largest) {
+    WindowScheme s{};
+    const std::function<void(int)> choose = [&](int axis) {
+      if (axis == WindowScheme::kAxes) {
+        for (s.prefix_tokens = 0; s.prefix_tokens <= 1; ++s.prefix_tokens) visit(s);
+        return;
+      }
+      const bool used = axis >= WindowScheme::kAxes - axes;
+      for (int64_t size = 1; size <= (used ? largest : 1); ++size) {
+        for (int64_t queries = size; queries <= (used ? 2 * size + 1 : 1); ++queries) {
+          s.window[axis] = size;
+          s.query[axis] = queries;
+          choose(axis + 1);
+        }
+      }
+    };
+    choose(0);
+  };
+  shapes(1, 9);
+  shapes(2, 4);
+  shapes(3, 2);
+  for (const WindowScheme& s : {WindowScheme{{3, 4, 5}, {3, 4, 5}, 1}, WindowScheme{{3, 1, 4}, {7, 2, 11}, 0}}) visit(s);
+}
+
+int64_t shapes = 0, failures = 0;
+
+template <class Scheme>
+void expect(bool right, const char* name, const Scheme& s, const char* what, int64_t a, int64_t b) {
+  if (right || ++failures > 10) return;
+  std::printf("FAILED %s, shape %lld (%lld x %lld, %lld rows): %s at (%lld, %lld)\n", name, static_cast<long long>(shapes),
+              static_cast<long long>(s.queries()), static_cast<long long>(s.keys()), static_cast<long long>(s.rows()), what,
+              static_cast<long long>(a), static_cast<long long>(b));
+}
+
+template <class Scheme>
+void check(const char* name, const Scheme& s) {
+  ++shapes;
+  const int64_t rows = s.rows(), queries = s.queries(), keys = s.keys();
+  for (int64_t q = 0; q < queries; ++q) {
+    for (int64_t k = 0; k < keys; ++k) {
+      expect(s.row(q, k) >= 0 && s.row(q, k) < rows, name, s, "row() is out of range", q, k);
+    }
+  }
+  // The inverse lists every pair once, under its row.
+  std::vector<int> listed(static_cast<size_t>(queries * keys));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = 0; i < s.pairs(row); ++i) {
+      const Pair pair = s.pair(row, i);
+      const bool inside = pair.query >= 0 && pair.query < queries && pair.key >= 0 && pair.key < keys;
+      expect(inside, name, s, "pair() is out of range", row, i);
+      if (!inside) continue;
+      expect(s.row(pair.query, pair.key) == row, name, s, "pair() belongs to another row", row, i);
+      ++listed[static_cast<size_t>(pair.query * keys + pair.key)];
+    }
+  }
+  // The runs of a query cover every key once, with its row.
+  for (int64_t q = 0; q < queries; ++q) {
+    std::vector<int> covered(static_cast<size_t>(keys));
+    s.for_each_run(q, [&](int64_t key, int64_t count, int64_t row, int64_t step) {
+      expect(step >= -1 && step <= 1, name, s, "a run's step is not -1, 0 or 1", q, key);
+      for (int64_t i = 0; i < count; ++i) {
+        const bool inside = key + i >= 0 && key + i < keys;
+        expect(inside, name, s, "a run leaves the keys", q, key + i);
+        if (!inside) continue;
+        expect(s.row(q, key + i) == row + step * i, name, s, "a run and row() differ", q, key + i);
+        ++covered[static_cast<size_t>(key + i)];
+      }
+    });
+    for (int64_t k = 0; k < keys; ++k) {
+      expect(covered[static_cast<size_t>(k)] == 1, name, s, "runs do not cover a key once", q, k);
+      expect(listed[static_cast<size_t>(q * keys + k)] == 1, name, s, "pair() does not list a pair once", q, k);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+#define POSENC_CHECK_SCHEME(Scheme) \
+  samples<Scheme>(std::function<void(const Scheme&)>([](const Scheme& s) { check(#Scheme, s); }));
+  POSENC_SCHEMES(POSENC_CHECK_SCHEME)
+  std::printf("%lld shapes, %lld failures\n", static_cast<long long>(shapes), static_cast<long long>(failures));
+  return failures == 0 ? 0 : 1;
+}

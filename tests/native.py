@@ -1,0 +1,68 @@
+"""Building small C++ programs and finding the CUDA toolkit, for the tests that need no torch."""
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build" / "native-tests"
+CXX = shlex.split(os.environ.get("CXX", "c++"))
+
+# ASan reports the faults that matter here; its leak check cannot run under a tracer, and its preload belongs to Python.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"} | {
+    "ASAN_OPTIONS": "detect_leaks=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+}
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess:
+    """The finished process, whatever its status; its stdout holds stderr too."""
+    words = [str(word) for word in command]
+    return subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT, cwd=ROOT, timeout=600
+    )
+
+
+def build(name: str, sources: list[str], flags: list[str]) -> Path:
+    """A program (or an object, with -c) of these sources, built anew when a source, a header or a flag changed."""
+    command = [*CXX, *flags, *sources]
+    target = BUILD / f"{name}-{hashlib.sha256(shlex.join(command).encode()).hexdigest()[:10]}"
+    headers = [path for folder in ("csrc", "tests") for path in (ROOT / folder).rglob("*.*") if path.suffix != ".py"]
+    changed = max(path.stat().st_mtime for path in headers)
+    if not target.exists() or target.stat().st_mtime < changed:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".{os.getpid()}")
+        done = run(*command, "-o", partial)
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-6000:]}"
+        partial.rename(target)
+    return target
+
+
+@cache
+def toolkit() -> Path | None:
+    """Root of a CUDA toolkit: bin/nvcc and include/cuda_runtime.h."""
+    candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    if nvcc := shutil.which("nvcc"):
+        # nvcc on PATH may be a wrapper script or a link: the real one tells where it lives.
+        top = re.search(r"^#\$ TOP=(.*)$", run(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull).stdout, re.MULTILINE)
+        candidates.insert(0, top and top[1].strip())
+    for root in (Path(candidate).resolve() for candidate in candidates if candidate):
+        if (root / "bin" / "nvcc").exists() and (root / "include" / "cuda_runtime.h").exists():
+            return root
+    return None
+
+
+@cache
+def cuobjdump() -> Path | None:
+    """The disassembler, of the toolkit or of the triton package that CUDA builds of torch bring."""
+    folders = [root / "bin" for root in [toolkit()] if root]
+    folders += [Path(path) / "triton" / "backends" / "nvidia" / "bin" for path in sys.path]
+    found = shutil.which("cuobjdump", path=os.pathsep.join(str(folder) for folder in folders))
+    found = found or shutil.which("cuobjdump")
+    return Path(found) if found else None

@@ -1,0 +1,129 @@
+"""Facts about the built files and about the repository."""
+
+import re
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+import posenc_ext
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(posenc_ext.__file__).parent
+LIBRARY = PACKAGE / "libposenc_ext.so"
+[PYTHON_MODULE] = PACKAGE.glob("_C.*")
+
+
+def output(*command) -> list[str]:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def needed(path) -> set[str]:
+    """Names of the libraries that a library asks for, without version."""
+    lines = "\n".join(output("readelf", "--dynamic", "--wide", path))
+    return set(re.findall(r"\(NEEDED\).*\[([^]]+?\.so)[^]]*\]", lines))
+
+
+def tracked_files() -> list[Path]:
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in output("git", "-C", ROOT, "ls-files")]
+    assert ROOT / "setup.py" in paths
+    return [path for path in paths if path.exists()]
+
+
+def with_included(path: Path, found: set[Path]) -> set[Path]:
+    """The file and every file of csrc that it includes, directly or not."""
+    found.add(path)
+    for name in re.findall(r'#include "([^"]+)"', path.read_text()):
+        for included in (ROOT / "csrc" / name, path.parent / name):
+            if included.exists() and included not in found:
+                with_included(included, found)
+    return found
+
+
+def test_the_library_needs_torch_and_the_system_only():
+    allowed = {"libstdc++.so", "libgcc_s.so", "libc.so", "libm.so", "ld-linux-x86-64.so"}
+    allowed |= {"libtorch_cpu.so", "libtorch.so", "libc10.so"}
+    if posenc_ext._build.WITH_CUDA:
+        allowed |= {"libtorch_cuda.so", "libc10_cuda.so"}
+    # So no libpython, no libtorch_python, and no run-time of OpenMP or CUDA beside the one of torch.
+    assert needed(LIBRARY) <= allowed
+    assert "libtorch_cpu.so" in needed(LIBRARY)
+
+
+def test_the_library_has_no_python_symbol():
+    symbols = [line.split()[-1] for line in output("nm", "--dynamic", "--undefined-only", LIBRARY)]
+    assert any("TORCH" in name or "c10" in name for name in symbols)
+    assert [name for name in symbols if re.match(r"_?Py[A-Z_]|THP", name)] == []
+
+
+def test_the_python_module_finds_the_library_beside_it():
+    assert "libposenc_ext.so" in needed(PYTHON_MODULE)
+    dynamic = "\n".join(output("readelf", "--dynamic", "--wide", PYTHON_MODULE))
+    assert re.search(r"R(UN)?PATH.*\[\$ORIGIN\]", dynamic)
+    assert PYTHON_MODULE.name == "_C.abi3.so"  # one build for every Python
+
+
+def test_only_the_interface_is_exported():
+    symbols = "\n".join(output("nm", "--dynamic", "--defined-only", "--demangle", LIBRARY))
+    exported = set(re.findall(r"^\w+ [A-Za-z] posenc_ext::([\w:]+)", symbols, re.MULTILINE))
+    header = (ROOT / "csrc" / "posenc_ext.h").read_text()
+    declared = set(re.findall(r"^POSENC_API [^(;]*?(\w+)\(", header, re.MULTILINE))
+    assert {"version", "window_bias"} <= declared
+    assert exported == declared
+
+
+def test_no_function_is_shared_between_cpu_levels():
+    """The linker keeps one copy of a weak function: a CPU without its instructions could get it."""
+    lines = output("nm", "--demangle", LIBRARY)
+    assert any("posenc_ext::cpu" in line for line in lines)  # not stripped: the next line means something
+    assert [line for line in lines if re.search(r" [WVu] posenc_ext::core::", line)] == []
+
+    kind = "cuda" if posenc_ext._build.WITH_CUDA else "cpu"
+    objects = ROOT / "build" / f"objects-torch{torch.__version__}-{kind}" / "csrc" / "cpu" / "kernels"
+    if not objects.exists():
+        pytest.skip("the library was not built in this checkout")
+    levels = sorted(objects.glob("level_*.o"))
+    assert len(levels) == 3
+    assert [line for level in levels for line in output("nm", level) if re.search(r" [WVu] ", line)] == []
+
+
+def test_kernels_know_no_torch():
+    csrc = ROOT / "csrc"
+    folders = [csrc / "core", csrc / "cpu" / "kernels", csrc / "cuda" / "kernels"]
+    starts = [path for folder in folders for path in folder.iterdir()]
+    assert {".h", ".cpp", ".cu", ".cuh"} <= {path.suffix for path in starts}
+    read = set()
+    for path in starts:
+        with_included(path, read)
+    pattern = re.compile(r'#include [<"](torch|ATen|c10|Python)[/.].*')
+    assert {path.name: match[0] for path in read if (match := pattern.search(path.read_text()))} == {}
+
+
+def test_version_stands_in_one_file():
+    version = (ROOT / "version.txt").read_text().strip()
+    assert posenc_ext.__version__ == version
+    assert version in posenc_ext._C.build_info()
+    pattern = re.compile(rf"(?<![\w.]){re.escape(version)}(?![\w.])")
+    holders = {path.name for path in tracked_files() if pattern.search(path.read_text(errors="replace"))}
+    assert holders - {"CHANGELOG.md"} == {"version.txt"}
+
+
+def test_no_path_of_a_machine_in_the_repository():
+    pattern = re.compile(rf"/(root|home|Users|work)/\w|{re.escape(str(ROOT))}\b")
+    texts = {path.name: path.read_text(errors="replace") for path in tracked_files()}
+    assert {name: match[0] for name, text in texts.items() if (match := pattern.search(text))} == {}
+
+
+def test_the_wheel_asks_for_the_torch_it_was_built_for():
+    try:
+        requirements = metadata.requires("posenc_ext")
+    except metadata.PackageNotFoundError:
+        pytest.skip("imported from a source folder, not installed by pip")
+    minor = ".".join(torch.__version__.split(".")[:2])
+    assert requirements == [f"torch=={minor}.*"]
