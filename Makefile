@@ -15,6 +15,7 @@ BUILD := $(VENV)/.posenc-build
 BUILD_INPUTS := $(shell find csrc cmake -type f) setup.py pyproject.toml version.txt
 CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 # Compiled code of torch.compile stays in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
@@ -62,5 +63,5 @@ $(ENVIRONMENT): requirements-tools.txt $(REQUIREMENTS)
 	@echo '#include <span>' | $(CXX) -std=c++20 -x c++ -fsyntax-only - 2>/dev/null || \
 	  { echo "$(CXX) is no C++20 compiler: install g++ 11 or newer (Debian, Ubuntu: apt install g++), or give make CXX=<path>" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+	$(BIN)/python -m pip install --quiet -r $(REQUIREMENTS)
 	@touch $@

@@ -186,6 +186,9 @@ class BuildExtension(cpp_extension.BuildExtension):
 
     def run(self) -> None:
         report()
+        # For C++ programs (in Python torch is loaded already): torch stands beside an installed posenc_ext.
+        torch_folder = str(TORCH_LIBRARIES) if self.inplace else "$ORIGIN/../torch/lib"
+        LIBRARY.extra_link_args.append(f"-Wl,-rpath,{torch_folder}")
         super().run()
         folders = [Path(self.build_lib) / "posenc_ext", *([ROOT / "posenc_ext"] if self.inplace else [])]
         for folder in folders:
@@ -201,9 +204,6 @@ class BuildExtension(cpp_extension.BuildExtension):
             linker_so_cxx=[*CXX, "-shared", "-Wl,--as-needed"],
         )
         LIBRARY.sources = unite(LIBRARY_SOURCES)
-        # For C++ programs (in Python torch is loaded already): torch stands beside an installed posenc_ext.
-        torch_folder = str(TORCH_LIBRARIES) if self.inplace else "$ORIGIN/../torch/lib"
-        LIBRARY.extra_link_args.append(f"-Wl,-rpath,{torch_folder}")
         # Where posenc_ext._C, which is linked second, finds the library.
         self.compiler.set_library_dirs([str(Path(self.get_ext_fullpath(LIBRARY.name)).parent)])
         super().build_extensions()

@@ -1,4 +1,5 @@
-// Every op of the library. Names with an underscore are the pieces that the public ops and their gradients are made of.
+// Every op of the library. Names with an underscore are the pieces that the public ops and their gradients
+// are made of.
 #include <torch/library.h>
 #include <torch/version.h>
 
@@ -10,7 +11,8 @@
 
 namespace {
 
-// A relative-position bias and its adjoint: the same arguments, after the table or after the gradient and the table's rows.
+// A relative-position bias and its adjoint: the same arguments, after the table or after the gradient and the
+// table's rows.
 void def_bias(torch::Library& m, const std::string& name, const std::string& arguments) {
   m.def((name + "(Tensor table, " + arguments + ") -> Tensor").c_str());
   m.def(("_" + name + "_backward(Tensor grad, SymInt num_rows, " + arguments + ") -> Tensor").c_str());
@@ -21,28 +23,37 @@ void def_bias(torch::Library& m, const std::string& name, const std::string& arg
 TORCH_LIBRARY(posenc_ext, m) {
   // Sinusoids
   m.def(
-      "sinusoidal_table(SymInt length, SymInt dim, *, SymInt start=0, float base=10000.0, float freq_shift=0.0, "
-      "float scale=1.0, str layout=\"interleaved\", str odd=\"error\", ScalarType? dtype=None, Device? device=None) "
+      "sinusoidal_table(SymInt length, SymInt dim, *, SymInt start=0, float base=10000.0, float "
+      "freq_shift=0.0, "
+      "float scale=1.0, str layout=\"interleaved\", str odd=\"error\", ScalarType? dtype=None, Device? "
+      "device=None) "
       "-> Tensor");
   m.def(
-      "sinusoidal_table.out(SymInt length, SymInt dim, *, SymInt start=0, float base=10000.0, float freq_shift=0.0, "
+      "sinusoidal_table.out(SymInt length, SymInt dim, *, SymInt start=0, float base=10000.0, float "
+      "freq_shift=0.0, "
       "float scale=1.0, str layout=\"interleaved\", str odd=\"error\", Tensor(a!) out) -> Tensor(a!)");
   m.def(
-      "sinusoidal(Tensor positions, SymInt dim, *, float base=10000.0, float freq_shift=0.0, float scale=1.0, "
+      "sinusoidal(Tensor positions, SymInt dim, *, float base=10000.0, float freq_shift=0.0, float "
+      "scale=1.0, "
       "str layout=\"interleaved\", str odd=\"error\", ScalarType? dtype=None) -> Tensor");
   m.def(
-      "_sinusoidal(Tensor positions, SymInt dim, float base, float freq_shift, float scale, str layout, str odd, "
+      "_sinusoidal(Tensor positions, SymInt dim, float base, float freq_shift, float scale, str layout, str "
+      "odd, "
       "int order, ScalarType? dtype=None) -> Tensor");
   m.def(
-      "_sinusoidal_backward(Tensor grad, Tensor positions, float base, float freq_shift, float scale, str layout, "
+      "_sinusoidal_backward(Tensor grad, Tensor positions, float base, float freq_shift, float scale, str "
+      "layout, "
       "str odd, int order) -> Tensor");
-  // Before the overload with an int start: overloads are tried in this order, and a tensor of one element would pass for an int.
+  // Before the overload with an int start: overloads are tried in this order, and a tensor of one element
+  // would pass for an int.
   m.def(
-      "add_sinusoidal.offsets(Tensor x, *, Tensor start, float x_scale=1.0, float base=10000.0, float freq_shift=0.0, "
+      "add_sinusoidal.offsets(Tensor x, *, Tensor start, float x_scale=1.0, float base=10000.0, float "
+      "freq_shift=0.0, "
       "str layout=\"interleaved\", str odd=\"error\", bool batch_first=True, float dropout_p=0.0, "
       "bool training=False) -> Tensor");
   m.def(
-      "add_sinusoidal(Tensor x, *, SymInt start=0, float x_scale=1.0, float base=10000.0, float freq_shift=0.0, "
+      "add_sinusoidal(Tensor x, *, SymInt start=0, float x_scale=1.0, float base=10000.0, float "
+      "freq_shift=0.0, "
       "str layout=\"interleaved\", str odd=\"error\", bool batch_first=True, float dropout_p=0.0, "
       "bool training=False) -> Tensor");
   m.def(
@@ -71,8 +82,9 @@ std::string build_info() {
   const char* cuda = "false";
 #endif
   std::ostringstream text;
-  text << "{\"version\": \"" << POSENC_VERSION << "\", \"torch\": \"" << TORCH_VERSION << "\", \"cuda\": " << cuda
-       << ", \"cuda_archs\": \"" << POSENC_CUDA_ARCHS << "\", \"compiler\": \"" << __VERSION__ << "\"}";
+  text << "{\"version\": \"" << POSENC_VERSION << "\", \"torch\": \"" << TORCH_VERSION
+       << "\", \"cuda\": " << cuda << ", \"cuda_archs\": \"" << POSENC_CUDA_ARCHS << "\", \"compiler\": \""
+       << __VERSION__ << "\"}";
   return text.str();
 }
 

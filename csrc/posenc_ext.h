@@ -1,5 +1,6 @@
-// posenc_ext: positional encodings for PyTorch. The C++ interface: the ops of torch.ops.posenc_ext with their names, arguments
-// and defaults. What each computes, its shapes and its errors are documented with the Python functions of the same names.
+// posenc_ext: positional encodings for PyTorch. The C++ interface: the ops of torch.ops.posenc_ext with their
+// names, arguments and defaults. What each computes, its shapes and its errors are documented with the Python
+// functions of the same names.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,22 +18,24 @@
 
 namespace posenc_ext {
 
-// The library's version. Naming any function of this header keeps the library linked, and so its ops registered: a program that
-// only loads TorchScript modules can call this one.
+// The library's version. Naming any function of this header keeps the library linked, and so its ops
+// registered: a program that only loads TorchScript modules can call this one.
 POSENC_API const char* version();
 // What was built, as JSON: version, torch, cuda, cuda_archs, compiler.
 POSENC_API std::string build_info();
-// The CPU level in use: "baseline", "avx2" or "avx512" (POSENC_CPU_ISA chooses a lower one than the machine's).
+// The CPU level in use: "baseline", "avx2" or "avx512" (POSENC_CPU_ISA chooses a lower one than the
+// machine's).
 POSENC_API std::string cpu_level();
 
 POSENC_API at::Tensor sinusoidal_table(int64_t length, int64_t dim, int64_t start = 0, double base = 10000.0,
                                        double freq_shift = 0.0, double scale = 1.0,
-                                       std::string_view layout = "interleaved", std::string_view odd = "error",
-                                       at::TensorOptions options = {});
+                                       std::string_view layout = "interleaved",
+                                       std::string_view odd = "error", at::TensorOptions options = {});
 
 POSENC_API at::Tensor sinusoidal(const at::Tensor& positions, int64_t dim, double base = 10000.0,
-                                 double freq_shift = 0.0, double scale = 1.0, std::string_view layout = "interleaved",
-                                 std::string_view odd = "error", std::optional<at::ScalarType> dtype = std::nullopt);
+                                 double freq_shift = 0.0, double scale = 1.0,
+                                 std::string_view layout = "interleaved", std::string_view odd = "error",
+                                 std::optional<at::ScalarType> dtype = std::nullopt);
 
 POSENC_API at::Tensor add_sinusoidal(const at::Tensor& x, int64_t start = 0, double x_scale = 1.0,
                                      double base = 10000.0, double freq_shift = 0.0,
@@ -46,6 +49,7 @@ POSENC_API at::Tensor add_sinusoidal(const at::Tensor& x, const at::Tensor& star
                                      bool batch_first = true, double dropout_p = 0.0, bool training = false);
 
 POSENC_API at::Tensor window_bias(const at::Tensor& table, at::IntArrayRef window,
-                                  at::OptionalIntArrayRef query_size = std::nullopt, int64_t prefix_tokens = 0);
+                                  at::OptionalIntArrayRef query_size = std::nullopt,
+                                  int64_t prefix_tokens = 0);
 
 }  // namespace posenc_ext

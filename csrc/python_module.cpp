@@ -1,5 +1,6 @@
-// posenc_ext._C: what the build knows about itself. The only file that knows Python, and only the stable C API of it:
-// one build serves every Python, and two functions do not cost the time it takes to compile a binding library.
+// posenc_ext._C: what the build knows about itself. The only file that knows Python, and only the stable C
+// API of it: one build serves every Python, and two functions do not cost the time it takes to compile a
+// binding library.
 #include <Python.h>
 
 #include <exception>
@@ -20,12 +21,14 @@ PyObject* text(PyObject*, PyObject*) {
 }
 
 PyMethodDef functions[] = {
-    {"build_info", text<posenc_ext::build_info>, METH_NOARGS, "What the library was built with, as JSON text."},
+    {"build_info", text<posenc_ext::build_info>, METH_NOARGS,
+     "What the library was built with, as JSON text."},
     {"cpu_level", text<posenc_ext::cpu_level>, METH_NOARGS, "The CPU level whose kernels run here."},
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, 0, functions, nullptr, nullptr, nullptr, nullptr};
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_C", nullptr, 0, functions, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace
 

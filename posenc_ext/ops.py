@@ -1,19 +1,22 @@
 """The ops of posenc_ext as typed, scriptable functions.
 
-Each is one line over ``torch.ops.posenc_ext`` with the same name, arguments and defaults; these docstrings are the ops'
-specification. Pass what follows a ``*`` in the op's schema by name: it stands without one here because TorchScript scripts no
-function with keyword-only defaults. All take tensors of any strides without copying them, compute in float64 (sums of gradients in float32, or
-float64 for float64), round once, and give the same bits for every number of threads. dtypes: float64, float32, float16,
-bfloat16. Errors are ``RuntimeError`` with the text ``posenc_ext::op: rule, got value``, raised before any work.
+Each is one line over ``torch.ops.posenc_ext`` with the same name, arguments and defaults; these docstrings
+are the ops' specification. Pass what follows a ``*`` in the op's schema by name: it stands without one here
+because TorchScript scripts no function with keyword-only defaults. All take tensors of any strides without
+copying them, compute in float64 (sums of gradients in float32, or float64 for float64), round once, and
+give the same bits for every number of threads. dtypes: float64, float32, float16, bfloat16. Errors are
+``RuntimeError`` with the text ``posenc_ext::op: rule, got value``, raised before any work.
 
 ``layout`` says how the sines s and cosines c of the n = dim // 2 frequencies fill a row:
 
 - ``"interleaved"``: s0 c0 s1 c1 ... (Vaswani et al. 2017, "Attention Is All You Need"; the PyTorch tutorial)
-- ``"concat"``: s0 .. s{n-1} c0 .. c{n-1} (tensor2tensor, fairseq and Whisper with freq_shift=1; MAE and DiT with 0)
+- ``"concat"``: s0 .. s{n-1} c0 .. c{n-1} (tensor2tensor, fairseq and Whisper with freq_shift=1; MAE and DiT
+  with 0)
 - ``"concat_cos_first"``: c0 .. c{n-1} s0 .. s{n-1} (diffusers with flip_sin_to_cos)
 
-``odd`` is the rule for an odd dim: ``"error"``; ``"zero"``, a last channel of zeros (fairseq, tensor2tensor, diffusers); or
-``"sin"``, one more sine, of frequency w_n, after the other sines (the order of Marian).
+``odd`` is the rule for an odd dim: ``"error"``; ``"zero"``, a last channel of zeros (fairseq,
+tensor2tensor, diffusers); or ``"sin"``, one more sine, of frequency w_n, after the other sines (the order
+of Marian, whose frequencies for an odd dim are those of freq_shift=-0.5).
 """
 
 from typing import Optional, Union
@@ -38,8 +41,8 @@ def sinusoidal_table(
 ) -> Tensor:
     """Sinusoidal encodings of the positions start, start + 1, ..., start + length - 1.
 
-    Row l holds the sines and cosines of ``scale * (start + l) * w_j`` with ``w_j = base ** (-j / (dim // 2 - freq_shift))``
-    (Vaswani et al. 2017), in the order that ``layout`` says.
+    Row l holds the sines and cosines of ``scale * (start + l) * w_j``, in the order of ``layout``, with
+    ``w_j = base ** (-j / (dim // 2 - freq_shift))`` (Vaswani et al. 2017).
 
     Args:
         length: number of rows, >= 0.
@@ -53,10 +56,15 @@ def sinusoidal_table(
         device: of the result; None is torch's default device.
 
     Returns:
-        [length, dim], contiguous. float32, float16 and bfloat16 values are the correctly rounded values of the formula for
-        \\|position\\| <= 2**24 (and in practice to 2**31); float64 values are within 1 ulp.
+        [length, dim], contiguous. float32, float16 and bfloat16 values are the correctly rounded values of
+        the formula for \\|position\\| <= 2**24 (and in practice to 2**31); float64 values are within 1 ulp.
 
-    Complexity: O(length * dim). Nothing to differentiate. ``torch.ops.posenc_ext.sinusoidal_table.out`` writes into ``out``.
+    Raises:
+        RuntimeError: length is negative, dim is not positive or is odd without a rule, base is not positive,
+            dim // 2 - freq_shift is not positive, scale is not finite, or dtype is not one of the four.
+
+    Complexity: O(length * dim). Nothing to differentiate. ``torch.ops.posenc_ext.sinusoidal_table.out``
+    writes into ``out``.
 
     >>> sinusoidal_table(2, 4)
     tensor([[0.0000, 1.0000, 0.0000, 1.0000],
@@ -88,9 +96,9 @@ def sinusoidal(
 ) -> Tensor:
     """Sinusoidal encodings of given positions: token positions of any shape, or diffusion timesteps.
 
-    The formula of :func:`sinusoidal_table` at ``positions``, which are read exactly as they are stored, in any integer or
-    floating dtype. ``get_timestep_embedding`` of diffusers is this op with layout="concat" (or "concat_cos_first" for
-    flip_sin_to_cos), freq_shift=downscale_freq_shift and base=max_period.
+    The formula of :func:`sinusoidal_table` at ``positions``, which are read exactly as they are stored, in
+    any integer or floating dtype. ``get_timestep_embedding`` of diffusers is this op with layout="concat"
+    (or "concat_cos_first" for flip_sin_to_cos), freq_shift=downscale_freq_shift and base=max_period.
 
     Args:
         positions: any shape, any strides, integer or floating.
@@ -100,10 +108,14 @@ def sinusoidal(
     Returns:
         [*positions.shape, dim], contiguous, rounded as in :func:`sinusoidal_table`.
 
+    Raises:
+        RuntimeError: positions are bool or complex, or what :func:`sinusoidal_table` says of its arguments.
+
     Complexity: O(positions.numel() * dim).
 
-    Gradients: for floating positions, to any order, reverse and forward mode. The n-th derivative in position is
-    (scale w)^n sin(scale p w + n pi / 2); the sum over channels is taken in float64 and rounded once to positions.dtype.
+    Gradients: for floating positions, to any order, reverse and forward mode. The n-th derivative in
+    position is (scale w)^n sin(scale p w + n pi / 2); the sum over channels is taken in float64 and rounded
+    once to positions.dtype.
 
     >>> sinusoidal(torch.tensor([0.0, 0.5]), 2)
     tensor([[0.0000, 1.0000],
@@ -126,31 +138,38 @@ def add_sinusoidal(
     dropout_p: float = 0.0,
     training: bool = False,
 ) -> Tensor:
-    """Scales x, adds the sinusoidal encoding of each position and applies dropout, in one pass and without a table.
+    """Scales x, adds the sinusoidal encoding of each position and applies dropout, in one pass.
 
-    ``y[b, l] = dropout(x[b, l] * x_scale + pe[start + l])``, the head of the classic Transformer with x_scale = sqrt(dim)
-    (Vaswani et al. 2017; OpenNMT-py). The sum is computed in float64 and rounded once, to the dtype of x.
+    ``y[b, l] = dropout(x[b, l] * x_scale + pe[start + l])``, the head of the classic Transformer with
+    x_scale = sqrt(dim) (Vaswani et al. 2017; OpenNMT-py). The sum is computed in float64 and rounded once,
+    to the dtype of x.
 
     Args:
         x: [B, L, D], or [L, B, D] with batch_first=False; any strides.
-        start: position of l = 0: an int, or an integer tensor [B] with one offset per sample (left-padded prompts, caches of
-            different lengths) on the device of x.
+        start: position of l = 0: an int, or an integer tensor [B] with one offset per sample (left-padded
+            prompts, caches of different lengths) on the device of x.
         x_scale: factor on x.
         base, freq_shift, layout, odd: as in :func:`sinusoidal_table`.
         batch_first: the order of the first two dimensions of x.
-        dropout_p: probability of dropping an element, in [0, 1); used only if ``training``. It is applied in steps of 2**-16,
-            and what is kept is scaled by 1 / (1 - dropout_p).
+        dropout_p: probability of dropping an element, in [0, 1); used only if ``training``. It is applied
+            in steps of 2**-16, and what is kept is scaled by 1 / (1 - dropout_p).
         training: whether to drop.
 
     Returns:
         A contiguous tensor of the shape and dtype of x.
 
-    Randomness: one draw from the default generator of x's device seeds Philox4x32-10, so ``torch.manual_seed`` reproduces the
-    result for any number of threads.
+    Raises:
+        RuntimeError: x has not 3 dimensions and one of the four dtypes, a tensor start is not an integer
+            [B] on the device of x, dropout_p is outside [0, 1), x_scale is not finite, or what
+            :func:`sinusoidal_table` says of the arguments they share.
+
+    Randomness: one draw from the default generator of x's device seeds Philox4x32-10, so
+    ``torch.manual_seed`` reproduces the result for any number of threads.
 
     Complexity: O(B L D), one read of x and one write of the result.
 
-    Gradients: of x, to any order, reverse and forward mode; the dropout mask is recomputed from its seed, not stored.
+    Gradients: of x, to any order, reverse and forward mode; the dropout mask is recomputed from its seed,
+    not stored.
 
     >>> add_sinusoidal(torch.zeros(1, 2, 2), start=1)
     tensor([[[ 0.8415,  0.5403],
@@ -189,30 +208,36 @@ def window_bias(
     query_size: Optional[list[int]] = None,
     prefix_tokens: int = 0,
 ) -> Tensor:
-    """Relative-position bias of a 1-D, 2-D or 3-D attention window, gathered from a table without an index buffer.
+    """Relative-position bias of a 1-D, 2-D or 3-D attention window, without an index buffer.
 
     ``bias[n, q, k] = table[row(q, k), n]`` with, for window sizes s and row-major coordinates of q and k,
-    ``row(q, k) = sum_a (q_a - k_a + s_a - 1) * prod_{b > a} (2 s_b - 1)`` (Swin Transformer, Liu et al. 2021; the same in BEiT,
-    Video Swin, torchvision, timm and transformers).
+    ``row(q, k) = sum_a (q_a - k_a + s_a - 1) * prod_{b > a} (2 s_b - 1)`` (Swin Transformer, Liu et al.
+    2021; the same in BEiT, Video Swin, torchvision, timm and transformers).
 
     Args:
         table: [rows, heads], any strides (so also the transpose of a [heads, rows] weight);
             rows = prod(2 s - 1), and 3 more with prefix_tokens=1.
         window: one to three window sizes.
-        query_size: expands the queries to a finer grid: one size per axis, each at least the window's. The query at Y on an
-            axis of H queries uses the bias of window cell floor(Y * h / H); keys stay the window's cells. For multiples of the
-            window this is UTNet's relative-position bias for reduced keys.
-        prefix_tokens: 0, or 1 for one token in front of queries and keys (BEiT's cls): the last three rows of the table are
-            the biases of (cls, patch), (patch, cls) and (cls, cls).
+        query_size: expands the queries to a finer grid: one size per axis, each at least the window's. The
+            query at Y on an axis of H queries uses the bias of window cell floor(Y * h / H); keys stay the
+            window's cells. For multiples of the window this is UTNet's relative-position bias for reduced
+            keys.
+        prefix_tokens: 0, or 1 for one token in front of queries and keys (BEiT's cls): the last three rows
+            of the table are the biases of (cls, patch), (patch, cls) and (cls, cls).
 
     Returns:
-        [heads, Q, K], contiguous, with Q = prod(query_size or window) + prefix_tokens and K = prod(window) + prefix_tokens.
-        Values are copied bit for bit.
+        [heads, Q, K], contiguous, with Q = prod(query_size or window) + prefix_tokens and K = prod(window)
+        + prefix_tokens. Values are copied bit for bit.
+
+    Raises:
+        RuntimeError: table has not 2 dimensions, one of the four dtypes and the window's number of rows;
+            window has not 1 to 3 positive sizes; query_size has another number of sizes than window or is
+            smaller; prefix_tokens is neither 0 nor 1.
 
     Complexity: O(heads Q K).
 
-    Gradients: of the table, to any order, reverse and forward mode; sums are accumulated in float32 (float64 for float64) in a
-    fixed order and rounded once.
+    Gradients: of the table, to any order, reverse and forward mode; sums are accumulated in float32
+    (float64 for float64) in a fixed order and rounded once.
 
     >>> window_bias(torch.arange(9.0).reshape(9, 1), [2, 2])
     tensor([[[4., 3., 1., 0.],

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "native-tests"
 CXX = shlex.split(os.environ.get("CXX", "c++"))
 
-# ASan reports the faults that matter here; its leak check cannot run under a tracer, and its preload belongs to Python.
+# AddressSanitizer's leak check cannot run under a tracer; a preload is meant for Python, not for programs.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"} | {
     "ASAN_OPTIONS": "detect_leaks=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -24,24 +25,29 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LD_
 def run(*command: str | Path) -> subprocess.CompletedProcess:
     """The finished process, whatever its status; its stdout holds stderr too."""
     words = [str(word) for word in command]
-    return subprocess.run(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT, cwd=ROOT, timeout=600
-    )
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.run(words, **output, env=ENVIRONMENT, cwd=ROOT, timeout=600)
 
 
-def build(name: str, sources: list[str], flags: list[str]) -> Path:
-    """A program (or an object, with -c) of these sources, built anew when a source, a header or a flag changed."""
-    command = [*CXX, *flags, *sources]
+def build(name: str, sources: list[str], flags: list[str], compiler: Sequence[str] = CXX) -> Path:
+    """What the compiler makes of these sources; made anew when any source of ours or a flag changed."""
+    command = [*compiler, *flags, *sources]
     target = BUILD / f"{name}-{hashlib.sha256(shlex.join(command).encode()).hexdigest()[:10]}"
-    headers = [path for folder in ("csrc", "tests") for path in (ROOT / folder).rglob("*.*") if path.suffix != ".py"]
-    changed = max(path.stat().st_mtime for path in headers)
+    files = [path for folder in ("csrc", "tests") for path in (ROOT / folder).rglob("*.*")]
+    changed = max(path.stat().st_mtime for path in files if path.suffix in (".h", ".cuh", ".cu", ".cpp"))
     if not target.exists() or target.stat().st_mtime < changed:
         BUILD.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".{os.getpid()}")
         done = run(*command, "-o", partial)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-6000:]}"
+        log_of(target).write_text(done.stdout)
         partial.rename(target)
     return target
+
+
+def log_of(target: Path) -> Path:
+    """Where the compiler's words on a target are kept."""
+    return target.with_name(f"{target.name}.log")
 
 
 @cache
@@ -50,7 +56,8 @@ def toolkit() -> Path | None:
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     if nvcc := shutil.which("nvcc"):
         # nvcc on PATH may be a wrapper script or a link: the real one tells where it lives.
-        top = re.search(r"^#\$ TOP=(.*)$", run(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull).stdout, re.MULTILINE)
+        dry_run = run(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull).stdout
+        top = re.search(r"^#\$ TOP=(.*)$", dry_run, re.MULTILINE)
         candidates.insert(0, top and top[1].strip())
     for root in (Path(candidate).resolve() for candidate in candidates if candidate):
         if (root / "bin" / "nvcc").exists() and (root / "include" / "cuda_runtime.h").exists():

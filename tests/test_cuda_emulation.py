@@ -1,6 +1,6 @@
-"""The CUDA kernels, run on the CPU by tests/cuda_emulation/emulation.h under AddressSanitizer and UndefinedBehaviorSanitizer.
+"""The CUDA kernels, run on the CPU by tests/cuda_emulation/emulation.h under sanitizers.
 
-It proves indexing, synchronisation and logic; it is no run on a GPU. What it cannot show stands at the top of emulation.h.
+That proves indexing, synchronisation and logic. It is no run on a GPU: emulation.h states the limits.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -24,7 +24,9 @@ def package(tmp_path):
 
 def run_python(package, code):
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
-    command = [sys.executable, "-c", code]
+    # Without the finder of an editable installation, which would fill in what the copy lacks.
+    no_finder = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in f.__module__]"
+    command = [sys.executable, "-c", f"{no_finder}\n{code}"]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=package.parent, env=environment
     )

@@ -1,4 +1,4 @@
-"""Every relative-position scheme: row(q, k), its inverse and its runs agree, exhaustively for small shapes."""
+"""Every relative-position scheme: row(q, k), its inverse and its runs agree for all small shapes."""
 
 import native
 

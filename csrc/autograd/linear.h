@@ -1,7 +1,9 @@
-// One autograd rule for every op that is linear (or affine) in its tensor: the gradient is the adjoint, the tangent is the map.
+// One autograd rule for every op that is linear (or affine) in its tensor: the gradient is the adjoint, the
+// tangent is the map.
 //
-// The adjoint is an op of its own with this same rule, so derivatives of any order, forward mode and torch.func follow.
-// A hand-written Node, as PyTorch's generated code has: the form that TorchScript in C++, torch.func and compiled autograd take.
+// The adjoint is an op of its own with this same rule, so derivatives of any order, forward mode and
+// torch.func follow. A hand-written Node, as PyTorch's generated code has: the form that TorchScript in C++,
+// torch.func and compiled autograd take.
 #pragma once
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -69,10 +71,10 @@ template <>
 struct Kept<const std::optional<at::Tensor>&> {
   using type = SavedVariable;
   using packed = at::Tensor;
-  static type keep(const std::optional<at::Tensor>& a) { return type(a.value_or(at::Tensor()), /*is_output=*/false); }
-  static std::optional<at::Tensor> give(const type& kept) {
-    return give(kept.unpack());
+  static type keep(const std::optional<at::Tensor>& a) {
+    return type(a.value_or(at::Tensor()), /*is_output=*/false);
   }
+  static std::optional<at::Tensor> give(const type& kept) { return give(kept.unpack()); }
   static std::optional<at::Tensor> give(const at::Tensor& unpacked) {
     return unpacked.defined() ? std::optional<at::Tensor>(unpacked) : std::nullopt;
   }
@@ -101,25 +103,30 @@ struct LinearBackward<adjoint, at::Tensor (*)(const at::Tensor&, Args...)> : tor
   }
 
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
-    const_cast<LinearBackward*>(this)->each([&args](SavedVariable& variable) { args.collect(variable, false); },
-                                            [&args](auto& value) { args.collect(value); });
+    const_cast<LinearBackward*>(this)->each(
+        [&args](SavedVariable& variable) { args.collect(variable, false); },
+        [&args](auto& value) { args.collect(value); });
   }
 
-  variable_list apply_with_saved(const variable_list& grads, torch::dynamo::autograd::SwapSavedVariables& saved) override {
+  variable_list apply_with_saved(const variable_list& grads,
+                                 torch::dynamo::autograd::SwapSavedVariables& saved) override {
     each([&saved](auto& value) { saved.before(value); }, [&saved](auto& value) { saved.before(value); });
-    // Compiled autograd traces later: a call of `functional` goes into its graph; the gradients here are placeholders.
+    // Compiled autograd traces later: a call of `functional` goes into its graph; the gradients here are
+    // placeholders.
     namespace compiled = torch::dynamo::autograd;
     compiled::PackedArgs packed;
     each([&packed](SavedVariable& variable) { packed.pack<at::Tensor>(variable.unpack()); },
          [&packed](auto& value) { packed.pack(value); });
-    const std::vector<at::TypePtr> schema{compiled::IValuePacker<typename Kept<Args>::packed>::packed_type()...};
+    const std::vector<at::TypePtr> schema{
+        compiled::IValuePacker<typename Kept<Args>::packed>::packed_type()...};
     const auto& interface = compiled::getPyCompilerInterface();
-    const std::string function =
-        interface->bind_function(saved.get_py_compiler(), label, functional, schema, /*is_custom_function=*/true);
-    const at::IValue metadata = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
-        compiled::get_input_metadata(next_edges()));
-    variable_list result = interface->call_function(saved.get_py_compiler(), "apply_functional", function, grads,
-                                                    packed.vec(), metadata);
+    const std::string function = interface->bind_function(saved.get_py_compiler(), label, functional, schema,
+                                                          /*is_custom_function=*/true);
+    const at::IValue metadata =
+        compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+            compiled::get_input_metadata(next_edges()));
+    variable_list result = interface->call_function(saved.get_py_compiler(), "apply_functional", function,
+                                                    grads, packed.vec(), metadata);
     each([&saved](auto& value) { saved.after(value); }, [&saved](auto& value) { saved.after(value); });
     return result;
   }
@@ -127,9 +134,11 @@ struct LinearBackward<adjoint, at::Tensor (*)(const at::Tensor&, Args...)> : tor
  private:
   static variable_list functional(const variable_list& grads, const std::vector<at::IValue>& values) {
     torch::dynamo::autograd::PackedArgs packed(values);
-    const std::tuple<typename Kept<Args>::packed...> arguments{packed.unpack<typename Kept<Args>::packed>()...};
+    const std::tuple<typename Kept<Args>::packed...> arguments{
+        packed.unpack<typename Kept<Args>::packed>()...};
     if (!grads[0].defined()) return {at::Tensor()};
-    return {std::apply([&grads](const auto&... a) { return adjoint(grads[0], Kept<Args>::give(a)...); }, arguments)};
+    return {std::apply([&grads](const auto&... a) { return adjoint(grads[0], Kept<Args>::give(a)...); },
+                       arguments)};
   }
 
   template <class OnVariable, class OnValue>
@@ -150,7 +159,8 @@ struct ArgumentsAfterTensor;
 
 template <class... Args>
 struct ArgumentsAfterTensor<at::Tensor (*)(const at::Tensor&, Args...)> {
-  // Runs `forward` below autograd on x. Its gradient is adjoint(grad, args...), its tangent is tangent(tangent of x).
+  // Runs `forward` below autograd on x. Its gradient is adjoint(grad, args...), its tangent is
+  // tangent(tangent of x).
   template <auto adjoint, class Forward, class Tangent>
   static at::Tensor differentiable(const char* label, const at::Tensor& x, Forward forward, Tangent tangent,
                                    Args... args) {
@@ -175,9 +185,10 @@ struct ArgumentsAfterTensor<at::Tensor (*)(const at::Tensor&, Args...)> {
 };
 
 template <auto adjoint, class Forward, class Tangent, class... Args>
-at::Tensor differentiable(const char* label, const at::Tensor& x, Forward forward, Tangent tangent, Args&&... args) {
-  return ArgumentsAfterTensor<decltype(adjoint)>::template differentiable<adjoint>(label, x, forward, tangent,
-                                                                                    std::forward<Args>(args)...);
+at::Tensor differentiable(const char* label, const at::Tensor& x, Forward forward, Tangent tangent,
+                          Args&&... args) {
+  return ArgumentsAfterTensor<decltype(adjoint)>::template differentiable<adjoint>(
+      label, x, forward, tangent, std::forward<Args>(args)...);
 }
 
 // A linear map: its tangent is itself.

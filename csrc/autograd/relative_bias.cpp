@@ -1,4 +1,5 @@
-// Every relative-position bias is linear in its table; the gradient of the table is the adjoint op, and the other way round.
+// Every relative-position bias is linear in its table; the gradient of the table is the adjoint op, and the
+// other way round.
 #include "ops/relative_bias.h"
 
 #include <torch/library.h>
@@ -23,7 +24,8 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
   static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
     return linear<&ops::call_bias<Op, Args...>>(
         Op::backward_name, grad,
-        [&](const at::Tensor& g) { return ops::call_bias_backward<Op, Args...>(g, num_rows, args...); }, args...);
+        [&](const at::Tensor& g) { return ops::call_bias_backward<Op, Args...>(g, num_rows, args...); },
+        args...);
   }
 };
 

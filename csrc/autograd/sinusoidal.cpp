@@ -1,5 +1,5 @@
-// Gradients of the sinusoid ops. add_sinusoidal is affine in x; the sinusoid is not linear in its positions, but its derivatives
-// are the same op with a higher order.
+// Gradients of the sinusoid ops. add_sinusoidal is affine in x; the sinusoid is not linear in its positions,
+// but its derivatives are the same op with a higher order.
 #include "ops/sinusoidal.h"
 
 #include <ATen/ops/mul.h>
@@ -27,18 +27,19 @@ at::Tensor sinusoidal_autograd(const at::Tensor& positions, c10::SymInt dim, dou
 }
 
 at::Tensor sinusoidal_backward_autograd(const at::Tensor& grad, const at::Tensor& positions, double base,
-                                        double freq_shift, double scale, std::string_view layout, std::string_view odd,
-                                        int64_t order) {
+                                        double freq_shift, double scale, std::string_view layout,
+                                        std::string_view odd, int64_t order) {
   const bool differentiated = torch::autograd::compute_requires_grad(grad, positions) ||
-                              torch::autograd::isFwGradDefined(grad) || torch::autograd::isFwGradDefined(positions);
+                              torch::autograd::isFwGradDefined(grad) ||
+                              torch::autograd::isFwGradDefined(positions);
   if (!differentiated) {
     at::AutoDispatchBelowADInplaceOrView below;
     return ops::call_sinusoidal_backward(grad, positions, base, freq_shift, scale, layout, odd, order);
   }
   // To be differentiated again: the same sum of products, from ops that know their gradients.
   ops::check_sinusoidal_backward(grad, positions, base, freq_shift, scale, layout, odd, order);
-  const at::Tensor slope = ops::call_sinusoidal(positions, grad.sym_size(-1), base, freq_shift, scale, layout, odd,
-                                                order, at::kDouble);
+  const at::Tensor slope = ops::call_sinusoidal(positions, grad.sym_size(-1), base, freq_shift, scale, layout,
+                                                odd, order, at::kDouble);
   return at::sum(at::mul(grad.to(at::kDouble), slope), -1).to(positions.scalar_type());
 }
 
@@ -49,8 +50,8 @@ at::Tensor& sinusoidal_table_out_autograd(c10::SymInt length, c10::SymInt dim, c
                "sinusoidal_table", "out must not require grad, got a tensor that does");
   {
     at::AutoDispatchBelowADInplaceOrView below;
-    ops::call_sinusoidal_table_out(std::move(length), std::move(dim), std::move(start), base, freq_shift, scale, layout,
-                                   odd, out);
+    ops::call_sinusoidal_table_out(std::move(length), std::move(dim), std::move(start), base, freq_shift,
+                                   scale, layout, odd, out);
   }
   torch::autograd::impl::bump_version(out);
   return out;
@@ -58,26 +59,30 @@ at::Tensor& sinusoidal_table_out_autograd(c10::SymInt length, c10::SymInt dim, c
 
 at::Tensor same(const at::Tensor& grad) { return grad; }
 
-at::Tensor add_sinusoidal_autograd(const at::Tensor& x, const std::optional<at::Tensor>& offsets, c10::SymInt start,
-                                   double x_scale, double base, double freq_shift, std::string_view layout,
-                                   std::string_view odd, bool batch_first, double dropout_p,
-                                   const std::optional<at::Tensor>& seed) {
+at::Tensor add_sinusoidal_autograd(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
+                                   c10::SymInt start, double x_scale, double base, double freq_shift,
+                                   std::string_view layout, std::string_view odd, bool batch_first,
+                                   double dropout_p, const std::optional<at::Tensor>& seed) {
   const auto forward = [&](const at::Tensor& t) {
-    return ops::call_add_sinusoidal(t, offsets, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
-                                    seed);
+    return ops::call_add_sinusoidal(t, offsets, start, x_scale, base, freq_shift, layout, odd, batch_first,
+                                    dropout_p, seed);
   };
-  const auto tangent = [&](const at::Tensor& t) { return ops::call_scale_dropout(t, x_scale, dropout_p, seed); };
+  const auto tangent = [&](const at::Tensor& t) {
+    return ops::call_scale_dropout(t, x_scale, dropout_p, seed);
+  };
   if (x_scale == 1.0 && !ops::drops(dropout_p, seed)) {
     return differentiable<&same>("add_sinusoidal", x, forward, tangent);
   }
-  return differentiable<&ops::call_scale_dropout>("add_sinusoidal", x, forward, tangent, x_scale, dropout_p, seed);
+  return differentiable<&ops::call_scale_dropout>("add_sinusoidal", x, forward, tangent, x_scale, dropout_p,
+                                                  seed);
 }
 
 at::Tensor scale_dropout_autograd(const at::Tensor& x, double scale, double dropout_p,
                                   const std::optional<at::Tensor>& seed) {
   return linear<&ops::call_scale_dropout>(
-      "_scale_dropout", x, [&](const at::Tensor& t) { return ops::call_scale_dropout(t, scale, dropout_p, seed); },
-      scale, dropout_p, seed);
+      "_scale_dropout", x,
+      [&](const at::Tensor& t) { return ops::call_scale_dropout(t, scale, dropout_p, seed); }, scale,
+      dropout_p, seed);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Numbers as an unevaluated sum of two doubles (about 106 bits). Dekker 1971, Knuth; Hida, Li and Bailey 2001.
+// Numbers as an unevaluated sum of two doubles (about 106 bits). Dekker 1971, Knuth; Hida, Li and Bailey
+// 2001.
 #pragma once
 
 #include "core/host_device.h"

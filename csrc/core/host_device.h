@@ -8,7 +8,8 @@
 #if defined(__CUDACC__)
 #define POSENC_HD __host__ __device__ __forceinline__
 #else
-// always_inline: an out-of-line copy would be shared by all CPU levels, and the linker might keep the AVX-512 one.
+// always_inline: an out-of-line copy would be shared by all CPU levels, and the linker might keep the AVX-512
+// one.
 #define POSENC_HD inline __attribute__((always_inline))
 #endif
 
@@ -22,7 +23,8 @@ POSENC_HD To bit_cast(const From& from) {
   return to;
 }
 
-// Both builds switch contraction off (-ffp-contract=off, --fmad=false): a product is fused only where it says so.
+// Both builds switch contraction off (-ffp-contract=off, --fmad=false): a product is fused only where it says
+// so.
 POSENC_HD double fused_multiply_add(double a, double b, double c) {
 #if defined(__CUDA_ARCH__)
   return fma(a, b, c);

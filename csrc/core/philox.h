@@ -1,5 +1,6 @@
-// Counter-based dropout: whether element i is kept depends on the seed and i alone, never on threads, blocks or devices.
-// Philox4x32-10 of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; 16 bits per element.
+// Counter-based dropout: whether element i is kept depends on the seed and i alone, never on threads, blocks
+// or devices. Philox4x32-10 of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; 16 bits per
+// element.
 #pragma once
 
 #include "core/host_device.h"

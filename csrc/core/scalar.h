@@ -36,7 +36,8 @@ POSENC_HD float to_float(Half x) {
   const uint32_t rebias = 112u << 23;  // 127 - 15
   const uint32_t normal = (magnitude << 13) + rebias;
   const uint32_t special = normal + rebias;
-  const uint32_t subnormal = bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
+  const uint32_t subnormal =
+      bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
   const uint32_t bits = magnitude >= 0x7c00u ? special : magnitude < 0x0400u ? subnormal : normal;
   return bit_cast<float>(bits | sign);
 #endif
@@ -63,7 +64,8 @@ struct Rounding<float> {
   static POSENC_HD float from(float x) { return x; }
 };
 
-// A double cut to a float whose last bit is set when anything was cut: rounding that once more, to fewer bits, is rounding once.
+// A double cut to a float whose last bit is set when anything was cut: rounding that once more, to fewer
+// bits, is rounding once.
 POSENC_HD float round_to_odd(double x) {
   const uint64_t bits = bit_cast<uint64_t>(x);
   const uint64_t cut = (uint64_t{1} << 29) - 1;
@@ -163,22 +165,22 @@ POSENC_HD double load_position(const void* data, PositionType type, int64_t i) {
 }  // namespace posenc_ext::core
 
 // Runs BODY with `scalar_t` set to the storage type of DTYPE.
-#define POSENC_DISPATCH_DTYPE(DTYPE, ...)               \
-  switch (DTYPE) {                                      \
-    case ::posenc_ext::core::DType::float64: {          \
-      using scalar_t = double;                          \
-      __VA_ARGS__;                                      \
-    } break;                                            \
-    case ::posenc_ext::core::DType::float32: {          \
-      using scalar_t = float;                           \
-      __VA_ARGS__;                                      \
-    } break;                                            \
-    case ::posenc_ext::core::DType::float16: {          \
-      using scalar_t = ::posenc_ext::core::Half;        \
-      __VA_ARGS__;                                      \
-    } break;                                            \
-    case ::posenc_ext::core::DType::bfloat16: {         \
-      using scalar_t = ::posenc_ext::core::BFloat16;    \
-      __VA_ARGS__;                                      \
-    } break;                                            \
+#define POSENC_DISPATCH_DTYPE(DTYPE, ...)            \
+  switch (DTYPE) {                                   \
+    case ::posenc_ext::core::DType::float64: {       \
+      using scalar_t = double;                       \
+      __VA_ARGS__;                                   \
+    } break;                                         \
+    case ::posenc_ext::core::DType::float32: {       \
+      using scalar_t = float;                        \
+      __VA_ARGS__;                                   \
+    } break;                                         \
+    case ::posenc_ext::core::DType::float16: {       \
+      using scalar_t = ::posenc_ext::core::Half;     \
+      __VA_ARGS__;                                   \
+    } break;                                         \
+    case ::posenc_ext::core::DType::bfloat16: {      \
+      using scalar_t = ::posenc_ext::core::BFloat16; \
+      __VA_ARGS__;                                   \
+    } break;                                         \
   }

@@ -1,13 +1,14 @@
-// Relative-position schemes: which row of the bias table serves the pair (query q, key k), and which pairs a row serves.
+// Relative-position schemes: which row of the bias table serves the pair (query q, key k), and which pairs a
+// row serves.
 //
 // A scheme is a POD with
 //   rows(), queries(), keys()
 //   row(q, k)                     the table row of a pair
 //   pairs(row), pair(row, i)      the inverse: how many pairs use a row, and the i-th of them
-//   for_each_run(q, f)            the keys of one query cut into runs f(first key, count, first row, step): inside a run the row
-//                                 changes by `step` (-1, 0 or 1) from key to key
-// row and its inverse serve CUDA, where a thread owns an element; runs serve the CPU, where a core owns a stretch.
-// tests/cpp/schemes.cpp checks the three against each other for every scheme in POSENC_SCHEMES.
+//   for_each_run(q, f)            the keys of one query in runs f(first key, count, first row, step):
+//                                 inside a run the row changes by `step` (-1, 0 or 1) from key to key
+// row and its inverse serve CUDA, where a thread owns an element; runs serve the CPU, where a core owns a
+// stretch. tests/cpp/schemes.cpp checks the three against each other for every scheme in POSENC_SCHEMES.
 #pragma once
 
 #include "core/host_device.h"
@@ -20,15 +21,18 @@ struct Pair {
 
 // Windows of up to three axes (unused leading axes have size 1), sign query - key: Swin, BEiT, Video Swin.
 //   row(q, k) = sum_a (cell_a - k_a + s_a - 1) * prod_{b > a} (2 s_b - 1)
-// where the query at Y on an axis of H queries stands in window cell floor(Y h / H). With prefix_tokens = 1 (BEiT's cls token) one
-// query and one key stand in front and three rows at the end: [cls, patch], [patch, cls], [cls, cls].
+// where the query at Y on an axis of H queries stands in window cell floor(Y h / H). With prefix_tokens = 1
+// (BEiT's cls token) one query and one key stand in front and three rows at the end: [cls, patch], [patch,
+// cls], [cls, cls].
 struct WindowScheme {
   static constexpr int kAxes = 3;
   int64_t window[kAxes];
   int64_t query[kAxes];
   int64_t prefix_tokens;
 
-  POSENC_HD int64_t patch_rows() const { return (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1); }
+  POSENC_HD int64_t patch_rows() const {
+    return (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1);
+  }
   POSENC_HD int64_t rows() const { return patch_rows() + 3 * prefix_tokens; }
   POSENC_HD int64_t queries() const { return query[0] * query[1] * query[2] + prefix_tokens; }
   POSENC_HD int64_t keys() const { return window[0] * window[1] * window[2] + prefix_tokens; }
@@ -39,7 +43,8 @@ struct WindowScheme {
   }
 
   POSENC_HD int64_t row(int64_t q, int64_t k) const {
-    if (q < prefix_tokens || k < prefix_tokens) return rows() - (q < prefix_tokens && k < prefix_tokens ? 1 : q < prefix_tokens ? 3 : 2);
+    const bool query_is_prefix = q < prefix_tokens, key_is_prefix = k < prefix_tokens;
+    if (query_is_prefix || key_is_prefix) return rows() - (!query_is_prefix ? 2 : key_is_prefix ? 1 : 3);
     q -= prefix_tokens;
     k -= prefix_tokens;
     int64_t result = 0, stride = 1;

@@ -20,13 +20,15 @@ struct Sinusoid {
   POSENC_HD int64_t frequencies() const { return pairs() + (dim % 2 != 0 && odd == Odd::sin); }
 };
 
-POSENC_HD Sinusoid make_sinusoid(int64_t dim, double base, double freq_shift, double scale, Layout layout, Odd odd) {
+POSENC_HD Sinusoid make_sinusoid(int64_t dim, double base, double freq_shift, double scale, Layout layout,
+                                 Odd odd) {
   const DoubleDouble divisor = two_sum(static_cast<double>(dim / 2), -freq_shift);
   // divisor.lo is zero for every freq_shift that anybody writes; the quotient is exact enough without it.
   return {dim, layout, odd, divide(log_2(base), divisor.hi), multiply({scale, 0.0}, two_over_pi())};
 }
 
-// The frequency of pair j in quarter turns per position: reduction to a quadrant is then rounding to an integer.
+// The frequency of pair j in quarter turns per position: reduction to a quadrant is then rounding to an
+// integer.
 POSENC_HD DoubleDouble frequency(const Sinusoid& s, int64_t j) {
   if (j == 0) return s.turn;
   return multiply(exp_2(multiply({-static_cast<double>(j), 0.0}, s.rate)), s.turn);
@@ -50,7 +52,9 @@ POSENC_HD Channel channel(const Sinusoid& s, int64_t c) {
 }
 
 // The i-th position from `start`; in double, which holds every position below 2^53 and cannot overflow.
-POSENC_HD double position_after(int64_t start, int64_t i) { return static_cast<double>(start) + static_cast<double>(i); }
+POSENC_HD double position_after(int64_t start, int64_t i) {
+  return static_cast<double>(start) + static_cast<double>(i);
+}
 
 // An angle in quarter turns: a quadrant (the two low bits count) and a rest in [-1/2, 1/2].
 struct QuarterTurns {
@@ -64,7 +68,8 @@ constexpr double kMaxFastTurns = 0x1p50;
 // remainder(x, 4.0), but for the sign of zero: every step is exact, and without the library's loop.
 POSENC_HD double remainder_4(double x) { return x - 4.0 * rint(0.25 * x); }
 
-// p * f, reduced. Exact but for one rounding of the low part, about 2^-52 of it: the rest keeps its relative precision near zero.
+// p * f, reduced. Exact but for one rounding of the low part, about 2^-52 of it: the rest keeps its relative
+// precision near zero.
 template <bool kHuge>
 POSENC_HD QuarterTurns reduce(double p, DoubleDouble f) {
   double hi = p * f.hi;
@@ -81,18 +86,22 @@ POSENC_HD QuarterTurns reduce(double p, DoubleDouble f) {
   return {bit_cast<uint64_t>(shifted), sum.hi, sum.lo};
 }
 
-POSENC_HD bool needs_huge_reduction(const Sinusoid& s, double p) { return !(fabs(p * s.turn.hi) < kMaxFastTurns); }
+POSENC_HD bool needs_huge_reduction(const Sinusoid& s, double p) {
+  return !(fabs(p * s.turn.hi) < kMaxFastTurns);
+}
 
 struct SineCosine {
   double sine, cosine;
 };
 
-// sin and cos of the rest: Taylor series on |a| <= pi/4 (the cut terms are below 2^-58), with the angle's low part added to first order.
+// sin and cos of the rest: Taylor series on |a| <= pi/4 (the cut terms are below 2^-58), with the angle's low
+// part added to first order.
 POSENC_HD SineCosine sine_cosine(const QuarterTurns& t) {
   const DoubleDouble to_radians = half_pi();
   const double a = t.hi * to_radians.hi;
   const double a_low = fused_multiply_add(
-      t.hi, to_radians.lo, fused_multiply_add(t.lo, to_radians.hi, fused_multiply_add(t.hi, to_radians.hi, -a)));
+      t.hi, to_radians.lo,
+      fused_multiply_add(t.lo, to_radians.hi, fused_multiply_add(t.hi, to_radians.hi, -a)));
   const double square = a * a;
 
   double s = 1.0 / 355687428096000.0;  // 1 / 17!
@@ -128,7 +137,8 @@ POSENC_HD double sine_at(const SineCosine& rest, uint64_t quadrant, int32_t phas
   return bit_cast<double>(bit_cast<uint64_t>(value) ^ ((turns & 2) << 62));
 }
 
-// d^order/dp^order sin(w p) = w^order sin(w p + order quarter turns): this is w^order, with w in radians per position.
+// d^order/dp^order sin(w p) = w^order sin(w p + order quarter turns): this is w^order, with w in radians per
+// position.
 POSENC_HD double derivative_factor(DoubleDouble f, int32_t order) {
   const double w = f.hi * half_pi().hi;
   double factor = 1.0;
@@ -136,7 +146,10 @@ POSENC_HD double derivative_factor(DoubleDouble f, int32_t order) {
   return factor;
 }
 
-// x * x_scale + encoding, the body of every "add": in double, so that storing it is the only rounding that shows.
-POSENC_HD double scaled_sum(double x, double x_scale, double encoding) { return fused_multiply_add(x, x_scale, encoding); }
+// x * x_scale + encoding, the body of every "add": in double, so that storing it is the only rounding that
+// shows.
+POSENC_HD double scaled_sum(double x, double x_scale, double encoding) {
+  return fused_multiply_add(x, x_scale, encoding);
+}
 
 }  // namespace posenc_ext::core

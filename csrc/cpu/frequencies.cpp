@@ -10,7 +10,8 @@ namespace {
 using Key = std::tuple<int64_t, double, double, double>;
 using Table = std::shared_ptr<const FrequencyTable>;
 
-// More encodings than a program holds at a time; a sweep over thousands of them starts afresh instead of growing.
+// More encodings than a program holds at a time; a sweep over thousands of them starts afresh instead of
+// growing.
 constexpr size_t kMaxTables = 64;
 
 Table make_table(const Key& key) {

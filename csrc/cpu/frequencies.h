@@ -21,6 +21,7 @@ struct FrequencyTable {
   }
 };
 
-std::shared_ptr<const FrequencyTable> frequency_table(int64_t dim, double base, double freq_shift, double scale);
+std::shared_ptr<const FrequencyTable> frequency_table(int64_t dim, double base, double freq_shift,
+                                                      double scale);
 
 }  // namespace posenc_ext::cpu

@@ -12,7 +12,8 @@ constexpr int64_t kGrainElements = 32768;
 
 template <class F>
 void parallel_for(int64_t items, int64_t elements_per_item, F f) {
-  const int64_t grain = core::max_of<int64_t>(1, kGrainElements / core::max_of<int64_t>(1, elements_per_item));
+  const int64_t grain =
+      core::max_of<int64_t>(1, kGrainElements / core::max_of<int64_t>(1, elements_per_item));
   at::parallel_for(0, items, grain, f);
 }
 

@@ -1,4 +1,5 @@
-// The relative-position biases on the CPU: from tensors to pointers, and threads. No work is cut by thread count.
+// The relative-position biases on the CPU: from tensors to pointers, and threads. No work is cut by thread
+// count.
 #include "cpu/kernels/relative_bias.h"
 
 #include <ATen/ops/empty.h>
@@ -18,15 +19,16 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
   static at::Tensor forward(const at::Tensor& table, Args... args) {
     ops::check_bias<Op>(table, args...);
     const typename Op::Scheme scheme = Op::scheme(args...);
-    const int64_t heads = table.size(1), queries = scheme.queries(), keys = scheme.keys(), rows = scheme.rows();
+    const int64_t heads = table.size(1), queries = scheme.queries(), keys = scheme.keys(),
+                  rows = scheme.rows();
     at::Tensor out = at::empty({heads, queries, keys}, table.options());
     if (out.numel() == 0) return out;
     at::Tensor reversed = at::empty({heads, rows}, table.options());
-    const ReverseTable reverse{table.element_size(),  rows,           table.const_data_ptr(),
-                               table.stride(0), table.stride(1), reversed.mutable_data_ptr()};
-    parallel_for(heads, rows, [&](int64_t begin, int64_t end) {
-      POSENC_AT_LEVEL(reverse_table, reverse, begin, end);
-    });
+    const ReverseTable reverse{table.element_size(),   rows,
+                               table.const_data_ptr(), table.stride(0),
+                               table.stride(1),        reversed.mutable_data_ptr()};
+    parallel_for(heads, rows,
+                 [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(reverse_table, reverse, begin, end); });
     const BiasForward arguments{table.element_size(), reversed.const_data_ptr(), out.mutable_data_ptr()};
     parallel_for(heads * queries, keys, [&](int64_t begin, int64_t end) {
       POSENC_AT_LEVEL(bias_forward, scheme, arguments, begin, end);
@@ -37,7 +39,8 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
   static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
     ops::check_bias_backward<Op>(grad, num_rows, args...);
     const typename Op::Scheme scheme = Op::scheme(args...);
-    const int64_t heads = grad.size(0), queries = scheme.queries(), keys = scheme.keys(), rows = scheme.rows();
+    const int64_t heads = grad.size(0), queries = scheme.queries(), keys = scheme.keys(),
+                  rows = scheme.rows();
     at::Tensor out = at::empty({rows, heads}, grad.options());
     if (out.numel() == 0) return out;
     const core::DType dtype = ops::to_core(grad.scalar_type());
@@ -45,16 +48,15 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     const int64_t blocks = (queries + block_size - 1) / block_size;
     const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
     at::Tensor partial = at::empty({heads, blocks, rows}, grad.options().dtype(sum_type));
-    const BiasBackward arguments{dtype,          grad.const_data_ptr(), grad.stride(0), grad.stride(1),
-                                 grad.stride(2), blocks,                partial.mutable_data_ptr()};
-    parallel_for(heads * blocks, core::min_of(queries, block_size) * keys,
-                     [&](int64_t begin, int64_t end) {
-                       POSENC_AT_LEVEL(bias_backward, scheme, arguments, begin, end);
-                     });
-    const BiasReduce reduce{dtype, rows, heads, blocks, partial.const_data_ptr(), out.mutable_data_ptr()};
-    parallel_for(heads, blocks * rows, [&](int64_t begin, int64_t end) {
-      POSENC_AT_LEVEL(bias_reduce, reduce, begin, end);
+    const BiasBackward arguments{
+        dtype,  grad.const_data_ptr(),     grad.stride(0), grad.stride(1), grad.stride(2),
+        blocks, partial.mutable_data_ptr()};
+    parallel_for(heads * blocks, core::min_of(queries, block_size) * keys, [&](int64_t begin, int64_t end) {
+      POSENC_AT_LEVEL(bias_backward, scheme, arguments, begin, end);
     });
+    const BiasReduce reduce{dtype, rows, heads, blocks, partial.const_data_ptr(), out.mutable_data_ptr()};
+    parallel_for(heads, blocks * rows,
+                 [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(bias_reduce, reduce, begin, end); });
     return out;
   }
 };

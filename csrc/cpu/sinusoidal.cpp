@@ -21,14 +21,13 @@ SeededDropout seeded(double dropout_p, const std::optional<at::Tensor>& seed) {
 }
 
 void run(const SinusoidRows& rows, int64_t count) {
-  parallel_for(count, rows.frequencies.spec.dim, [&](int64_t begin, int64_t end) {
-    POSENC_AT_LEVEL(sinusoid_rows, rows, begin, end);
-  });
+  parallel_for(count, rows.frequencies.spec.dim,
+               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(sinusoid_rows, rows, begin, end); });
 }
 
 at::Tensor& sinusoidal_table_out_cpu(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
-                                     double freq_shift, double scale, std::string_view layout, std::string_view odd,
-                                     at::Tensor& out) {
+                                     double freq_shift, double scale, std::string_view layout,
+                                     std::string_view odd, at::Tensor& out) {
   const auto rule =
       ops::check_sinusoidal_table(length, dim, base, freq_shift, scale, layout, odd, out.scalar_type());
   ops::resize_table(length, dim, out);
@@ -49,7 +48,8 @@ at::Tensor sinusoidal_cpu(const at::Tensor& positions, c10::SymInt sym_dim, doub
                           double scale, std::string_view layout, std::string_view odd, int64_t order,
                           std::optional<at::ScalarType> dtype) {
   const at::ScalarType type = ops::sinusoidal_dtype(positions, dtype);
-  const auto rule = ops::check_sinusoidal(positions, sym_dim, base, freq_shift, scale, layout, odd, order, type);
+  const auto rule =
+      ops::check_sinusoidal(positions, sym_dim, base, freq_shift, scale, layout, odd, order, type);
   const int64_t dim = sym_dim.expect_int();
   c10::DimVector sizes(positions.sizes().begin(), positions.sizes().end());
   sizes.push_back(dim);
@@ -63,8 +63,9 @@ at::Tensor sinusoidal_cpu(const at::Tensor& positions, c10::SymInt sym_dim, doub
   return out;
 }
 
-at::Tensor sinusoidal_backward_cpu(const at::Tensor& grad, const at::Tensor& positions, double base, double freq_shift,
-                                   double scale, std::string_view layout, std::string_view odd, int64_t order) {
+at::Tensor sinusoidal_backward_cpu(const at::Tensor& grad, const at::Tensor& positions, double base,
+                                   double freq_shift, double scale, std::string_view layout,
+                                   std::string_view odd, int64_t order) {
   const auto rule =
       ops::check_sinusoidal_backward(grad, positions, base, freq_shift, scale, layout, odd, order);
   at::Tensor out = at::empty(positions.sizes(), positions.options());
@@ -89,12 +90,13 @@ at::Tensor sinusoidal_backward_cpu(const at::Tensor& grad, const at::Tensor& pos
   return out;
 }
 
-at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tensor>& offsets, c10::SymInt start,
-                              double x_scale, double base, double freq_shift, std::string_view layout,
-                              std::string_view odd, bool batch_first, double dropout_p,
-                              const std::optional<at::Tensor>& seed) {
+at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
+                              c10::SymInt start, double x_scale, double base, double freq_shift,
+                              std::string_view layout, std::string_view odd, bool batch_first,
+                              double dropout_p, const std::optional<at::Tensor>& seed) {
   ops::Encoding rule{};
-  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed, &rule);
+  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
+                            &rule);
   at::Tensor out = at::empty(x.sizes(), x.options());
   if (out.numel() == 0) return out;
   const int64_t batch_axis = batch_first ? 0 : 1, length_axis = 1 - batch_axis, dim = x.size(2);
@@ -119,9 +121,8 @@ at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tenso
   a.out = out.mutable_data_ptr();
   a.out_batch_stride = out.stride(batch_axis);
   a.out_length_stride = out.stride(length_axis);
-  parallel_for(a.items(), dim * core::min_of(a.batch, a.kBatchChunk), [&](int64_t begin, int64_t end) {
-    POSENC_AT_LEVEL(add_sinusoidal, a, begin, end);
-  });
+  parallel_for(a.items(), dim * core::min_of(a.batch, a.kBatchChunk),
+               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_sinusoidal, a, begin, end); });
   return out;
 }
 
@@ -149,9 +150,8 @@ at::Tensor scale_dropout_cpu(const at::Tensor& x, double scale, double dropout_p
     a.inner_stride = few.stride(-1);
     a.outer = ops::to_strided(few, few.dim() - 1);
   }
-  parallel_for((total + a.inner - 1) / a.inner, a.inner, [&](int64_t begin, int64_t end) {
-    POSENC_AT_LEVEL(scale_dropout, a, begin, end);
-  });
+  parallel_for((total + a.inner - 1) / a.inner, a.inner,
+               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(scale_dropout, a, begin, end); });
   return out;
 }
 

@@ -24,8 +24,9 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     const int64_t heads = table.size(1);
     at::Tensor out = at::empty({heads, scheme.queries(), scheme.keys()}, table.options());
     if (out.numel() == 0) return out;
-    const BiasForward arguments{table.element_size(), table.const_data_ptr(), table.stride(0),
-                                table.stride(1),      heads,                  out.mutable_data_ptr()};
+    const BiasForward arguments{
+        table.element_size(),  table.const_data_ptr(), table.stride(0), table.stride(1), heads,
+        out.mutable_data_ptr()};
     bias_forward(scheme, arguments, c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     return out;

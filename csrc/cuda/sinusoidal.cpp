@@ -18,7 +18,8 @@ Positions positions_of(const at::Tensor& positions) {
 }
 
 SeededDropout seeded(double dropout_p, const std::optional<at::Tensor>& seed) {
-  return {core::make_dropout(dropout_p), ops::drops(dropout_p, seed) ? seed->const_data_ptr<int64_t>() : nullptr};
+  return {core::make_dropout(dropout_p),
+          ops::drops(dropout_p, seed) ? seed->const_data_ptr<int64_t>() : nullptr};
 }
 
 at::Tensor& sinusoidal_table_out_cuda(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
@@ -55,10 +56,10 @@ at::Tensor sinusoidal_cuda(const at::Tensor& positions, c10::SymInt sym_dim, dou
   at::Tensor out = at::empty(sizes, positions.options().dtype(type));
   if (out.numel() == 0) return out;
   const at::Tensor few = ops::with_few_dims(positions, positions.dim());
-  sinusoid_rows({core::make_sinusoid(dim, base, freq_shift, scale, rule.layout, rule.odd), positions_of(few),
-                 static_cast<int32_t>(order), ops::to_core(type), out.mutable_data_ptr(), dim, 1,
-                 positions.numel()},
-                c10::cuda::getCurrentCUDAStream());
+  sinusoid_rows(
+      {core::make_sinusoid(dim, base, freq_shift, scale, rule.layout, rule.odd), positions_of(few),
+       static_cast<int32_t>(order), ops::to_core(type), out.mutable_data_ptr(), dim, 1, positions.numel()},
+      c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }
@@ -75,12 +76,12 @@ at::Tensor sinusoidal_backward_cuda(const at::Tensor& grad, const at::Tensor& po
   const at::Tensor few_positions = ops::with_few_dims(positions, dims);
   const at::Tensor few_grad = ops::with_few_dims(grad, dims);
   const int64_t dim = grad.size(dims);
-  sinusoid_backward({core::make_sinusoid(dim, base, freq_shift, scale, rule.layout, rule.odd),
-                     positions_of(few_positions), static_cast<int32_t>(order),
-                     ops::to_core(grad.scalar_type()), few_grad.const_data_ptr(),
-                     ops::to_strided(few_grad, dims), few_grad.stride(dims),
-                     ops::to_core(positions.scalar_type()), out.mutable_data_ptr(), positions.numel()},
-                    c10::cuda::getCurrentCUDAStream());
+  sinusoid_backward(
+      {core::make_sinusoid(dim, base, freq_shift, scale, rule.layout, rule.odd), positions_of(few_positions),
+       static_cast<int32_t>(order), ops::to_core(grad.scalar_type()), few_grad.const_data_ptr(),
+       ops::to_strided(few_grad, dims), few_grad.stride(dims), ops::to_core(positions.scalar_type()),
+       out.mutable_data_ptr(), positions.numel()},
+      c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }

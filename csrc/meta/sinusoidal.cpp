@@ -8,15 +8,15 @@ namespace posenc_ext::meta {
 namespace {
 
 at::Tensor& sinusoidal_table_out_meta(c10::SymInt length, c10::SymInt dim, c10::SymInt /*start*/, double base,
-                                      double freq_shift, double scale, std::string_view layout, std::string_view odd,
-                                      at::Tensor& out) {
+                                      double freq_shift, double scale, std::string_view layout,
+                                      std::string_view odd, at::Tensor& out) {
   ops::check_sinusoidal_table(length, dim, base, freq_shift, scale, layout, odd, out.scalar_type());
   ops::resize_table(length, dim, out);
   return out;
 }
 
-at::Tensor sinusoidal_meta(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift, double scale,
-                           std::string_view layout, std::string_view odd, int64_t order,
+at::Tensor sinusoidal_meta(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift,
+                           double scale, std::string_view layout, std::string_view odd, int64_t order,
                            std::optional<at::ScalarType> dtype) {
   const at::ScalarType type = ops::sinusoidal_dtype(positions, dtype);
   ops::check_sinusoidal(positions, dim, base, freq_shift, scale, layout, odd, order, type);
@@ -26,16 +26,16 @@ at::Tensor sinusoidal_meta(const at::Tensor& positions, c10::SymInt dim, double 
 }
 
 at::Tensor sinusoidal_backward_meta(const at::Tensor& grad, const at::Tensor& positions, double base,
-                                    double freq_shift, double scale, std::string_view layout, std::string_view odd,
-                                    int64_t order) {
+                                    double freq_shift, double scale, std::string_view layout,
+                                    std::string_view odd, int64_t order) {
   ops::check_sinusoidal_backward(grad, positions, base, freq_shift, scale, layout, odd, order);
   return at::empty_symint(positions.sym_sizes(), positions.options());
 }
 
-at::Tensor add_sinusoidal_meta(const at::Tensor& x, const std::optional<at::Tensor>& offsets, c10::SymInt /*start*/,
-                               double x_scale, double base, double freq_shift, std::string_view layout,
-                               std::string_view odd, bool batch_first, double dropout_p,
-                               const std::optional<at::Tensor>& seed) {
+at::Tensor add_sinusoidal_meta(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
+                               c10::SymInt /*start*/, double x_scale, double base, double freq_shift,
+                               std::string_view layout, std::string_view odd, bool batch_first,
+                               double dropout_p, const std::optional<at::Tensor>& seed) {
   ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed);
   return at::empty_symint(x.sym_sizes(), x.options());
 }

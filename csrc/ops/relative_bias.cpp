@@ -39,9 +39,11 @@ BiasShape WindowBias::shape(const c10::SymInt& num_rows, c10::SymIntArrayRef win
                    queries);
     }
   }
-  POSENC_CHECK(prefix_tokens == 0 || prefix_tokens == 1, name, "prefix_tokens must be 0 or 1, got ", prefix_tokens);
+  POSENC_CHECK(prefix_tokens == 0 || prefix_tokens == 1, name, "prefix_tokens must be 0 or 1, got ",
+               prefix_tokens);
   const c10::SymInt rows =
-      checked_product(name, "window", window, [](const auto& size) { return size * 2 - 1; }) + 3 * prefix_tokens;
+      checked_product(name, "window", window, [](const auto& size) { return size * 2 - 1; }) +
+      3 * prefix_tokens;
   POSENC_CHECK(num_rows == rows, name, "table must have ", rows, " rows for window ", window,
                prefix_tokens == 1 ? " and prefix_tokens 1" : "", ", got ", num_rows);
   const auto itself = [](const auto& size) { return size; };

@@ -1,5 +1,6 @@
-// The relative-position bias ops: for each, a struct that checks its arguments and makes its scheme. Meta, autograd, CPU and
-// CUDA kernels are templates over BiasOps below; adding an op to that list registers all of them.
+// The relative-position bias ops: for each, a struct that checks its arguments and makes its scheme. Meta,
+// autograd, CPU and CUDA kernels are templates over BiasOps below; adding an op to that list registers all of
+// them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,9 +22,10 @@ struct WindowBias {
   using Scheme = core::WindowScheme;
 
   // num_rows: how many rows the table has, or is to have.
-  static BiasShape shape(const c10::SymInt& num_rows, c10::SymIntArrayRef window, at::OptionalSymIntArrayRef query_size,
-                         int64_t prefix_tokens);
-  static Scheme scheme(c10::SymIntArrayRef window, at::OptionalSymIntArrayRef query_size, int64_t prefix_tokens);
+  static BiasShape shape(const c10::SymInt& num_rows, c10::SymIntArrayRef window,
+                         at::OptionalSymIntArrayRef query_size, int64_t prefix_tokens);
+  static Scheme scheme(c10::SymIntArrayRef window, at::OptionalSymIntArrayRef query_size,
+                       int64_t prefix_tokens);
 };
 
 template <class... Ops>
@@ -68,7 +70,8 @@ at::Tensor call_bias_backward(const at::Tensor& grad, c10::SymInt num_rows, Args
   return op.call(grad, std::move(num_rows), args...);
 }
 
-// Registers `Kernels<Op>::forward` and `Kernels<Op>::backward` for every op under the dispatch key of `library`.
+// Registers `Kernels<Op>::forward` and `Kernels<Op>::backward` for every op under the dispatch key of
+// `library`.
 template <template <class Op, class Signature> class Kernels, class Library>
 void register_bias_ops(Library& library) {
   BiasOps::for_each([&library]<class Op>(Op*) {

@@ -24,7 +24,8 @@ void check_order(const char* op, int64_t order) {
   POSENC_CHECK(order >= 0 && order <= 1000, op, "order must be in [0, 1000], got ", order);
 }
 
-void check_dropout(const char* op, const at::Tensor& x, double dropout_p, const std::optional<at::Tensor>& seed) {
+void check_dropout(const char* op, const at::Tensor& x, double dropout_p,
+                   const std::optional<at::Tensor>& seed) {
   POSENC_CHECK(dropout_p >= 0.0 && dropout_p < 1.0, op, "dropout_p must be in [0, 1), got ", dropout_p);
   if (!seed.has_value() || !seed->defined()) return;
   POSENC_CHECK(seed->scalar_type() == at::kLong && seed->sym_numel() == 1 && seed->device() == x.device(), op,
@@ -66,8 +67,9 @@ Encoding check_encoding(const char* op, const c10::SymInt& dim, double base, dou
   return result;
 }
 
-Encoding check_sinusoidal_table(const c10::SymInt& length, const c10::SymInt& dim, double base, double freq_shift,
-                                double scale, std::string_view layout, std::string_view odd, at::ScalarType dtype) {
+Encoding check_sinusoidal_table(const c10::SymInt& length, const c10::SymInt& dim, double base,
+                                double freq_shift, double scale, std::string_view layout,
+                                std::string_view odd, at::ScalarType dtype) {
   const char* op = "sinusoidal_table";
   POSENC_CHECK(length >= 0, op, "length must be non-negative, got ", length);
   const Encoding result = check_encoding(op, dim, base, freq_shift, scale, layout, odd);
@@ -99,27 +101,30 @@ Encoding check_sinusoidal(const at::Tensor& positions, const c10::SymInt& dim, d
 
 at::ScalarType sinusoidal_dtype(const at::Tensor& positions, std::optional<at::ScalarType> dtype) {
   if (dtype.has_value()) return *dtype;
-  return positions.is_floating_point() ? positions.scalar_type() : at::typeMetaToScalarType(at::get_default_dtype());
+  return positions.is_floating_point() ? positions.scalar_type()
+                                       : at::typeMetaToScalarType(at::get_default_dtype());
 }
 
-Encoding check_sinusoidal_backward(const at::Tensor& grad, const at::Tensor& positions, double base, double freq_shift,
-                                   double scale, std::string_view layout, std::string_view odd, int64_t order) {
+Encoding check_sinusoidal_backward(const at::Tensor& grad, const at::Tensor& positions, double base,
+                                   double freq_shift, double scale, std::string_view layout,
+                                   std::string_view odd, int64_t order) {
   const char* op = "_sinusoidal_backward";
   check_dtype(op, "positions", positions.scalar_type());
   check_dtype(op, "grad", grad.scalar_type());
   const int64_t dims = positions.dim();
   POSENC_CHECK(grad.dim() == dims + 1 && grad.sym_sizes().slice(0, dims) == positions.sym_sizes(), op,
-               "grad must have the shape of positions ", positions.sym_sizes(), " and one more dimension, got ",
-               grad.sym_sizes());
+               "grad must have the shape of positions ", positions.sym_sizes(),
+               " and one more dimension, got ", grad.sym_sizes());
   POSENC_CHECK(grad.device() == positions.device(), op, "grad must be on the device of positions (",
                positions.device(), "), got ", grad.device());
   check_order(op, order);
   return check_encoding(op, grad.sym_size(dims), base, freq_shift, scale, layout, odd);
 }
 
-AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets, double x_scale, double base,
-                              double freq_shift, std::string_view layout, std::string_view odd, bool batch_first,
-                              double dropout_p, const std::optional<at::Tensor>& seed, Encoding* encoding) {
+AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets, double x_scale,
+                              double base, double freq_shift, std::string_view layout, std::string_view odd,
+                              bool batch_first, double dropout_p, const std::optional<at::Tensor>& seed,
+                              Encoding* encoding) {
   const char* op = "add_sinusoidal";
   POSENC_CHECK(x.dim() == 3, op, "x must have 3 dimensions [B, L, D] or [L, B, D], got ", x.dim());
   check_dtype(op, "x", x.scalar_type());
@@ -130,16 +135,17 @@ AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tenso
   if (offsets.has_value()) {
     POSENC_CHECK(at::isIntegralType(offsets->scalar_type(), /*includeBool=*/false) && offsets->dim() == 1 &&
                      offsets->sym_size(0) == shape.batch,
-                 op, "start must be an integer tensor of shape [", shape.batch, "] (one offset per sample), got ",
-                 offsets->scalar_type(), " ", offsets->sym_sizes());
-    POSENC_CHECK(offsets->device() == x.device(), op, "start must be on the device of x (", x.device(), "), got ",
-                 offsets->device());
+                 op, "start must be an integer tensor of shape [", shape.batch,
+                 "] (one offset per sample), got ", offsets->scalar_type(), " ", offsets->sym_sizes());
+    POSENC_CHECK(offsets->device() == x.device(), op, "start must be on the device of x (", x.device(),
+                 "), got ", offsets->device());
   }
   check_dropout(op, x, dropout_p, seed);
   return shape;
 }
 
-void check_scale_dropout(const at::Tensor& x, double scale, double dropout_p, const std::optional<at::Tensor>& seed) {
+void check_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
+                         const std::optional<at::Tensor>& seed) {
   const char* op = "_scale_dropout";
   check_dtype(op, "x", x.scalar_type());
   check_finite(op, "scale", scale);
@@ -147,47 +153,51 @@ void check_scale_dropout(const at::Tensor& x, double scale, double dropout_p, co
 }
 
 at::Tensor& call_sinusoidal_table_out(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
-                                      double freq_shift, double scale, std::string_view layout, std::string_view odd,
-                                      at::Tensor& out) {
-  static const auto op = find_op<at::Tensor&(c10::SymInt, c10::SymInt, c10::SymInt, double, double, double,
-                                             std::string_view, std::string_view, at::Tensor&)>(
-      "posenc_ext::sinusoidal_table", "out");
-  return op.call(std::move(length), std::move(dim), std::move(start), base, freq_shift, scale, layout, odd, out);
+                                      double freq_shift, double scale, std::string_view layout,
+                                      std::string_view odd, at::Tensor& out) {
+  static const auto op =
+      find_op<at::Tensor&(c10::SymInt, c10::SymInt, c10::SymInt, double, double, double, std::string_view,
+                          std::string_view, at::Tensor&)>("posenc_ext::sinusoidal_table", "out");
+  return op.call(std::move(length), std::move(dim), std::move(start), base, freq_shift, scale, layout, odd,
+                 out);
 }
 
-at::Tensor call_sinusoidal(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift, double scale,
-                           std::string_view layout, std::string_view odd, int64_t order,
+at::Tensor call_sinusoidal(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift,
+                           double scale, std::string_view layout, std::string_view odd, int64_t order,
                            std::optional<at::ScalarType> dtype) {
   static const auto op =
-      find_op<at::Tensor(const at::Tensor&, c10::SymInt, double, double, double, std::string_view, std::string_view,
-                         int64_t, std::optional<at::ScalarType>)>("posenc_ext::_sinusoidal");
+      find_op<at::Tensor(const at::Tensor&, c10::SymInt, double, double, double, std::string_view,
+                         std::string_view, int64_t, std::optional<at::ScalarType>)>(
+          "posenc_ext::_sinusoidal");
   return op.call(positions, std::move(dim), base, freq_shift, scale, layout, odd, order, dtype);
 }
 
 at::Tensor call_sinusoidal_backward(const at::Tensor& grad, const at::Tensor& positions, double base,
-                                    double freq_shift, double scale, std::string_view layout, std::string_view odd,
-                                    int64_t order) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&, double, double, double,
-                                            std::string_view, std::string_view, int64_t)>(
-      "posenc_ext::_sinusoidal_backward");
+                                    double freq_shift, double scale, std::string_view layout,
+                                    std::string_view odd, int64_t order) {
+  static const auto op =
+      find_op<at::Tensor(const at::Tensor&, const at::Tensor&, double, double, double, std::string_view,
+                         std::string_view, int64_t)>("posenc_ext::_sinusoidal_backward");
   return op.call(grad, positions, base, freq_shift, scale, layout, odd, order);
 }
 
-at::Tensor call_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets, c10::SymInt start,
-                               double x_scale, double base, double freq_shift, std::string_view layout,
-                               std::string_view odd, bool batch_first, double dropout_p,
-                               const std::optional<at::Tensor>& seed) {
+at::Tensor call_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
+                               c10::SymInt start, double x_scale, double base, double freq_shift,
+                               std::string_view layout, std::string_view odd, bool batch_first,
+                               double dropout_p, const std::optional<at::Tensor>& seed) {
   static const auto op =
-      find_op<at::Tensor(const at::Tensor&, const std::optional<at::Tensor>&, c10::SymInt, double, double, double,
-                         std::string_view, std::string_view, bool, double, const std::optional<at::Tensor>&)>(
-          "posenc_ext::_add_sinusoidal");
-  return op.call(x, offsets, std::move(start), x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed);
+      find_op<at::Tensor(const at::Tensor&, const std::optional<at::Tensor>&, c10::SymInt, double, double,
+                         double, std::string_view, std::string_view, bool, double,
+                         const std::optional<at::Tensor>&)>("posenc_ext::_add_sinusoidal");
+  return op.call(x, offsets, std::move(start), x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                 seed);
 }
 
 at::Tensor call_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
                               const std::optional<at::Tensor>& seed) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, double, double, const std::optional<at::Tensor>&)>(
-      "posenc_ext::_scale_dropout");
+  static const auto op =
+      find_op<at::Tensor(const at::Tensor&, double, double, const std::optional<at::Tensor>&)>(
+          "posenc_ext::_scale_dropout");
   return op.call(x, scale, dropout_p, seed);
 }
 
@@ -195,18 +205,19 @@ namespace {
 
 // The public ops, composed of those above; these run before autograd and are traced through.
 
-at::Tensor sinusoidal_table(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base, double freq_shift,
-                            double scale, std::string_view layout, std::string_view odd,
+at::Tensor sinusoidal_table(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
+                            double freq_shift, double scale, std::string_view layout, std::string_view odd,
                             std::optional<at::ScalarType> dtype, std::optional<at::Device> device) {
   const at::ScalarType type = dtype.value_or(at::typeMetaToScalarType(at::get_default_dtype()));
   check_sinusoidal_table(length, dim, base, freq_shift, scale, layout, odd, type);
   at::Tensor out = at::empty_symint({length, dim}, at::TensorOptions().dtype(type).device(device));
-  return call_sinusoidal_table_out(std::move(length), std::move(dim), std::move(start), base, freq_shift, scale,
-                                   layout, odd, out);
+  return call_sinusoidal_table_out(std::move(length), std::move(dim), std::move(start), base, freq_shift,
+                                   scale, layout, odd, out);
 }
 
-at::Tensor sinusoidal(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift, double scale,
-                      std::string_view layout, std::string_view odd, std::optional<at::ScalarType> dtype) {
+at::Tensor sinusoidal(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift,
+                      double scale, std::string_view layout, std::string_view odd,
+                      std::optional<at::ScalarType> dtype) {
   return call_sinusoidal(positions, std::move(dim), base, freq_shift, scale, layout, odd, 0,
                          sinusoidal_dtype(positions, dtype));
 }
@@ -216,25 +227,27 @@ at::Tensor add_with_dropout(const at::Tensor& x, const std::optional<at::Tensor>
                             std::string_view odd, bool batch_first, double dropout_p, bool training) {
   std::optional<at::Tensor> seed;
   if (training && dropout_p > 0.0 && dropout_p < 1.0) {
-    // One draw from the generator of x's device, left where it is drawn: no synchronisation, and safe to capture in a CUDA graph.
+    // One draw from the generator of x's device, left where it is drawn: no synchronisation, and safe to
+    // capture in a CUDA graph.
     seed = at::randint(std::numeric_limits<int64_t>::max(), {1},
                        at::TensorOptions().dtype(at::kLong).device(x.device()));
   }
-  return call_add_sinusoidal(x, offsets, std::move(start), x_scale, base, freq_shift, layout, odd, batch_first,
-                             dropout_p, seed);
+  return call_add_sinusoidal(x, offsets, std::move(start), x_scale, base, freq_shift, layout, odd,
+                             batch_first, dropout_p, seed);
 }
 
-at::Tensor add_sinusoidal(const at::Tensor& x, c10::SymInt start, double x_scale, double base, double freq_shift,
-                          std::string_view layout, std::string_view odd, bool batch_first, double dropout_p,
-                          bool training) {
-  return add_with_dropout(x, std::nullopt, std::move(start), x_scale, base, freq_shift, layout, odd, batch_first,
-                          dropout_p, training);
+at::Tensor add_sinusoidal(const at::Tensor& x, c10::SymInt start, double x_scale, double base,
+                          double freq_shift, std::string_view layout, std::string_view odd, bool batch_first,
+                          double dropout_p, bool training) {
+  return add_with_dropout(x, std::nullopt, std::move(start), x_scale, base, freq_shift, layout, odd,
+                          batch_first, dropout_p, training);
 }
 
 at::Tensor add_sinusoidal_offsets(const at::Tensor& x, const at::Tensor& start, double x_scale, double base,
-                                  double freq_shift, std::string_view layout, std::string_view odd, bool batch_first,
-                                  double dropout_p, bool training) {
-  return add_with_dropout(x, start, 0, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, training);
+                                  double freq_shift, std::string_view layout, std::string_view odd,
+                                  bool batch_first, double dropout_p, bool training) {
+  return add_with_dropout(x, start, 0, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                          training);
 }
 
 TORCH_LIBRARY_IMPL(posenc_ext, CompositeImplicitAutograd, m) {
@@ -252,8 +265,9 @@ TORCH_LIBRARY_IMPL(posenc_ext, CompositeExplicitAutograd, m) {
 
 namespace posenc_ext {
 
-at::Tensor sinusoidal_table(int64_t length, int64_t dim, int64_t start, double base, double freq_shift, double scale,
-                            std::string_view layout, std::string_view odd, at::TensorOptions options) {
+at::Tensor sinusoidal_table(int64_t length, int64_t dim, int64_t start, double base, double freq_shift,
+                            double scale, std::string_view layout, std::string_view odd,
+                            at::TensorOptions options) {
   return ops::sinusoidal_table(length, dim, start, base, freq_shift, scale, layout, odd,
                                c10::optTypeMetaToScalarType(options.dtype_opt()), options.device_opt());
 }
@@ -266,12 +280,13 @@ at::Tensor sinusoidal(const at::Tensor& positions, int64_t dim, double base, dou
 at::Tensor add_sinusoidal(const at::Tensor& x, int64_t start, double x_scale, double base, double freq_shift,
                           std::string_view layout, std::string_view odd, bool batch_first, double dropout_p,
                           bool training) {
-  return ops::add_sinusoidal(x, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, training);
+  return ops::add_sinusoidal(x, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                             training);
 }
 
-at::Tensor add_sinusoidal(const at::Tensor& x, const at::Tensor& start, double x_scale, double base, double freq_shift,
-                          std::string_view layout, std::string_view odd, bool batch_first, double dropout_p,
-                          bool training) {
+at::Tensor add_sinusoidal(const at::Tensor& x, const at::Tensor& start, double x_scale, double base,
+                          double freq_shift, std::string_view layout, std::string_view odd, bool batch_first,
+                          double dropout_p, bool training) {
   return ops::add_sinusoidal_offsets(x, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
                                      training);
 }

@@ -1,4 +1,5 @@
-// The sinusoid ops: argument checks and result shapes for Meta, CPU and CUDA, and typed calls through the dispatcher.
+// The sinusoid ops: argument checks and result shapes for Meta, CPU and CUDA, and typed calls through the
+// dispatcher.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,8 +21,9 @@ struct Encoding {
 Encoding check_encoding(const char* op, const c10::SymInt& dim, double base, double freq_shift, double scale,
                         std::string_view layout, std::string_view odd);
 
-Encoding check_sinusoidal_table(const c10::SymInt& length, const c10::SymInt& dim, double base, double freq_shift,
-                                double scale, std::string_view layout, std::string_view odd, at::ScalarType dtype);
+Encoding check_sinusoidal_table(const c10::SymInt& length, const c10::SymInt& dim, double base,
+                                double freq_shift, double scale, std::string_view layout,
+                                std::string_view odd, at::ScalarType dtype);
 
 // The result of sinusoidal_table.out must have its shape; an empty one is given it.
 void resize_table(const c10::SymInt& length, const c10::SymInt& dim, const at::Tensor& out);
@@ -33,18 +35,21 @@ Encoding check_sinusoidal(const at::Tensor& positions, const c10::SymInt& dim, d
 // The dtype of `sinusoidal` where none is asked for: that of floating positions, else torch's default.
 at::ScalarType sinusoidal_dtype(const at::Tensor& positions, std::optional<at::ScalarType> dtype);
 
-Encoding check_sinusoidal_backward(const at::Tensor& grad, const at::Tensor& positions, double base, double freq_shift,
-                                   double scale, std::string_view layout, std::string_view odd, int64_t order);
+Encoding check_sinusoidal_backward(const at::Tensor& grad, const at::Tensor& positions, double base,
+                                   double freq_shift, double scale, std::string_view layout,
+                                   std::string_view odd, int64_t order);
 
 struct AddShape {
   c10::SymInt batch, length, dim;
 };
 
-AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets, double x_scale, double base,
-                              double freq_shift, std::string_view layout, std::string_view odd, bool batch_first,
-                              double dropout_p, const std::optional<at::Tensor>& seed, Encoding* encoding = nullptr);
+AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets, double x_scale,
+                              double base, double freq_shift, std::string_view layout, std::string_view odd,
+                              bool batch_first, double dropout_p, const std::optional<at::Tensor>& seed,
+                              Encoding* encoding = nullptr);
 
-void check_scale_dropout(const at::Tensor& x, double scale, double dropout_p, const std::optional<at::Tensor>& seed);
+void check_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
+                         const std::optional<at::Tensor>& seed);
 
 inline bool drops(double dropout_p, const std::optional<at::Tensor>& seed) {
   return dropout_p > 0.0 && seed.has_value() && seed->defined();
@@ -52,18 +57,18 @@ inline bool drops(double dropout_p, const std::optional<at::Tensor>& seed) {
 
 // Typed calls through the dispatcher.
 at::Tensor& call_sinusoidal_table_out(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
-                                      double freq_shift, double scale, std::string_view layout, std::string_view odd,
-                                      at::Tensor& out);
-at::Tensor call_sinusoidal(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift, double scale,
-                           std::string_view layout, std::string_view odd, int64_t order,
+                                      double freq_shift, double scale, std::string_view layout,
+                                      std::string_view odd, at::Tensor& out);
+at::Tensor call_sinusoidal(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift,
+                           double scale, std::string_view layout, std::string_view odd, int64_t order,
                            std::optional<at::ScalarType> dtype);
 at::Tensor call_sinusoidal_backward(const at::Tensor& grad, const at::Tensor& positions, double base,
-                                    double freq_shift, double scale, std::string_view layout, std::string_view odd,
-                                    int64_t order);
-at::Tensor call_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets, c10::SymInt start,
-                               double x_scale, double base, double freq_shift, std::string_view layout,
-                               std::string_view odd, bool batch_first, double dropout_p,
-                               const std::optional<at::Tensor>& seed);
+                                    double freq_shift, double scale, std::string_view layout,
+                                    std::string_view odd, int64_t order);
+at::Tensor call_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
+                               c10::SymInt start, double x_scale, double base, double freq_shift,
+                               std::string_view layout, std::string_view odd, bool batch_first,
+                               double dropout_p, const std::optional<at::Tensor>& seed);
 at::Tensor call_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
                               const std::optional<at::Tensor>& seed);
 

@@ -17,7 +17,8 @@ inline bool is_supported(at::ScalarType type) {
 }
 
 inline void check_dtype(const char* op, const char* argument, at::ScalarType type) {
-  POSENC_CHECK(is_supported(type), op, argument, " must be float64, float32, float16 or bfloat16, got ", type);
+  POSENC_CHECK(is_supported(type), op, argument, " must be float64, float32, float16 or bfloat16, got ",
+               type);
 }
 
 inline core::DType to_core(at::ScalarType type) {
@@ -68,7 +69,8 @@ inline std::optional<core::PositionType> to_position_type(at::ScalarType type) {
 // The geometry of a tensor's first `dims` dimensions; neighbours that step alike are merged.
 core::Strided to_strided(const at::Tensor& tensor, int64_t dims);
 
-// A tensor whose geometry `to_strided` can hold: itself, but for more than core::kMaxDims dimensions that do not merge.
+// A tensor whose geometry `to_strided` can hold: itself, but for more than core::kMaxDims dimensions that do
+// not merge.
 at::Tensor with_few_dims(const at::Tensor& tensor, int64_t dims);
 
 }  // namespace posenc_ext::ops

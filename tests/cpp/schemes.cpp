@@ -1,5 +1,5 @@
-// The three views that every scheme of core/schemes.h gives of its rows, checked against each other, exhaustively for small shapes:
-// row(q, k), its inverse pairs(row) and pair(row, i), and for_each_run(q, f).
+// The three views that every scheme of core/schemes.h gives of its rows, checked against each other,
+// exhaustively for small shapes: row(q, k), its inverse pairs(row) and pair(row, i), and for_each_run(q, f).
 // A new scheme needs one thing here: a specialisation of `samples`.
 #include "core/schemes.h"
 
@@ -17,7 +17,8 @@ void samples(const std::function<void(const Scheme&)>& visit) = delete;
 
 template <>
 void samples(const std::function<void(const WindowScheme&)>& visit) {
-  // Every window of at most `largest` per axis, with query sizes from the window's to twice that and one more.
+  // Every window of at most `largest` per axis, with query sizes from the window's to twice that and one
+  // more.
   const auto shapes = [&](int64_t axes, int64_t largest) {
     WindowScheme s{};
     const std::function<void(int)> choose = [&](int axis) {
@@ -39,7 +40,9 @@ void samples(const std::function<void(const WindowScheme&)>& visit) {
   shapes(1, 9);
   shapes(2, 4);
   shapes(3, 2);
-  for (const WindowScheme& s : {WindowScheme{{3, 4, 5}, {3, 4, 5}, 1}, WindowScheme{{3, 1, 4}, {7, 2, 11}, 0}}) visit(s);
+  for (const WindowScheme& s :
+       {WindowScheme{{3, 4, 5}, {3, 4, 5}, 1}, WindowScheme{{3, 1, 4}, {7, 2, 11}, 0}})
+    visit(s);
 }
 
 int64_t shapes = 0, failures = 0;
@@ -47,8 +50,9 @@ int64_t shapes = 0, failures = 0;
 template <class Scheme>
 void expect(bool right, const char* name, const Scheme& s, const char* what, int64_t a, int64_t b) {
   if (right || ++failures > 10) return;
-  std::printf("FAILED %s, shape %lld (%lld x %lld, %lld rows): %s at (%lld, %lld)\n", name, static_cast<long long>(shapes),
-              static_cast<long long>(s.queries()), static_cast<long long>(s.keys()), static_cast<long long>(s.rows()), what,
+  std::printf("FAILED %s, shape %lld (%lld x %lld, %lld rows): %s at (%lld, %lld)\n", name,
+              static_cast<long long>(shapes), static_cast<long long>(s.queries()),
+              static_cast<long long>(s.keys()), static_cast<long long>(s.rows()), what,
               static_cast<long long>(a), static_cast<long long>(b));
 }
 
@@ -88,7 +92,8 @@ void check(const char* name, const Scheme& s) {
     });
     for (int64_t k = 0; k < keys; ++k) {
       expect(covered[static_cast<size_t>(k)] == 1, name, s, "runs do not cover a key once", q, k);
-      expect(listed[static_cast<size_t>(q * keys + k)] == 1, name, s, "pair() does not list a pair once", q, k);
+      expect(listed[static_cast<size_t>(q * keys + k)] == 1, name, s, "pair() does not list a pair once", q,
+             k);
     }
   }
 }
@@ -99,6 +104,7 @@ int main() {
 #define POSENC_CHECK_SCHEME(Scheme) \
   samples<Scheme>(std::function<void(const Scheme&)>([](const Scheme& s) { check(#Scheme, s); }));
   POSENC_SCHEMES(POSENC_CHECK_SCHEME)
-  std::printf("%lld shapes, %lld failures\n", static_cast<long long>(shapes), static_cast<long long>(failures));
+  std::printf("%lld shapes, %lld failures\n", static_cast<long long>(shapes),
+              static_cast<long long>(failures));
   return failures == 0 ? 0 : 1;
 }

@@ -1,4 +1,5 @@
-// What the emulated tests share: guarded memory, comparisons, and the list of thread orders and devices each case runs on.
+// What the emulated tests share: guarded memory, comparisons, and the list of thread orders and devices each
+// case runs on.
 #pragma once
 
 #include <cmath>
@@ -12,8 +13,9 @@ namespace check {
 
 using namespace posenc_ext::core;
 
-// `count` elements that end where the allocation ends, so that AddressSanitizer sees the first byte beyond; `skip` elements
-// before them shift them off 16-byte boundaries. Unwritten memory holds 0xCD, also in the skipped part and in gaps.
+// `count` elements that end where the allocation ends, so that AddressSanitizer sees the first byte beyond;
+// `skip` elements before them shift them off 16-byte boundaries. Unwritten memory holds 0xCD, also in the
+// skipped part and in gaps.
 template <class T>
 class Buffer {
  public:
@@ -45,7 +47,8 @@ class Buffer {
 class SparseMemory {
  public:
   explicit SparseMemory(size_t bytes) : bytes_(bytes) {
-    memory_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    memory_ =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory_ == MAP_FAILED) emulation::fail("no address space for the test of long strides");
   }
   ~SparseMemory() { munmap(memory_, bytes_); }

@@ -1,5 +1,5 @@
-// The conversions of core/scalar.h, written out for the host, against the CUDA headers' own for half and bfloat16, which is what
-// the device branches of core/scalar.h call.
+// The conversions of core/scalar.h, written out for the host, against the CUDA headers' own for half and
+// bfloat16, which is what the device branches of core/scalar.h call.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -21,7 +21,8 @@ void expect(bool right, const char* what, uint32_t input) {
 
 void check_float(uint32_t bits) {
   const float x = bit_cast<float>(bits);
-  const uint16_t half = __half_as_ushort(__float2half_rn(x)), brain = __bfloat16_as_ushort(__float2bfloat16_rn(x));
+  const uint16_t half = __half_as_ushort(__float2half_rn(x)),
+                 brain = __bfloat16_as_ushort(__float2bfloat16_rn(x));
   if (std::isnan(x)) {  // which NaN is left open
     expect(std::isnan(to_float(Rounding<Half>::from(x))), "half", bits);
     expect(std::isnan(to_float(Rounding<BFloat16>::from(x))), "bfloat16", bits);
@@ -37,7 +38,8 @@ int main() {
   for (uint32_t bits = 0; bits < 0x10000u; ++bits) {
     const float wide = __half2float(__ushort_as_half(static_cast<uint16_t>(bits)));
     const float ours = to_float(Half{static_cast<uint16_t>(bits)});
-    expect(std::isnan(wide) ? std::isnan(ours) : bit_cast<uint32_t>(wide) == bit_cast<uint32_t>(ours), "float", bits);
+    expect(std::isnan(wide) ? std::isnan(ours) : bit_cast<uint32_t>(wide) == bit_cast<uint32_t>(ours),
+           "float", bits);
   }
   // Every float near a boundary of rounding: all upper halves with the lower halves where something happens.
   const uint32_t lows[] = {0x0000, 0x0001, 0x0fff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x2fff, 0x3000, 0x3001,

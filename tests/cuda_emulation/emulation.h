@@ -1,16 +1,18 @@
-// Runs CUDA kernels on the CPU: g++ compiles the very .cu files of csrc/cuda/kernels against the toolkit's real headers, and the
-// words of the language mean what is defined here.
+// Runs CUDA kernels on the CPU: g++ compiles the very .cu files of csrc/cuda/kernels against the toolkit's
+// real headers, and the words of the language mean what is defined here.
 //
-// The threads of a block are ucontext fibers. A fiber runs until it waits at __syncthreads, __syncwarp or a shuffle; then the next
-// one of the thread order (ascending, descending, shuffled) runs. Blocks run one after another, each on a system thread of its own, so
-// that shared memory (thread_local here) starts as zeros and never still holds what the block before left there.
+// The threads of a block are ucontext fibers. A fiber runs until it waits at __syncthreads, __syncwarp or a
+// shuffle; then the next one of the thread order (ascending, descending, shuffled) runs. Blocks run one after
+// another, each on a system thread of its own, so that shared memory (thread_local here) starts as zeros and
+// never still holds what the block before left there.
 //
-// What it shows: wrong indices (AddressSanitizer), misaligned vectors (UndefinedBehaviorSanitizer), barriers that not all threads of a
-// block reach (reported), missing barriers (a fiber reads what another has not yet written, in one order or the other), wrong results.
-// What it cannot show: races between blocks or inside a warp, the memory model, the GPU's own instructions (the branches of core/ under
+// What it shows: wrong indices (AddressSanitizer), misaligned vectors (UndefinedBehaviorSanitizer), barriers
+// that not all threads of a block reach (reported), missing barriers (a fiber reads what another has not yet
+// written, in one order or the other), wrong results. What it cannot show: races between blocks or inside a
+// warp, the memory model, the GPU's own instructions (the branches of core/ under
 // __CUDA_ARCH__; its fused multiply-add and conversions round alike by specification), speed, register use.
-// Not supported: inline PTX, atomics, dynamic shared memory, cooperative groups, warps that are not full, early exit of a
-// thread that other threads of its block still wait for.
+// Not supported: inline PTX, atomics, dynamic shared memory, cooperative groups, warps that are not full,
+// early exit of a thread that other threads of its block still wait for.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -92,12 +94,15 @@ inline Machine& machine() {
 struct Site {
   const char* file = nullptr;
   int line = 0;
-  bool operator==(const Site& other) const { return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0); }
+  bool operator==(const Site& other) const {
+    return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0);
+  }
   std::string text() const { return std::string(file) + ":" + std::to_string(line); }
 };
 
 constexpr int kWarpSize = 32;
-constexpr size_t kStackBytes = 32 * 1024;  // AddressSanitizer clears its shadow at every switch: small is fast
+constexpr size_t kStackBytes =
+    32 * 1024;  // AddressSanitizer clears its shadow at every switch: small is fast
 constexpr size_t kGuardBytes = 64 * 1024;
 
 enum class State { ready, at_barrier, at_warp, done };
@@ -111,7 +116,8 @@ struct Thread {
   bool entered = false;
   void* stack = nullptr;
   void* fake_stack = nullptr;
-  // What a lane shows to its warp, by turns: the next exchange must not overwrite what others have yet to read.
+  // What a lane shows to its warp, by turns: the next exchange must not overwrite what others have yet to
+  // read.
   unsigned char shown[2][8] = {};
   int exchanges = 0;
 };
@@ -173,7 +179,8 @@ class Block {
   std::mt19937 random_{1};
 
   void prepare(int count) {
-    if (count % kWarpSize != 0 || count > kMaxThreads) fail("a block of " + std::to_string(count) + " threads");
+    if (count % kWarpSize != 0 || count > kMaxThreads)
+      fail("a block of " + std::to_string(count) + " threads");
     for (int i = 0; i < count; ++i) {
       if (pool_[i].stack != nullptr) continue;
       void* memory = mmap(nullptr, kGuardBytes + kStackBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -201,7 +208,8 @@ class Block {
 
   static void entry();
 
-  // A fiber is entered by setcontext; from then on the compiler's setjmp and longjmp switch without a system call.
+  // A fiber is entered by setcontext; from then on the compiler's setjmp and longjmp switch without a system
+  // call.
   __attribute__((noinline, no_sanitize("address"))) void switch_to(int i) {
     running_ = i;
     Thread& t = pool_[i];
@@ -227,7 +235,8 @@ class Block {
   __attribute__((noinline, no_sanitize("address"))) void leave(bool for_good) {
     Thread& self = current();
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, scheduler_stack_, scheduler_stack_bytes_);
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, scheduler_stack_,
+                                   scheduler_stack_bytes_);
 #endif
     if (__builtin_setjmp(self.place) == 0) __builtin_longjmp(scheduler_, 1);
     enter();
@@ -250,7 +259,8 @@ class Block {
 
   bool release_warps(int count) {
     bool any = false;
-    for (int first = 0; first < count; first += kWarpSize) any |= release(first, first + kWarpSize, State::at_warp);
+    for (int first = 0; first < count; first += kWarpSize)
+      any |= release(first, first + kWarpSize, State::at_warp);
     return any;
   }
 
@@ -258,7 +268,8 @@ class Block {
     std::string text = "threads wait for each other forever:";
     for (int i = 0; i < count; ++i) {
       const auto same = [&](int j) {
-        return pool_[j].state == pool_[i].state && (pool_[i].state == State::done || pool_[j].site == pool_[i].site);
+        return pool_[j].state == pool_[i].state &&
+               (pool_[i].state == State::done || pool_[j].site == pool_[i].site);
       };
       if (i > 0 && same(i - 1)) continue;
       text += "\n  thread " + std::to_string(i) + " on: ";
@@ -317,7 +328,8 @@ extern "C" inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr,
 namespace posenc_ext::cuda {
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, cudaStream_t, const Arguments&... arguments) {
+void launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, cudaStream_t,
+            const Arguments&... arguments) {
   emulation::launch(kernel, blocks, threads, arguments...);
 }
 

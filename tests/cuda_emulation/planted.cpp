@@ -2,6 +2,7 @@
 #include <map>
 
 #include "check.h"
+
 #include "cuda/kernels/vector.cuh"
 
 namespace {
@@ -24,10 +25,10 @@ __global__ void reverse_kernel(const float* x, float* out, int64_t count) {
   } else if constexpr (kBug != Bug::missing_barrier) {
     __syncthreads();
   }
-  cuda::Pack<float, 4> pack;
+  cuda::Pack<float> pack;
   for (int n = 0; n < 4; ++n) pack.value[n] = stretch[255 - (4 * thread + n)];
   const int64_t at = first + 4 * thread + (kBug == Bug::misaligned_vector);
-  if (at + 4 <= count + (kBug == Bug::beyond_the_end ? 4 : 0)) *reinterpret_cast<cuda::Pack<float, 4>*>(out + at) = pack;
+  if (at + 4 <= count + (kBug == Bug::beyond_the_end ? 4 : 0)) pack.store(out + at);
 }
 
 template <Bug kBug>
@@ -40,7 +41,8 @@ int run() {
     emulation::machine().order = order;
     cuda::launch(reverse_kernel<kBug>, 2, 64, nullptr, x.data(), out.data(), count);
     for (int64_t i = 0; i < count; ++i) {
-      if (out[i] != x[i / 256 * 256 + 255 - i % 256]) check::report("element %d is wrong", static_cast<int>(i));
+      if (out[i] != x[i / 256 * 256 + 255 - i % 256])
+        check::report("element %d is wrong", static_cast<int>(i));
     }
   }
   return check::failures == 0 ? 0 : 1;

@@ -1,5 +1,7 @@
 // The relative-position bias kernels, emulated, against straightforward loops over core/schemes.h.
 #include "check.h"
+
+// Kernels come after check.h, which says what CUDA's words mean here.
 #include "cuda/kernels/relative_bias.cu"
 
 namespace {
@@ -11,7 +13,8 @@ Random draw;
 
 std::string describe(const WindowScheme& s, int64_t heads) {
   std::string text = "window";
-  for (int a = 0; a < WindowScheme::kAxes; ++a) text += " " + std::to_string(s.window[a]) + "<-" + std::to_string(s.query[a]);
+  for (int a = 0; a < WindowScheme::kAxes; ++a)
+    text += " " + std::to_string(s.window[a]) + "<-" + std::to_string(s.query[a]);
   return text + " prefix " + std::to_string(s.prefix_tokens) + " heads " + std::to_string(heads);
 }
 
@@ -21,13 +24,15 @@ void test_forward(const WindowScheme& scheme, int64_t heads, bool head_major, in
   const int64_t rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
   const int64_t row_stride = head_major ? 1 : heads + gap, head_stride = head_major ? rows + gap : 1;
   Buffer<T> table((rows - 1) * row_stride + (heads - 1) * head_stride + 1);
-  for (int64_t i = 0; i < table.size(); ++i) table[i] = static_cast<T>(0x9E3779B97F4A7C15u * static_cast<uint64_t>(i + 1));
+  for (int64_t i = 0; i < table.size(); ++i)
+    table[i] = static_cast<T>(0x9E3779B97F4A7C15u * static_cast<uint64_t>(i + 1));
   cuda::BiasForward a{sizeof(T), table.data(), row_stride, head_stride, heads, nullptr};
   on_all_machines([&] {
     Buffer<T> got(heads * queries * keys, skip);
     a.out = got.data();
     cuda::bias_forward(scheme, a, nullptr);
-    if (!got.guard_is_intact()) report("bias_forward wrote in front of its result: %s", describe(scheme, heads).c_str());
+    if (!got.guard_is_intact())
+      report("bias_forward wrote in front of its result: %s", describe(scheme, heads).c_str());
     for (int64_t i = 0; i < got.size(); ++i) {
       const int64_t head = i / (queries * keys), pair = i % (queries * keys);
       if (got[i] == table[scheme.row(pair / keys, pair % keys) * row_stride + head * head_stride]) continue;
@@ -38,9 +43,11 @@ void test_forward(const WindowScheme& scheme, int64_t heads, bool head_major, in
   });
 }
 
-// With small whole numbers every partial sum is exact and the result has one right value; with others it has a narrow interval.
+// With small whole numbers every partial sum is exact and the result has one right value; with others it has
+// a narrow interval.
 template <class T>
-void test_backward(DType type, const WindowScheme& scheme, int64_t heads, bool key_major, int64_t gap, bool whole) {
+void test_backward(DType type, const WindowScheme& scheme, int64_t heads, bool key_major, int64_t gap,
+                   bool whole) {
   const int64_t rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
   const int64_t query_stride = key_major ? 1 : keys + gap, key_stride = key_major ? queries + gap : 1;
   const int64_t head_stride = key_major ? keys * key_stride : queries * query_stride;
@@ -67,14 +74,16 @@ void test_backward(DType type, const WindowScheme& scheme, int64_t heads, bool k
     Buffer<T> got(rows * heads, 1);
     a.out = got.data();
     cuda::bias_backward(scheme, a, nullptr);
-    if (!got.guard_is_intact()) report("bias_backward wrote in front of its result: %s", describe(scheme, heads).c_str());
+    if (!got.guard_is_intact())
+      report("bias_backward wrote in front of its result: %s", describe(scheme, heads).c_str());
     for (int64_t i = 0; i < got.size(); ++i) {
       const size_t at = static_cast<size_t>(i);
       const double slack = epsilon * size[at] * count[at];
       const double value = to_double(got[i]);
-      if (value < to_double(round_to<T>(sum[at] - slack)) || value > to_double(round_to<T>(sum[at] + slack))) {
-        report("bias_backward %s %s: element %lld is %.9g, not %.9g", describe(scheme, heads).c_str(), name(type),
-               static_cast<long long>(i), value, sum[at]);
+      if (value < to_double(round_to<T>(sum[at] - slack)) ||
+          value > to_double(round_to<T>(sum[at] + slack))) {
+        report("bias_backward %s %s: element %lld is %.9g, not %.9g", describe(scheme, heads).c_str(),
+               name(type), static_cast<long long>(i), value, sum[at]);
         break;
       }
     }
@@ -86,12 +95,13 @@ void test_backward(DType type, const WindowScheme& scheme, int64_t heads, bool k
   });
 }
 
-// One axis to three, square and not, whole and uneven replication of queries, with and without a prefix token; the pairs of the
-// larger ones fill several tiles.
+// One axis to three, square and not, whole and uneven replication of queries, with and without a prefix
+// token; the pairs of the larger ones fill several tiles.
 const WindowScheme kSchemes[] = {
-    {{1, 1, 1}, {1, 1, 1}, 0}, {{1, 1, 1}, {1, 1, 1}, 1}, {{1, 1, 5}, {1, 1, 5}, 0},  {{1, 1, 5}, {1, 1, 13}, 1},
-    {{1, 2, 2}, {1, 2, 2}, 0}, {{1, 3, 4}, {1, 3, 4}, 1}, {{1, 4, 3}, {1, 9, 7}, 0},  {{1, 7, 7}, {1, 7, 7}, 0},
-    {{1, 5, 8}, {1, 5, 8}, 1}, {{2, 3, 4}, {2, 3, 4}, 0}, {{2, 2, 3}, {5, 4, 3}, 1},  {{1, 1, 40}, {1, 1, 40}, 0},
+    {{1, 1, 1}, {1, 1, 1}, 0},  {{1, 1, 1}, {1, 1, 1}, 1}, {{1, 1, 5}, {1, 1, 5}, 0},
+    {{1, 1, 5}, {1, 1, 13}, 1}, {{1, 2, 2}, {1, 2, 2}, 0}, {{1, 3, 4}, {1, 3, 4}, 1},
+    {{1, 4, 3}, {1, 9, 7}, 0},  {{1, 7, 7}, {1, 7, 7}, 0}, {{1, 5, 8}, {1, 5, 8}, 1},
+    {{2, 3, 4}, {2, 3, 4}, 0},  {{2, 2, 3}, {5, 4, 3}, 1}, {{1, 1, 40}, {1, 1, 40}, 0},
 };
 
 // Strides beyond 2^32 elements: an index cut to 32 bits anywhere would land on another row.
@@ -104,12 +114,14 @@ void test_long_strides() {
   on_all_machines([&] {
     uint16_t got[4] = {};
     cuda::bias_forward(scheme, {2, table, kStride, 1, 1, got}, nullptr);
-    if (got[0] != 101 || got[1] != 100 || got[2] != 102 || got[3] != 101) report("bias_forward with long strides");
+    if (got[0] != 101 || got[1] != 100 || got[2] != 102 || got[3] != 101)
+      report("bias_forward with long strides");
   });
   // The same memory as a gradient: [heads, queries, keys] = [1, 2, 2] with long rows of queries.
   BFloat16* grad = memory.as<BFloat16>();
   for (int64_t q = 0; q < 2; ++q) {
-    for (int64_t k = 0; k < 2; ++k) grad[q * kStride + k] = round_to<BFloat16>(static_cast<double>(1 + 2 * q + k));
+    for (int64_t k = 0; k < 2; ++k)
+      grad[q * kStride + k] = round_to<BFloat16>(static_cast<double>(1 + 2 * q + k));
   }
   on_all_machines([&] {
     BFloat16 got[3] = {};

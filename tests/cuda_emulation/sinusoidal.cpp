@@ -1,5 +1,8 @@
-// The sinusoid kernels, emulated, against the CPU kernels of the baseline level: bit for bit where a value is rounded once.
+// The sinusoid kernels, emulated, against the CPU kernels of the baseline level: bit for bit where a value is
+// rounded once.
 #include "check.h"
+
+// Kernels come after check.h, which says what CUDA's words mean here.
 #include "cpu/kernels/sinusoidal.h"
 #include "cuda/kernels/sinusoidal.cu"
 
@@ -27,7 +30,8 @@ struct HostFrequencies {
 Sinusoid random_spec(int64_t dim, Layout layout) {
   const Odd odd = dim % 2 == 0 ? Odd::error : draw.of({Odd::zero, Odd::sin});
   const double shift = dim >= 4 ? draw.of({0.0, 1.0}) : dim >= 2 ? 0.0 : -1.0;
-  return make_sinusoid(dim, draw.of({10000.0, 100.0, 0.5}), shift, draw.of({1.0, 1.0, 1000.0, -0.3}), layout, odd);
+  return make_sinusoid(dim, draw.of({10000.0, 100.0, 0.5}), shift, draw.of({1.0, 1.0, 1000.0, -0.3}), layout,
+                       odd);
 }
 
 std::string describe(const Sinusoid& s, DType type) {
@@ -35,7 +39,8 @@ std::string describe(const Sinusoid& s, DType type) {
          std::to_string(static_cast<int>(s.layout)) + " odd " + std::to_string(static_cast<int>(s.odd));
 }
 
-constexpr int kWideDim = 2 * cuda::kBackwardTilePairs + 66;  // more than one tile of frequencies in the backward kernel
+constexpr int kWideDim =
+    2 * cuda::kBackwardTilePairs + 66;  // more than one tile of frequencies in the backward kernel
 constexpr Layout kLayouts[] = {Layout::interleaved, Layout::concat, Layout::concat_cos_first};
 
 // Positions of every type and of several geometries, for either namespace's struct.
@@ -46,13 +51,16 @@ struct PositionData {
 
   PositionData(PositionType t, int64_t count) : type(t) {
     const bool floating = type >= PositionType::f64;
-    for (int64_t i = 0; i < 600; ++i) put(i, floating ? (draw.uniform() - 0.5) * std::ldexp(1.0, draw.below(30)) : 0.0);
-    const double special[] = {0.0, -0.0, 1.0, 16777216.0, 1e15, 1e300, 0x1p60, -0x1p53, 5e-324, HUGE_VAL, NAN, 0.5};
+    for (int64_t i = 0; i < 600; ++i)
+      put(i, floating ? (draw.uniform() - 0.5) * std::ldexp(1.0, draw.below(30)) : 0.0);
+    const double special[] = {0.0,    -0.0,    1.0,    16777216.0, 1e15, 1e300,
+                              0x1p60, -0x1p53, 5e-324, HUGE_VAL,   NAN,  0.5};
     if (type == PositionType::f64) {
       for (int64_t i = 0; i < 12; ++i) put(draw.below(600), special[i]);
     }
     if (!floating) {
-      for (int64_t i = 0; i < 600; ++i) memory[i] = bit_cast<double>((uint64_t{0x9E3779B97F4A7C15} * (i + 1)) >> 40);
+      for (int64_t i = 0; i < 600; ++i)
+        memory[i] = bit_cast<double>((uint64_t{0x9E3779B97F4A7C15} * (i + 1)) >> 40);
       // 24 random bits: small numbers of 64 bits, all kinds of numbers of 8, 16 and 32.
     }
     switch (draw.below(3)) {
@@ -87,22 +95,23 @@ struct PositionData {
   }
 };
 
-constexpr PositionType kPositionTypes[] = {PositionType::u8,  PositionType::i8,  PositionType::i16, PositionType::i32,
-                                           PositionType::i64, PositionType::u16, PositionType::u32, PositionType::u64,
-                                           PositionType::f64, PositionType::f32, PositionType::f16, PositionType::bf16};
+constexpr PositionType kPositionTypes[] = {PositionType::u8,  PositionType::i8,  PositionType::i16,
+                                           PositionType::i32, PositionType::i64, PositionType::u16,
+                                           PositionType::u32, PositionType::u64, PositionType::f64,
+                                           PositionType::f32, PositionType::f16, PositionType::bf16};
 
 template <class T>
-void test_rows(DType type, const Sinusoid& spec, int64_t rows, int64_t gap, int64_t channel_stride, int64_t skip,
-               int32_t order, PositionData* positions, int64_t start) {
+void test_rows(DType type, const Sinusoid& spec, int64_t rows, int64_t gap, int64_t channel_stride,
+               int64_t skip, int32_t order, PositionData* positions, int64_t start) {
   const HostFrequencies frequencies(spec);
   const int64_t row_stride = spec.dim * channel_stride + gap;
   const int64_t elements = (rows - 1) * row_stride + (spec.dim - 1) * channel_stride + 1;
   Buffer<T> wanted(elements, skip);
-  cpu::SinusoidRows host{frequencies.view, {nullptr, PositionType::i64, {}, start}, order,
-                         type,             wanted.data(),                            row_stride,
-                         channel_stride};
-  cuda::SinusoidRows device{spec, {nullptr, PositionType::i64, {}, start}, order, type, nullptr, row_stride, channel_stride,
-                            rows};
+  cpu::SinusoidRows host{
+      frequencies.view, {nullptr, PositionType::i64, {}, start}, order, type, wanted.data(), row_stride,
+      channel_stride};
+  cuda::SinusoidRows device{
+      spec, {nullptr, PositionType::i64, {}, start}, order, type, nullptr, row_stride, channel_stride, rows};
   if (positions != nullptr) {
     host.positions = {positions->memory.data(), positions->type, positions->at, 0};
     device.positions = {positions->memory.data(), positions->type, positions->at, 0};
@@ -129,8 +138,8 @@ void test_rows_of(DType type) {
       const int64_t rows = 1 + draw.below(70);
       PositionData positions(kPositionTypes[(i + 3 * static_cast<int>(layout)) % 12], rows);
       test_rows<T>(type, random_spec(1 + draw.below(80), layout), rows, draw.of<int64_t>({0, 1, 8}),
-                   draw.of<int64_t>({1, 1, 2}), draw.of<int64_t>({0, 0, 1}), static_cast<int32_t>(draw.below(5)),
-                   &positions, 0);
+                   draw.of<int64_t>({1, 1, 2}), draw.of<int64_t>({0, 0, 1}),
+                   static_cast<int32_t>(draw.below(5)), &positions, 0);
       PositionData whole(kPositionTypes[i], 9);
       test_rows<T>(type, random_spec(16 * (1 + draw.below(5)), layout), 9, draw.of<int64_t>({0, 16}), 1, 0,
                    static_cast<int32_t>(draw.below(3)), &whole, 0);
@@ -140,7 +149,8 @@ void test_rows_of(DType type) {
 
 // The sum may be added in any order; then it is rounded once.
 template <class G, class T>
-void test_backward(DType grad_type, DType type, PositionType position_type, int64_t dim, Layout layout, int64_t rows) {
+void test_backward(DType grad_type, DType type, PositionType position_type, int64_t dim, Layout layout,
+                   int64_t rows) {
   const Sinusoid spec = random_spec(dim, layout);
   PositionData positions(position_type, rows);
   const int32_t order = static_cast<int32_t>(draw.below(4));
@@ -158,16 +168,11 @@ void test_backward(DType grad_type, DType type, PositionType position_type, int6
                                 dim,
                                 1},
                                0, rows);
-  cuda::SinusoidBackward a{spec,
-                           {positions.memory.data(), position_type, positions.at, 0},
-                           order,
-                           grad_type,
-                           grad.data(),
-                           {1, {rows}, {row_stride}},
-                           channel_stride,
-                           type,
-                           nullptr,
-                           rows};
+  cuda::SinusoidBackward a{spec,           {positions.memory.data(), position_type, positions.at, 0},
+                           order,          grad_type,
+                           grad.data(),    {1, {rows}, {row_stride}},
+                           channel_stride, type,
+                           nullptr,        rows};
   std::vector<T> first;
   on_all_machines([&] {
     Buffer<T> got(rows, 1);
@@ -186,14 +191,15 @@ void test_backward(DType grad_type, DType type, PositionType position_type, int6
       const double high = to_double(round_to<T>(static_cast<double>(sum) + slack));
       const double value = to_double(got[i]);
       if (!(low <= value && value <= high) && !(std::isnan(value) && std::isnan(low))) {
-        report("sinusoid_backward %s row %lld is %.17g, not in [%.17g, %.17g]", describe(spec, grad_type).c_str(),
-               static_cast<long long>(i), value, low, high);
+        report("sinusoid_backward %s row %lld is %.17g, not in [%.17g, %.17g]",
+               describe(spec, grad_type).c_str(), static_cast<long long>(i), value, low, high);
       }
     }
     // However threads and blocks run: the same bits.
     if (first.empty()) first.assign(got.data(), got.data() + rows);
     for (int64_t i = 0; i < rows; ++i) {
-      if (!same(first[i], got[i])) report("sinusoid_backward: row %lld differs between runs", static_cast<long long>(i));
+      if (!same(first[i], got[i]))
+        report("sinusoid_backward: row %lld differs between runs", static_cast<long long>(i));
     }
   });
 }
@@ -207,28 +213,33 @@ void test_backward_of(DType grad_type) {
   }
   test_backward<G, double>(grad_type, DType::float64, PositionType::f64, 128, Layout::concat, 19);
   test_backward<G, Half>(grad_type, DType::float16, PositionType::f16, 96, Layout::interleaved, 19);
-  test_backward<G, BFloat16>(grad_type, DType::bfloat16, PositionType::bf16, 40, Layout::concat_cos_first, 19);
+  test_backward<G, BFloat16>(grad_type, DType::bfloat16, PositionType::bf16, 40, Layout::concat_cos_first,
+                             19);
   test_backward<G, float>(grad_type, DType::float32, PositionType::f32, kWideDim, Layout::concat, 35);
 }
 
-enum class Form { contiguous, transposed, expanded, strided_channels, off_boundary, gaps };
+enum class Form { contiguous, transposed, expanded, strided_channels, off_boundary, gaps, odd_batch };
 
 template <class T>
-void test_add(DType type, const Sinusoid& spec, int64_t batch, int64_t length, bool batch_first, Form form, int offsets,
-              double p) {
+void test_add(DType type, const Sinusoid& spec, int64_t batch, int64_t length, bool batch_first, Form form,
+              int offsets, double p) {
   const int64_t dim = spec.dim;
   const int64_t channel_stride = form == Form::strided_channels ? 2 : 1;
   const int64_t row = dim * channel_stride + (form == Form::gaps ? 16 : 0);
   const bool x_batch_first = form == Form::transposed ? !batch_first : batch_first;
-  int64_t batch_stride = x_batch_first ? length * row : row, length_stride = x_batch_first ? row : batch * row;
+  int64_t batch_stride = x_batch_first ? length * row : row,
+          length_stride = x_batch_first ? row : batch * row;
   if (form == Form::expanded) batch_stride = 0;
-  const int64_t extent = (batch - 1) * batch_stride + (length - 1) * length_stride + (dim - 1) * channel_stride + 1;
+  if (form == Form::odd_batch) batch_stride += x_batch_first ? 1 : length * length_stride + 1;
+  const int64_t extent =
+      (batch - 1) * batch_stride + (length - 1) * length_stride + (dim - 1) * channel_stride + 1;
   Buffer<T> x(extent, form == Form::off_boundary ? 1 : 0);
   for (int64_t i = 0; i < extent; ++i) x[i] = round_to<T>(draw.normal_like());
   if (draw.below(4) == 0) x[draw.below(extent)] = round_to<T>(HUGE_VAL);
   Buffer<int64_t> starts(2 * batch);
   for (int64_t i = 0; i < 2 * batch; ++i) starts[i] = draw.below(100000) - 50000;
-  const int64_t seed = static_cast<int64_t>(0x9E3779B97F4A7C15u * static_cast<uint64_t>(1 + draw.below(1000)));
+  const int64_t seed =
+      static_cast<int64_t>(0x9E3779B97F4A7C15u * static_cast<uint64_t>(1 + draw.below(1000)));
 
   Buffer<T> wanted(batch * length * dim);
   const HostFrequencies frequencies(spec);
@@ -273,7 +284,8 @@ void test_add(DType type, const Sinusoid& spec, int64_t batch, int64_t length, b
     Buffer<T> got(batch * length * dim);
     device.out = got.data();
     cuda::add_sinusoidal(device, nullptr);
-    all_same(got, wanted, "add_sinusoidal " + describe(spec, type) + " form " + std::to_string(static_cast<int>(form)));
+    all_same(got, wanted,
+             "add_sinusoidal " + describe(spec, type) + " form " + std::to_string(static_cast<int>(form)));
   });
 }
 
@@ -282,17 +294,19 @@ void test_add_of(DType type) {
   for (const Layout layout : kLayouts) {
     for (const int64_t dim : {2, 5, 16, 30, 64, 160}) {
       for (const Form form : {draw.of({Form::contiguous, Form::transposed, Form::expanded, Form::gaps}),
-                              draw.of({Form::strided_channels, Form::off_boundary})}) {
-        test_add<T>(type, random_spec(dim, layout), 1 + draw.below(6), 1 + draw.below(24), draw.below(2) == 0, form,
-                    draw.of({0, 0, 1, 2}), draw.of({0.0, 0.1, 0.5}));
+                              draw.of({Form::strided_channels, Form::off_boundary, Form::odd_batch})}) {
+        test_add<T>(type, random_spec(dim, layout), 1 + draw.below(6), 1 + draw.below(24), draw.below(2) == 0,
+                    form, draw.of({0, 0, 1, 2}), draw.of({0.0, 0.1, 0.5}));
       }
     }
   }
   // More tiles than a small device holds blocks: blocks go on to a second unit.
   for (const int64_t dim : {330, 656}) {
-    test_add<T>(type, random_spec(dim, draw.of({Layout::interleaved, Layout::concat})), 2, 5, true, Form::contiguous, 0, 0.2);
+    test_add<T>(type, random_spec(dim, draw.of({Layout::interleaved, Layout::concat})), 2, 5, true,
+                Form::contiguous, 0, 0.2);
   }
-  test_add<T>(type, random_spec(32, Layout::interleaved), 70, 1, true, Form::contiguous, 0, 0.3);  // decoding: one position
+  test_add<T>(type, random_spec(32, Layout::interleaved), 70, 1, true, Form::contiguous, 0,
+              0.3);  // decoding: one position
 }
 
 template <class T>
@@ -311,7 +325,9 @@ void test_scale_dropout(DType type, Strided at, int64_t skip, double p) {
   Buffer<T> wanted(total);
   for (int64_t i = 0; i < total; ++i) {
     const double value = to_double(x[at.offset(i)]) * scale;
-    wanted[i] = round_to<T>(p == 0.0 ? value : keeps(dropout, static_cast<uint64_t>(seed), i) ? value * dropout.scale : 0.0);
+    wanted[i] = round_to<T>(p == 0.0                                         ? value
+                            : keeps(dropout, static_cast<uint64_t>(seed), i) ? value * dropout.scale
+                                                                             : 0.0);
   }
   cuda::ScaleDropout a{scale, {dropout, p > 0.0 ? &seed : nullptr}, type, x.data(), at, total, nullptr};
   on_all_machines([&] {
@@ -331,9 +347,9 @@ void test_scale_dropout_of(DType type) {
     }
     test_scale_dropout<T>(type, {1, {333}, {3}}, 0, p);
     test_scale_dropout<T>(type, {1, {333}, {0}}, 0, p);
-    test_scale_dropout<T>(type, {2, {20, 32}, {64, 1}}, 0, p);      // vectors in rows with gaps
-    test_scale_dropout<T>(type, {2, {20, 33}, {64, 1}}, 0, p);      // rows that are not whole vectors
-    test_scale_dropout<T>(type, {2, {20, 32}, {33, 1}}, 0, p);      // rows off the boundary
+    test_scale_dropout<T>(type, {2, {20, 32}, {64, 1}}, 0, p);        // vectors in rows with gaps
+    test_scale_dropout<T>(type, {2, {20, 33}, {64, 1}}, 0, p);        // rows that are not whole vectors
+    test_scale_dropout<T>(type, {2, {20, 32}, {33, 1}}, 0, p);        // rows off the boundary
     test_scale_dropout<T>(type, {3, {5, 6, 16}, {16, 96, 1}}, 0, p);  // transposed
     test_scale_dropout<T>(type, {3, {4, 5, 9}, {0, 1, 5}}, 0, p);
   }
@@ -356,10 +372,12 @@ void test_long_strides() {
   cpu::baseline::sinusoid_rows(
       {frequencies.view, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, wanted, kStride, 1}, 0, 3);
   on_all_machines([&] {
-    cuda::sinusoid_rows({spec, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, got, kStride, 1, 3}, nullptr);
+    cuda::sinusoid_rows({spec, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, got, kStride, 1, 3},
+                        nullptr);
     compare("sinusoid_rows");
   });
-  // The samples lie far apart in x and in the result; what was written above is x. Dropout's counters need their high word.
+  // The samples lie far apart in x and in the result; what was written above is x. Dropout's counters need
+  // their high word.
   const int64_t seed = 42;
   SparseMemory sum_memory(3 * kStride * sizeof(BFloat16));
   cpu::AddSinusoidal host{};
@@ -376,8 +394,23 @@ void test_long_strides() {
   host.out_batch_stride = kStride;
   cpu::baseline::add_sinusoidal(host, 0, host.items());
   on_all_machines([&] {
-    cuda::add_sinusoidal({spec, 3, 1, 0, nullptr, PositionType::i64, 0, 2.0, {host.dropout.dropout, &seed}, DType::bfloat16,
-                          wanted, kStride, 0, 1, got, kStride, 0},
+    cuda::add_sinusoidal({spec,
+                          3,
+                          1,
+                          0,
+                          nullptr,
+                          PositionType::i64,
+                          0,
+                          2.0,
+                          {host.dropout.dropout, &seed},
+                          DType::bfloat16,
+                          wanted,
+                          kStride,
+                          0,
+                          1,
+                          got,
+                          kStride,
+                          0},
                          nullptr);
     for (int64_t row = 0; row < 3; ++row) {
       for (int64_t c = 0; c < 16; ++c) {

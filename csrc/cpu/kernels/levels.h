@@ -5,7 +5,8 @@ namespace posenc_ext::cpu {
 
 enum class Level { baseline, avx2, avx512 };
 
-// The level in use: the machine's best, or POSENC_CPU_ISA (baseline, avx2, avx512) where the machine has that. Read once.
+// The level in use: the machine's best, or POSENC_CPU_ISA (baseline, avx2, avx512) where the machine has
+// that. Read once.
 Level level();
 const char* level_name();
 
@@ -19,15 +20,15 @@ const char* level_name();
 
 // Calls `function` of the level in use.
 #if defined(__x86_64__)
-#define POSENC_AT_LEVEL(function, ...)               \
-  switch (::posenc_ext::cpu::level()) {              \
-    case ::posenc_ext::cpu::Level::avx512:           \
+#define POSENC_AT_LEVEL(function, ...)                    \
+  switch (::posenc_ext::cpu::level()) {                   \
+    case ::posenc_ext::cpu::Level::avx512:                \
       ::posenc_ext::cpu::avx512::function(__VA_ARGS__);   \
-      break;                                         \
-    case ::posenc_ext::cpu::Level::avx2:             \
+      break;                                              \
+    case ::posenc_ext::cpu::Level::avx2:                  \
       ::posenc_ext::cpu::avx2::function(__VA_ARGS__);     \
-      break;                                         \
-    default:                                         \
+      break;                                              \
+    default:                                              \
       ::posenc_ext::cpu::baseline::function(__VA_ARGS__); \
   }
 #else

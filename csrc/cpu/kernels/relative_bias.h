@@ -23,7 +23,8 @@ struct ReverseTable {
   void* reversed_table;
 };
 
-// Partial sums of one head over one block of queries; an item is such a block. Blocks are cut by size, never by thread count.
+// Partial sums of one head over one block of queries; an item is such a block. Blocks are cut by size, never
+// by thread count.
 struct BiasBackward {
   static constexpr int64_t kBlockElements = 32768;
   core::DType dtype;
@@ -43,22 +44,22 @@ struct BiasReduce {
   void* out;  // contiguous [rows, heads]
 };
 
-#define POSENC_DECLARE(level)                                      \
-  namespace level {                                                \
+#define POSENC_DECLARE(level)                                          \
+  namespace level {                                                    \
   void reverse_table(const ReverseTable&, int64_t begin, int64_t end); \
-  void bias_reduce(const BiasReduce&, int64_t begin, int64_t end);  \
+  void bias_reduce(const BiasReduce&, int64_t begin, int64_t end);     \
   }
 POSENC_LEVELS(POSENC_DECLARE)
 #undef POSENC_DECLARE
 
-#define POSENC_DECLARE_SCHEME(level, Scheme)                                                    \
-  namespace level {                                                                             \
-  void bias_forward(const core::Scheme&, const BiasForward&, int64_t begin, int64_t end);       \
-  void bias_backward(const core::Scheme&, const BiasBackward&, int64_t begin, int64_t end);     \
+#define POSENC_DECLARE_SCHEME(level, Scheme)                                                \
+  namespace level {                                                                         \
+  void bias_forward(const core::Scheme&, const BiasForward&, int64_t begin, int64_t end);   \
+  void bias_backward(const core::Scheme&, const BiasBackward&, int64_t begin, int64_t end); \
   }
-#define POSENC_DECLARE(Scheme)                  \
-  POSENC_DECLARE_SCHEME(baseline, Scheme)       \
-  POSENC_DECLARE_SCHEME(avx2, Scheme)           \
+#define POSENC_DECLARE(Scheme)            \
+  POSENC_DECLARE_SCHEME(baseline, Scheme) \
+  POSENC_DECLARE_SCHEME(avx2, Scheme)     \
   POSENC_DECLARE_SCHEME(avx512, Scheme)
 POSENC_SCHEMES(POSENC_DECLARE)
 #undef POSENC_DECLARE

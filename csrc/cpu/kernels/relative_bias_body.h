@@ -1,4 +1,5 @@
-// Bodies of the relative-position bias kernels; compiled once per CPU level by level_*.cpp, inside the level's namespace.
+// Bodies of the relative-position bias kernels; compiled once per CPU level by level_*.cpp, inside the
+// level's namespace.
 
 namespace {
 
@@ -31,9 +32,11 @@ void bias_forward_typed(const Scheme& scheme, const BiasForward& a, int64_t begi
   }
 }
 
-// Adds a run of the gradient to the sums of its rows; inside a run with step -1 all rows differ, so the loop vectorises.
+// Adds a run of the gradient to the sums of its rows; inside a run with step -1 all rows differ, so the loop
+// vectorises.
 template <class T, class Sum>
-inline void add_run(const T* __restrict grad, int64_t stride, int64_t count, int64_t step, Sum* __restrict sum) {
+inline void add_run(const T* __restrict grad, int64_t stride, int64_t count, int64_t step,
+                    Sum* __restrict sum) {
   if (step == -1 && stride == 1) {
     for (int64_t i = 0; i < count; ++i) sum[i] += widen(grad[i]);
   } else {
@@ -88,14 +91,14 @@ void reverse_table(const ReverseTable& a, int64_t begin, int64_t end) {
   reverse_table_typed<uint16_t>(a, begin, end);
 }
 
-#define POSENC_DEFINE(Scheme)                                                                                      \
-  void bias_forward(const Scheme& scheme, const BiasForward& a, int64_t begin, int64_t end) {                      \
-    if (a.element_size == 8) return bias_forward_typed<uint64_t>(scheme, a, begin, end);                           \
-    if (a.element_size == 4) return bias_forward_typed<uint32_t>(scheme, a, begin, end);                           \
-    bias_forward_typed<uint16_t>(scheme, a, begin, end);                                                           \
-  }                                                                                                                \
-  void bias_backward(const Scheme& scheme, const BiasBackward& a, int64_t begin, int64_t end) {                    \
-    POSENC_DISPATCH_DTYPE(a.dtype, bias_backward_typed<scalar_t>(scheme, a, begin, end))                           \
+#define POSENC_DEFINE(Scheme)                                                                   \
+  void bias_forward(const Scheme& scheme, const BiasForward& a, int64_t begin, int64_t end) {   \
+    if (a.element_size == 8) return bias_forward_typed<uint64_t>(scheme, a, begin, end);        \
+    if (a.element_size == 4) return bias_forward_typed<uint32_t>(scheme, a, begin, end);        \
+    bias_forward_typed<uint16_t>(scheme, a, begin, end);                                        \
+  }                                                                                             \
+  void bias_backward(const Scheme& scheme, const BiasBackward& a, int64_t begin, int64_t end) { \
+    POSENC_DISPATCH_DTYPE(a.dtype, bias_backward_typed<scalar_t>(scheme, a, begin, end))        \
   }
 POSENC_SCHEMES(POSENC_DEFINE)
 #undef POSENC_DEFINE

@@ -52,7 +52,8 @@ struct SeededDropout {
   const int64_t* seed;
 };
 
-// y[b, l, :] = dropout(x[b, l, :] * x_scale + encoding(start + l + offset[b])); an item is one l of one batch chunk.
+// y[b, l, :] = dropout(x[b, l, :] * x_scale + encoding(start + l + offset[b])); an item is one l of one batch
+// chunk.
 struct AddSinusoidal {
   static constexpr int64_t kBatchChunk = 32;
   Frequencies frequencies;

@@ -1,4 +1,5 @@
-// Bodies of the sinusoid kernels; compiled once per CPU level by level_*.cpp, which opens the level's namespace around this file.
+// Bodies of the sinusoid kernels; compiled once per CPU level by level_*.cpp, which opens the level's
+// namespace around this file.
 
 namespace {
 
@@ -13,7 +14,8 @@ struct PairBlock {
 };
 
 template <bool kHuge>
-void encode_pairs(const double* hi, const double* lo, int64_t count, double p, int32_t order, PairBlock& out) {
+void encode_pairs(const double* hi, const double* lo, int64_t count, double p, int32_t order,
+                  PairBlock& out) {
   for (int64_t i = 0; i < count; ++i) {
     const QuarterTurns turns = reduce<kHuge>(p, {hi[i], lo[i]});
     const SineCosine rest = sine_cosine(turns);
@@ -130,7 +132,8 @@ void sinusoid_rows_typed(const SinusoidRows& a, int64_t begin, int64_t end) {
       encode_row(a.frequencies, p, a.order, [row](int64_t c, double v) { row[c] = round_to<T>(v); });
     } else {
       const int64_t stride = a.channel_stride;
-      encode_row(a.frequencies, p, a.order, [row, stride](int64_t c, double v) { row[c * stride] = round_to<T>(v); });
+      encode_row(a.frequencies, p, a.order,
+                 [row, stride](int64_t c, double v) { row[c * stride] = round_to<T>(v); });
     }
   }
 }
@@ -166,8 +169,9 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
       T* y = static_cast<T*>(a.out) + first;
       const double x_scale = a.x_scale;
       if (a.x_channel_stride == 1) {
-        store_row<T>(a.dropout, first, dim, y,
-                     [x, x_scale, encoding](int64_t c) { return scaled_sum(to_double(x[c]), x_scale, encoding[c]); });
+        store_row<T>(a.dropout, first, dim, y, [x, x_scale, encoding](int64_t c) {
+          return scaled_sum(to_double(x[c]), x_scale, encoding[c]);
+        });
       } else {
         const int64_t stride = a.x_channel_stride;
         store_row<T>(a.dropout, first, dim, y, [x, x_scale, encoding, stride](int64_t c) {

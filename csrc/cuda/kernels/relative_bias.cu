@@ -15,8 +15,8 @@ void launch_forward(const Scheme& scheme, const BiasForward& a, cudaStream_t str
   split.group_heads = divide_up(a.heads, min_of(a.heads, wanted));
   split.groups = divide_up(a.heads, split.group_heads);
   const int64_t blocks = clamped_grid(split.tiles * split.groups, kBlocksPerMultiprocessor);
-  launch(bias_forward_kernel<T, Scheme>, blocks, dim3(kThreads / kHeadsInFlight, kHeadsInFlight), stream, scheme, a,
-         split);
+  launch(bias_forward_kernel<T, Scheme>, blocks, dim3(kThreads / kHeadsInFlight, kHeadsInFlight), stream,
+         scheme, a, split);
 }
 
 template <class T, class Scheme>
@@ -32,14 +32,14 @@ void launch_backward(const Scheme& scheme, const BiasBackward& a, cudaStream_t s
 
 }  // namespace
 
-#define POSENC_DEFINE(Scheme)                                                                    \
-  void bias_forward(const Scheme& scheme, const BiasForward& a, cudaStream_t stream) {           \
-    if (a.element_size == 8) return launch_forward<uint64_t>(scheme, a, stream);                 \
-    if (a.element_size == 4) return launch_forward<uint32_t>(scheme, a, stream);                 \
-    launch_forward<uint16_t>(scheme, a, stream);                                                 \
-  }                                                                                              \
-  void bias_backward(const Scheme& scheme, const BiasBackward& a, cudaStream_t stream) {         \
-    POSENC_DISPATCH_DTYPE(a.dtype, launch_backward<scalar_t>(scheme, a, stream))                 \
+#define POSENC_DEFINE(Scheme)                                                            \
+  void bias_forward(const Scheme& scheme, const BiasForward& a, cudaStream_t stream) {   \
+    if (a.element_size == 8) return launch_forward<uint64_t>(scheme, a, stream);         \
+    if (a.element_size == 4) return launch_forward<uint32_t>(scheme, a, stream);         \
+    launch_forward<uint16_t>(scheme, a, stream);                                         \
+  }                                                                                      \
+  void bias_backward(const Scheme& scheme, const BiasBackward& a, cudaStream_t stream) { \
+    POSENC_DISPATCH_DTYPE(a.dtype, launch_backward<scalar_t>(scheme, a, stream))         \
   }
 POSENC_SCHEMES(POSENC_DEFINE)
 #undef POSENC_DEFINE

@@ -1,5 +1,5 @@
-// Bodies of the relative-position bias kernels, for any scheme. Index arithmetic costs more than the copy or the sum it serves, so
-// both kernels do it once for several heads.
+// Bodies of the relative-position bias kernels, for any scheme. Index arithmetic costs more than the copy or
+// the sum it serves, so both kernels do it once for several heads.
 #pragma once
 
 #include "cuda/kernels/relative_bias.h"
@@ -10,18 +10,19 @@ namespace {
 
 using namespace posenc_ext::core;
 
-constexpr int kPlaneTile = 1024;     // (query, key) pairs per block
-constexpr int kHeadsInFlight = 2;    // threadIdx.y of the forward kernel
-constexpr int kHeadsPerWarp = 8;     // of the backward kernel
+constexpr int kPlaneTile = 1024;   // (query, key) pairs per block
+constexpr int kHeadsInFlight = 2;  // threadIdx.y of the forward kernel
+constexpr int kHeadsPerWarp = 8;   // of the backward kernel
 
 // Heads are cut into groups so that small windows fill the device too.
 struct BiasSplit {
   int64_t tiles, groups, group_heads;
 };
 
-// Reads pairs elements of the table (from cache, but for the first time) and writes heads x pairs elements. A block finds the rows
-// of kPlaneTile pairs, then copies them for each head of its group: threadIdx.x walks over the 16-byte pieces of that head's
-// stretch of the output, wherever it starts; only its first and last piece may be cut.
+// Reads pairs elements of the table (from cache, but for the first time) and writes heads x pairs elements. A
+// block finds the rows of kPlaneTile pairs, then copies them for each head of its group: threadIdx.x walks
+// over the 16-byte pieces of that head's stretch of the output, wherever it starts; only its first and last
+// piece may be cut.
 template <class T, class Scheme>
 __global__ void __launch_bounds__(kThreads, 4)
     bias_forward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasForward a,
@@ -60,9 +61,10 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-// Reads heads x queries x keys elements, writes rows x heads. A warp owns a row and up to kHeadsPerWarp heads; its lanes walk over
-// the row's pairs, and partial sums are added in lane order. The warps of a block own neighbouring rows, whose pairs lie in
-// neighbouring elements of the gradient: a sector that one warp brings into the cache serves the others.
+// Reads heads x queries x keys elements, writes rows x heads. A warp owns a row and up to kHeadsPerWarp
+// heads; its lanes walk over the row's pairs, and partial sums are added in lane order. The warps of a block
+// own neighbouring rows, whose pairs lie in neighbouring elements of the gradient: a sector that one warp
+// brings into the cache serves the others.
 template <class T, class Scheme>
 __global__ void __launch_bounds__(kThreads, 2)
     bias_backward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasBackward a,

@@ -1,4 +1,5 @@
-// CUDA kernels of the relative-position biases, for every scheme of core/schemes.h. Counterpart of cpu/kernels/relative_bias.h.
+// CUDA kernels of the relative-position biases, for every scheme of core/schemes.h. Counterpart of
+// cpu/kernels/relative_bias.h.
 #pragma once
 
 #include <cuda_runtime_api.h>

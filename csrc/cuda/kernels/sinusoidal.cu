@@ -49,7 +49,8 @@ bool has_vectors(const Sinusoid& s, int64_t element_size) {
 
 void sinusoid_rows(const SinusoidRows& a, cudaStream_t stream) {
   const int64_t size = size_of(a.dtype);
-  if (a.channel_stride != 1 || !is_aligned(a.out) || !is_aligned(a.row_stride, size) || !has_vectors(a.spec, size)) {
+  if (a.channel_stride != 1 || !is_aligned(a.out) || !is_aligned(a.row_stride, size) ||
+      !has_vectors(a.spec, size)) {
     return launch_rows<OnePair>(a, stream);
   }
   POSENC_DISPATCH_DTYPE(a.dtype, {
@@ -60,8 +61,8 @@ void sinusoid_rows(const SinusoidRows& a, cudaStream_t stream) {
 
 void sinusoid_backward(const SinusoidBackward& a, cudaStream_t stream) {
   const dim3 threads(kWarp, kThreads / kWarp);
-  launch(sinusoid_backward_kernel, clamped_grid(divide_up(a.count, threads.y), kBlocksPerMultiprocessor), threads,
-         stream, a);
+  launch(sinusoid_backward_kernel, clamped_grid(divide_up(a.count, threads.y), kBlocksPerMultiprocessor),
+         threads, stream, a);
 }
 
 void add_sinusoidal(const AddSinusoidal& a, cudaStream_t stream) {
@@ -84,7 +85,8 @@ void scale_dropout(const ScaleDropout& a, cudaStream_t stream) {
   for (int32_t d = 0; d < last; ++d) vector = vector && is_aligned(a.at.stride[d], size);
   if (last > 0) vector = vector && is_aligned(a.at.size[last], size);  // no vector spans two rows of x
   const int64_t owned = vector ? kVectorBytes / size : 1;
-  const int64_t blocks = clamped_grid(divide_up(divide_up(a.total, owned), kThreads), 2 * kBlocksPerMultiprocessor);
+  const int64_t blocks =
+      clamped_grid(divide_up(divide_up(a.total, owned), kThreads), 2 * kBlocksPerMultiprocessor);
   if (!vector) return launch(scale_dropout_strided_kernel, blocks, kThreads, stream, a);
   POSENC_DISPATCH_DTYPE(a.dtype, launch(scale_dropout_kernel<scalar_t>, blocks, kThreads, stream, a))
 }

@@ -1,5 +1,5 @@
-// Bodies of the sinusoid kernels. Rows are cut into tiles of pairs: a block computes the exact frequencies of its tile once, into
-// shared memory, and then walks over rows.
+// Bodies of the sinusoid kernels. Rows are cut into tiles of pairs: a block computes the exact frequencies of
+// its tile once, into shared memory, and then walks over rows.
 #pragma once
 
 #include "cuda/kernels/sinusoidal.h"
@@ -57,8 +57,8 @@ __device__ __forceinline__ SineCosine encode_pair(DoubleDouble f, double p, bool
 }
 
 template <class Pairs>
-__device__ __forceinline__ void encode(const Sinusoid& s, const Frequency* frequencies, double p, int32_t order,
-                                       Pairs& pairs) {
+__device__ __forceinline__ void encode(const Sinusoid& s, const Frequency* frequencies, double p,
+                                       int32_t order, Pairs& pairs) {
   const bool huge = needs_huge_reduction(s, p);
 #pragma unroll
   for (int i = 0; i < Pairs::kPairs; ++i) {
@@ -74,8 +74,9 @@ __device__ __forceinline__ void encode(const Sinusoid& s, const Frequency* frequ
   }
 }
 
-// The pairs a thread owns of a row, and how it touches their channels. This one takes any row, one channel at a time; the dtype is
-// looked at for each, which costs little beside uncoalesced accesses and saves a kernel per dtype.
+// The pairs a thread owns of a row, and how it touches their channels. This one takes any row, one channel at
+// a time; the dtype is looked at for each, which costs little beside uncoalesced accesses and saves a kernel
+// per dtype.
 struct OnePair {
   static constexpr int kPairs = 1;
   double sine[kPairs], cosine[kPairs];
@@ -91,8 +92,8 @@ struct OnePair {
   }
 };
 
-// Rows made of 16-byte vectors. Where sines and cosines alternate, a vector holds both of half as many pairs; else the sines of
-// the pairs are one vector and the cosines another.
+// Rows made of 16-byte vectors. Where sines and cosines alternate, a vector holds both of half as many pairs;
+// else the sines of the pairs are one vector and the cosines another.
 template <class T, bool kAlternating>
 struct Vectors {
   static constexpr int kWidth = Pack<T>::kWidth;
@@ -146,8 +147,9 @@ struct EncodingRow {
   }
 };
 
-// Writes rows x dim elements, reads one position per row. A block owns a tile of pairs and a stretch of rows; threadIdx.x is a
-// group of pairs, threadIdx.y a row, so that neighbouring threads write neighbouring vectors.
+// Writes rows x dim elements, reads one position per row. A block owns a tile of pairs and a stretch of rows;
+// threadIdx.x is a group of pairs, threadIdx.y a row, so that neighbouring threads write neighbouring
+// vectors.
 template <class Pairs>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     sinusoid_rows_kernel(const __grid_constant__ SinusoidRows a, const __grid_constant__ Split split) {
@@ -165,13 +167,15 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     for (int64_t row = first + threadIdx.y; row < last; row += blockDim.y) {
       Pairs pairs;
       encode(a.spec, frequencies + in_tile, position_of(a.positions, row), a.order, pairs);
-      pairs.give(a.spec, at, first_pair + in_tile, EncodingRow{a.dtype, a.out, row * a.row_stride, a.channel_stride});
+      pairs.give(a.spec, at, first_pair + in_tile,
+                 EncodingRow{a.dtype, a.out, row * a.row_stride, a.channel_stride});
     }
   }
 }
 
-// Reads rows x dim elements and one position per row, writes one element per row. A warp owns a row, its lanes walk over the
-// pairs. Rows wider than the table in shared memory have the table recomputed for every block of rows.
+// Reads rows x dim elements and one position per row, writes one element per row. A warp owns a row, its
+// lanes walk over the pairs. Rows wider than the table in shared memory have the table recomputed for every
+// block of rows.
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     sinusoid_backward_kernel(const __grid_constant__ SinusoidBackward a) {
   __shared__ Frequency frequencies[kBackwardTilePairs];
@@ -236,8 +240,9 @@ struct SumRow {
   }
 };
 
-// Reads and writes batch x length x dim elements. A block owns a tile of pairs, a stretch of positions and a chunk of the batch; a
-// thread encodes its pairs of a position once and adds them to every sample of the chunk (anew for each where samples have offsets).
+// Reads and writes batch x length x dim elements. A block owns a tile of pairs, a stretch of positions and a
+// chunk of the batch; a thread encodes its pairs of a position once and adds them to every sample of the
+// chunk (anew for each where samples have offsets).
 template <class Pairs>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     add_sinusoidal_kernel(const __grid_constant__ AddSinusoidal a, const __grid_constant__ Split split) {
@@ -305,7 +310,8 @@ __global__ void __launch_bounds__(kThreads) scale_dropout_kernel(const __grid_co
 }
 
 // The same where x does not lie in vectors; a thread owns an element.
-__global__ void __launch_bounds__(kThreads) scale_dropout_strided_kernel(const __grid_constant__ ScaleDropout a) {
+__global__ void __launch_bounds__(kThreads)
+    scale_dropout_strided_kernel(const __grid_constant__ ScaleDropout a) {
   const uint64_t seed = a.dropout.seed != nullptr ? static_cast<uint64_t>(*a.dropout.seed) : 0;
   const int64_t step = gridDim.x * int64_t{kThreads};
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < a.total; i += step) {

@@ -10,8 +10,8 @@ namespace {
 
 constexpr int kVectorBytes = 16;
 
-// kWidth elements in 16 bytes. Moved by intrinsics and taken apart by shifts: an assignment, even of a uint4, gets cut into pieces.
-// What is loaded must not be written by the same kernel.
+// kWidth elements in 16 bytes. Moved by intrinsics and taken apart by shifts: an assignment, even of a uint4,
+// gets cut into pieces. What is loaded must not be written by the same kernel.
 template <class T>
 struct Pack {
   static constexpr int kBytes = static_cast<int>(sizeof(T));
@@ -80,20 +80,28 @@ __device__ __forceinline__ void store_as(core::DType dtype, void* to, int64_t i,
   POSENC_DISPATCH_DTYPE(dtype, static_cast<scalar_t*>(to)[i] = core::round_to<scalar_t>(value))
 }
 
-inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0; }
+inline bool is_aligned(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0;
+}
 
-inline bool is_aligned(int64_t elements, int64_t element_size) { return elements * element_size % kVectorBytes == 0; }
+inline bool is_aligned(int64_t elements, int64_t element_size) {
+  return elements * element_size % kVectorBytes == 0;
+}
 
-// core::keeps() for the kWidth elements from linear index `first`, a multiple of kWidth: one counter serves them all.
+// core::keeps() for the kWidth elements from linear index `first`, a multiple of kWidth: one counter serves
+// them all.
 template <int kWidth>
 __device__ __forceinline__ void drop(const core::Dropout& dropout, uint64_t seed, int64_t first,
                                      double (&value)[kWidth]) {
   static_assert(core::kDrawsPerCounter % kWidth == 0);
-  const core::Philox4 random = core::philox_4x32_10(seed, static_cast<uint64_t>(first) / core::kDrawsPerCounter);
-  // Shifts instead of random.word[slot / 2]: an index known only at run time would send the words to local memory.
+  const core::Philox4 random =
+      core::philox_4x32_10(seed, static_cast<uint64_t>(first) / core::kDrawsPerCounter);
+  // Shifts instead of random.word[slot / 2]: an index known only at run time would send the words to local
+  // memory.
   const uint64_t low = random.word[0] | static_cast<uint64_t>(random.word[1]) << 32;
   const uint64_t high = random.word[2] | static_cast<uint64_t>(random.word[3]) << 32;
-  const int first_slot = kWidth == core::kDrawsPerCounter ? 0 : static_cast<int>(first % core::kDrawsPerCounter);
+  const int first_slot =
+      kWidth == core::kDrawsPerCounter ? 0 : static_cast<int>(first % core::kDrawsPerCounter);
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) {
     const int slot = first_slot + i;
