@@ -81,14 +81,18 @@ class SinusoidalPositionalEncoding(_DropsKeys):
             raise ValueError(f"SinusoidalPositionalEncoding: {rule}")
         # All rows of emb as the batch of one position: that adds the same row of the table to each.
         rows = emb if step is None else emb.flatten(0, 1).unsqueeze(0)
-        out = torch.ops.posenc_ext.add_sinusoidal(
-            rows,
-            start=0 if step is None else step,
-            x_scale=math.sqrt(self.dim),
-            batch_first=False,
-            dropout_p=self.dropout.p,
-            training=self.dropout.training,
-        )
+        start = 0 if step is None else step
+        scale = math.sqrt(self.dim)
+        p, training = self.dropout.p, self.dropout.training
+        if torch.jit.is_scripting():
+            out = torch.ops.posenc_ext.add_sinusoidal(
+                rows, start=start, x_scale=scale, batch_first=False, dropout_p=p, training=training
+            )
+        else:
+            # A choice of overloads costs more here than a small add; TorchScript makes it beforehand.
+            out = torch.ops.posenc_ext.add_sinusoidal.default(
+                rows, start=start, x_scale=scale, batch_first=False, dropout_p=p, training=training
+            )
         return out if step is None else out.view(emb.shape)
 
     def extra_repr(self) -> str:

@@ -175,7 +175,20 @@ def add_sinusoidal(
     tensor([[[ 0.8415,  0.5403],
              [ 0.9093, -0.4161]]])
     """
-    if isinstance(start, Tensor):
+    if torch.jit.is_scripting():  # which picks the overload beforehand, by type, and cannot name one
+        if isinstance(start, Tensor):
+            return torch.ops.posenc_ext.add_sinusoidal(
+                x,
+                start=start,
+                x_scale=x_scale,
+                base=base,
+                freq_shift=freq_shift,
+                layout=layout,
+                odd=odd,
+                batch_first=batch_first,
+                dropout_p=dropout_p,
+                training=training,
+            )
         return torch.ops.posenc_ext.add_sinusoidal(
             x,
             start=start,
@@ -188,18 +201,21 @@ def add_sinusoidal(
             dropout_p=dropout_p,
             training=training,
         )
-    return torch.ops.posenc_ext.add_sinusoidal(
-        x,
-        start=start,
-        x_scale=x_scale,
-        base=base,
-        freq_shift=freq_shift,
-        layout=layout,
-        odd=odd,
-        batch_first=batch_first,
-        dropout_p=dropout_p,
-        training=training,
-    )
+    else:
+        packet = torch.ops.posenc_ext.add_sinusoidal
+        op = packet.offsets if isinstance(start, Tensor) else packet.default
+        return op(
+            x,
+            start=start,
+            x_scale=x_scale,
+            base=base,
+            freq_shift=freq_shift,
+            layout=layout,
+            odd=odd,
+            batch_first=batch_first,
+            dropout_p=dropout_p,
+            training=training,
+        )
 
 
 def window_bias(

@@ -1,7 +1,5 @@
 """Settings and fixtures of every test."""
 
-import os
-
 import hypothesis
 import pytest
 import torch
@@ -20,9 +18,3 @@ def settings():
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
-
-
-@pytest.fixture(scope="session")
-def cpu_environment():
-    """Environment of a subprocess: this process's, without what chooses a CPU level."""
-    return {name: value for name, value in os.environ.items() if name != "POSENC_CPU_ISA"}

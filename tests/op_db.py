@@ -7,7 +7,7 @@ from op_types import Op
 
 from posenc_ext import reference
 
-NO_TENSOR = "takes no tensor: there is nothing to trace or to map over"
+NO_TENSOR = "takes no tensor: there is nothing to trace"
 OUT = "writes into an argument: transforms take the overload that returns a new tensor"
 ALIAS = "AOT autograd takes no custom op whose result is one of its arguments"
 
@@ -19,7 +19,7 @@ OPS = (
         sinusoid.table_errors,
         error_bound=sinusoid.sinusoid_bound,
         costly=("concat-sin7", "negative-start"),
-        unsupported={"trace": NO_TENSOR, "vmap": NO_TENSOR},
+        unsupported={"trace": NO_TENSOR},
     ),
     Op(
         "sinusoidal_table.out",
@@ -28,7 +28,7 @@ OPS = (
         sinusoid.table_out_errors,
         error_bound=sinusoid.sinusoid_bound,
         costly=("out-strided",),
-        unsupported={"trace": OUT, "vmap": OUT, "compile": ALIAS, "export": ALIAS},
+        unsupported={"trace": OUT, "compile": ALIAS, "export": ALIAS},
     ),
     Op(
         "sinusoidal",

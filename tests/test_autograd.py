@@ -135,6 +135,18 @@ def test_one_gradient_of_several(op):
         assert same_bits(alone, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_create_graph_changes_no_bit(dtype):
+    """A gradient that will be differentiated again is the same gradient."""
+    positions = values((40,), "cpu", dtype).requires_grad_()
+    y = posenc_ext.sinusoidal(positions, 64)
+    upstream = values(y.shape, "cpu", dtype, seed=1)
+    (plain,) = torch.autograd.grad(y, positions, upstream, retain_graph=True)
+    (recorded,) = torch.autograd.grad(y, positions, upstream, create_graph=True)
+    assert recorded.requires_grad
+    assert same_bits(plain, recorded)
+
+
 def test_integer_positions_have_no_gradient():
     assert not posenc_ext.sinusoidal(torch.arange(4), 6).requires_grad
 

@@ -1,6 +1,7 @@
 """A C++ program without Python trains a TorchScript module that Python saved, to the same bits."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,10 +43,22 @@ def run(*command) -> str:
 
 def configure_arguments() -> list[str]:
     arguments = ["-DCMAKE_BUILD_TYPE=Release", *(["-GNinja"] if shutil.which("ninja") else [])]
-    if torch.version.cuda and (home := os.environ.get("CUDA_HOME")):
-        arguments += [f"-DCUDA_TOOLKIT_ROOT_DIR={home}", f"-DCUDAToolkit_ROOT={home}"]
-        arguments += [f"-DCMAKE_CUDA_COMPILER={home}/bin/nvcc", "-DTORCH_CUDA_ARCH_LIST=9.0"]
-    return arguments
+    if torch.version.cuda is None:
+        return arguments
+    search = os.pathsep.join([os.path.join(os.environ.get("CUDA_HOME", ""), "bin"), os.environ["PATH"]])
+    nvcc = shutil.which("nvcc", path=search)
+    if nvcc is None:
+        pytest.skip("find_package(Torch) of a torch with CUDA needs the CUDA toolkit, and there is no nvcc")
+    # nvcc on PATH may be a wrapper script: the real one tells where its toolkit is.
+    dry_run = subprocess.run(
+        [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True, check=True
+    )
+    home = Path(re.search(r"^#\$ TOP=(.*)$", dry_run.stderr, re.MULTILINE)[1]).resolve()
+    return [
+        *arguments,
+        *(f"-DCUDA_TOOLKIT_ROOT_DIR={home}", f"-DCUDAToolkit_ROOT={home}"),
+        *(f"-DCMAKE_CUDA_COMPILER={home}/bin/nvcc", "-DTORCH_CUDA_ARCH_LIST=9.0"),
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -107,8 +107,10 @@ def test_half_types_are_not_rounded_by_way_of_float32(dtype):
     assert (gradient == 1 + 2 * step).all()
 
     positions = torch.zeros(1, dtype=dtype, requires_grad=True)
-    (gradient,) = torch.autograd.grad(posenc_ext.sinusoidal(positions, 2, scale=x_scale)[0, 0], positions)
-    assert gradient.item() == 1 + 2 * step
+    sine = posenc_ext.sinusoidal(positions, 2, scale=x_scale)[0, 0]
+    for create_graph in (False, True):
+        (gradient,) = torch.autograd.grad(sine, positions, create_graph=create_graph, retain_graph=True)
+        assert gradient.item() == 1 + 2 * step
 
 
 def test_the_oracle_against_mpmath():

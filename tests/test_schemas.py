@@ -39,7 +39,7 @@ def test_table_is_sound():
         assert set(op.costly) <= set(names), f"{op.name}: no sample for slow tests"
         assert op.costly, op.name
         assert set(op.differentiable) <= set(arguments), op.name
-        assert set(op.unsupported) <= {"trace", "vmap", "compile", "export"}, op.name
+        assert set(op.unsupported) <= {"trace", "compile", "export"}, op.name
         assert all(len(reason) > 20 for reason in op.unsupported.values()), (
             f"{op.name}: a flag without a reason"
         )
