@@ -2,9 +2,14 @@
 // but its derivatives are the same op with a higher order.
 #include "ops/sinusoidal.h"
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/nan_to_num.h>
+#include <ATen/ops/sub.h>
 #include <ATen/ops/sum.h>
 #include <torch/library.h>
+
+#include <limits>
 
 #include "autograd/linear.h"
 
@@ -29,18 +34,24 @@ at::Tensor sinusoidal_autograd(const at::Tensor& positions, c10::SymInt dim, dou
 at::Tensor sinusoidal_backward_autograd(const at::Tensor& grad, const at::Tensor& positions, double base,
                                         double freq_shift, double scale, std::string_view layout,
                                         std::string_view odd, int64_t order) {
+  const at::Tensor value = [&] {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return ops::call_sinusoidal_backward(grad, positions, base, freq_shift, scale, layout, odd, order);
+  }();
   const bool differentiated = torch::autograd::compute_requires_grad(grad, positions) ||
                               torch::autograd::isFwGradDefined(grad) ||
                               torch::autograd::isFwGradDefined(positions);
-  if (!differentiated) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    return ops::call_sinusoidal_backward(grad, positions, base, freq_shift, scale, layout, odd, order);
-  }
+  if (!differentiated) return value;
   // To be differentiated again: the same sum of products, from ops that know their gradients.
-  ops::check_sinusoidal_backward(grad, positions, base, freq_shift, scale, layout, odd, order);
   const at::Tensor slope = ops::call_sinusoidal(positions, grad.sym_size(-1), base, freq_shift, scale, layout,
                                                 odd, order, at::kDouble);
-  return at::sum(at::mul(grad.to(at::kDouble), slope), -1).to(positions.scalar_type());
+  const at::Tensor recorded = at::sum(at::mul(grad.to(at::kDouble), slope), -1).to(positions.scalar_type());
+  // Its last bit may differ from the kernel's; the value is the kernel's, whether or not the graph is
+  // recorded.
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const at::Tensor last_bit =
+      at::nan_to_num(at::sub(value, recorded), 0.0, kInfinity, -kInfinity);  // inf - inf
+  return at::add(recorded, last_bit.detach());
 }
 
 at::Tensor& sinusoidal_table_out_autograd(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
