@@ -167,7 +167,7 @@ def failures(outcomes: list[Outcome], reloaded: bool, judge_accuracy: bool) -> l
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="posenc_ext and plain PyTorch position code on real digits")
-    parser.add_argument("--quick", action="store_true", help="two epochs of each; accuracy is not judged")
+    parser.add_argument("--quick", action="store_true", help="one epoch of each; accuracy is not judged")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1, best here)")
     parser.add_argument(
         "--save", type=Path, default=EXAMPLES.parent / "build" / "digits", help="models' folder"
@@ -185,7 +185,7 @@ def main() -> int:
     )
 
     def plan(epochs: int, batch: int, rate: float) -> Plan:
-        return Plan(2 if options.quick else epochs, batch, rate)
+        return Plan(1 if options.quick else epochs, batch, rate)
 
     outcomes = [
         compare("Row Transformer", "rows", RowTransformer, digits, plan(16, 48, 2e-3)),

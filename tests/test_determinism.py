@@ -110,9 +110,9 @@ def digest_at(level: str) -> dict:
     folders = [Path(__file__).parent, Path(posenc_ext.__file__).parents[1], os.environ.get("PYTHONPATH", "")]
     path = os.pathsep.join(map(str, folders))
     environment = {**os.environ, "POSENC_CPU_ISA": level, "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
+    # From this folder: python -c imports from its own first, and the root may hold a build for another torch.
+    command, here = [sys.executable, "-c", program], Path(__file__).parent
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True)
     used, digests = json.loads(done.stdout.splitlines()[-1])
     assert used == level
     return digests

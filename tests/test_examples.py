@@ -17,7 +17,11 @@ sys.path.append(str(EXAMPLES))
 
 
 @pytest.fixture
-def example():
+def example(monkeypatch):
+    """The module train_digits; processes it starts find the package under test, installed or not."""
+    package = str(Path(posenc_ext.__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", path)
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     torch.set_num_threads(1)  # the models are small
     return importlib.import_module("train_digits")
@@ -35,11 +39,8 @@ def outcome(example, **changes):
 
 
 def test_quick_run_passes(example, tmp_path):
-    package = str(Path(posenc_ext.__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
     run = subprocess.run(
         [sys.executable, EXAMPLES / "train_digits.py", "--quick", "--save", tmp_path],
-        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,

@@ -68,8 +68,8 @@ def test_resident_set_does_not_grow():
     folders = [Path(__file__).parent, Path(posenc_ext.__file__).parents[1], os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
     program = "import json, test_memory; print(json.dumps(test_memory.growth()))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
+    # From this folder: python -c imports from its own first, and the root may hold a build for another torch.
+    command, here = [sys.executable, "-c", program], Path(__file__).parent
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True)
     grown = json.loads(done.stdout.splitlines()[-1])
     assert max(grown.values()) < 1_000_000, grown
