@@ -177,7 +177,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     digits = Digits.load()
     print(
-        f"torch {torch.__version__}, posenc_ext {posenc_ext.__version__}, {options.threads} thread(s);"
+        f"torch {torch.__version__}, {options.threads} thread(s);"
         f" {len(digits.train_labels)} images for training, {len(digits.test_labels)} for test\n"
         "Time in position ops: wall time in training, the median of an epoch's steps; forward: around each\n"
         "position module; backward: from the moment the gradient of its output is complete to the moment\n"
