@@ -63,6 +63,8 @@ TORCH_LIBRARY(posenc_ext, m) {
 
   // Relative-position biases
   def_bias(m, "window_bias", "SymInt[] window, *, SymInt[]? query_size=None, int prefix_tokens=0");
+  def_bias(m, "t5_bias",
+           "SymInt q_len, SymInt k_len, *, SymInt q_offset=0, bool bidirectional=True, int max_distance=128");
 }
 
 namespace posenc_ext {

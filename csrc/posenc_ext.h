@@ -52,4 +52,7 @@ POSENC_API at::Tensor window_bias(const at::Tensor& table, at::IntArrayRef windo
                                   at::OptionalIntArrayRef query_size = std::nullopt,
                                   int64_t prefix_tokens = 0);
 
+POSENC_API at::Tensor t5_bias(const at::Tensor& table, int64_t q_len, int64_t k_len, int64_t q_offset = 0,
+                              bool bidirectional = true, int64_t max_distance = 128);
+
 }  // namespace posenc_ext

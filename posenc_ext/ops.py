@@ -24,7 +24,16 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
-__all__ = ["add_sinusoidal", "sinusoidal", "sinusoidal_table", "window_bias"]
+__all__ = [
+    "add_sinusoidal",
+    "alibi_bias",
+    "alibi_slopes",
+    "gather_bias",
+    "sinusoidal",
+    "sinusoidal_table",
+    "t5_bias",
+    "window_bias",
+]
 
 
 def sinusoidal_table(
@@ -262,3 +271,140 @@ def window_bias(
              [8., 7., 5., 4.]]])
     """
     return torch.ops.posenc_ext.window_bias(table, window, query_size=query_size, prefix_tokens=prefix_tokens)
+
+
+def t5_bias(
+    table: Tensor,
+    q_len: int,
+    k_len: int,
+    q_offset: int = 0,
+    bidirectional: bool = True,
+    max_distance: int = 128,
+) -> Tensor:
+    """T5's relative-position bias: near distances have a row each, far ones share logarithmic buckets.
+
+    ``bias[n, q, k] = table[bucket(k - q - q_offset), n]``. With nb = rows // 2 (bidirectional: the second
+    half of the rows serves keys ahead of the query) or nb = rows (causal: all keys ahead share row 0),
+    m = nb // 2 and d the distance, ``bucket = d`` for d < m, else
+    ``min(nb - 1, m + trunc(log(d / m) / log(max_distance / m) * (nb - m)))`` (Raffel et al. 2020;
+    mesh-tensorflow). Bit for bit the bias of transformers on the CPU, on every device: the buckets' bounds
+    are made once, in its float32 arithmetic.
+
+    Args:
+        table: [rows, heads], any strides (so also the transpose of a [heads, rows] weight). rows is
+            num_buckets: at least 4 and at most 4096 if bidirectional, else at least 2 and at most 2048.
+        q_len, k_len: numbers of queries and keys, >= 0.
+        q_offset: position of the first query: the length of the cache while decoding.
+        bidirectional: True for encoders, False for causal decoders.
+        max_distance: where the last bucket begins, above m.
+
+    Returns:
+        [heads, q_len, k_len], contiguous. Values are copied bit for bit.
+
+    Raises:
+        RuntimeError: table has not 2 dimensions, one of the four dtypes and such a number of rows; a length
+            is negative; max_distance is not above m; q_offset or max_distance is 2**53 or more.
+
+    Complexity: O(heads q_len k_len).
+
+    Gradients: of the table, to any order, reverse and forward mode; sums are accumulated in float32
+    (float64 for float64) in a fixed order and rounded once.
+
+    >>> t5_bias(torch.arange(8.0).reshape(8, 1), 2, 4, max_distance=8)
+    tensor([[[0., 5., 6., 6.],
+             [1., 0., 5., 6.]]])
+    """
+    return torch.ops.posenc_ext.t5_bias(
+        table, q_len, k_len, q_offset=q_offset, bidirectional=bidirectional, max_distance=max_distance
+    )
+
+
+def gather_bias(table: Tensor, index: Tensor) -> Tensor:
+    """The bias of any index: rows of a table per pair of query and key, with the heads in front of the pairs.
+
+    ``bias[..., n, q, k] = table[index[..., q, k], n]``: what LayoutLMv2 and v3 (buckets of distances between
+    boxes), Graphormer and others gather by an index that depends on the data. transformers gathers
+    LayoutLM's biases without a gradient because the index backward was too slow; here they have one.
+
+    Args:
+        table: [rows, heads], any strides (so also the transpose of a [heads, rows] weight).
+        index: int32 or int64, [..., Q, K], any strides; rows of the table.
+
+    Returns:
+        [..., heads, Q, K], contiguous. Values are copied bit for bit.
+
+    Raises:
+        RuntimeError: table has not 2 dimensions and one of the four dtypes; index has fewer than 2 dimensions,
+            another dtype or another device. An index outside [0, rows) is an error that names the first such
+            place on the CPU. On CUDA nothing is read for it: a device-side assertion fails, as in torch's own
+            indexing, and the next synchronisation reports it.
+
+    Complexity: O(index.numel() heads).
+
+    Gradients: of the table, to any order, reverse and forward mode; sums are accumulated in float32
+    (float64 for float64) in a fixed order, without atomics, and rounded once.
+
+    >>> gather_bias(torch.tensor([[0.0], [0.1], [0.2]]), torch.tensor([[2, 0], [1, 2]]))
+    tensor([[[0.2000, 0.0000],
+             [0.1000, 0.2000]]])
+    """
+    return torch.ops.posenc_ext.gather_bias(table, index)
+
+
+def alibi_slopes(
+    num_heads: int, dtype: Optional[torch.dtype] = None, device: Optional[torch.device] = None
+) -> Tensor:
+    """The slopes of ALiBi: a geometric sequence, one slope per head.
+
+    ``2 ** (-8 (i + 1) / n)`` for n = num_heads a power of two; else the slopes of the next lower power of two
+    followed by every second slope of the doubled one (Press et al. 2022, and its released code; BLOOM, MPT).
+
+    Args:
+        num_heads: >= 1.
+        dtype: of the result; None is torch's default dtype.
+        device: of the result; None is torch's default device.
+
+    Returns:
+        [num_heads]; computed in float64 and rounded once.
+
+    Raises:
+        RuntimeError: num_heads is not positive or dtype is not one of the four.
+
+    Complexity: O(num_heads). Nothing to differentiate.
+
+    >>> alibi_slopes(4)
+    tensor([0.2500, 0.0625, 0.0156, 0.0039])
+    """
+    return torch.ops.posenc_ext.alibi_slopes(num_heads, dtype=dtype, device=device)
+
+
+def alibi_bias(slopes: Tensor, q_len: int, k_len: int, q_offset: int = 0, causal: bool = False) -> Tensor:
+    """ALiBi: a penalty on the attention score that grows with the distance between query and key.
+
+    ``bias[n, q, k] = -slopes[n] * |k - q - q_offset|`` (Press et al. 2022, "Train short, test long"). Models
+    that bias by -slope * (last key - k) instead, as BLOOM does, differ by a constant per query, which the
+    softmax takes away.
+
+    Args:
+        slopes: [heads], any stride; :func:`alibi_slopes` or learned.
+        q_len, k_len: numbers of queries and keys, >= 0.
+        q_offset: position of the first query: the length of the cache while decoding.
+        causal: bias 0 for keys ahead of the query, which the attention mask removes.
+
+    Returns:
+        [heads, q_len, k_len], contiguous: the product, rounded once to the dtype of slopes.
+
+    Raises:
+        RuntimeError: slopes has not 1 dimension and one of the four dtypes; a length is negative; q_offset is
+            2**53 or more.
+
+    Complexity: O(heads q_len k_len).
+
+    Gradients: of the slopes, to any order, reverse and forward mode; sums are accumulated in float64 in a
+    fixed order and rounded once.
+
+    >>> alibi_bias(torch.tensor([0.5]), 2, 3, q_offset=1)
+    tensor([[[-0.5000, -0.0000, -0.5000],
+             [-1.0000, -0.5000, -0.0000]]])
+    """
+    return torch.ops.posenc_ext.alibi_bias(slopes, q_len, k_len, q_offset=q_offset, causal=causal)

@@ -16,13 +16,14 @@ tensor([[4, 3, 1, 0],
         [8, 7, 5, 4]])
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 # The relative-position bias schemes: ops that read a bias out of a table by the positions of query and key.
-SCHEMES = frozenset({"window_bias"})
+SCHEMES = frozenset({"t5_bias", "window_bias"})
 
 _MASK32 = 0xFFFFFFFF
 
@@ -225,5 +226,63 @@ def window_bias(
 ) -> Tensor:
     """Relative-position bias of a 1-D, 2-D or 3-D window, [heads, Q, K], from a table [rows, heads]."""
     index = window_index(window, query_size, prefix_tokens).to(table.device)
-    bias = table.to(torch.float64)[index]  # in float64, so that the gradient's sums are, too
-    return bias.to(table.dtype).permute(2, 0, 1).contiguous()
+    return gather_bias(table, index)
+
+
+def t5_bucket(rel: Tensor, num_buckets: int, bidirectional: bool, max_distance: int) -> Tensor:
+    """The bucket of each difference key - query; the logarithm in float32, where its source takes it.
+
+    >>> t5_bucket(torch.tensor([-20, -3, 0, 3, 20]), 32, True, 128)
+    tensor([10,  3,  0, 19, 26])
+    """
+    buckets = num_buckets // 2 if bidirectional else num_buckets
+    distance = rel.abs() if bidirectional else (-rel).clamp(min=0)
+    exact = buckets // 2
+    ratio = distance.clamp(min=exact).to(torch.float32) / exact
+    steps = torch.log(ratio) / math.log(max_distance / exact) * (buckets - exact)
+    far = (exact + steps.to(torch.int64)).clamp(max=buckets - 1)
+    bucket = torch.where(distance < exact, distance, far)
+    return bucket + buckets * (rel > 0) if bidirectional else bucket
+
+
+def relative_positions(q_len: int, k_len: int, q_offset: int, device: torch.device) -> Tensor:
+    """key - query for every pair, [q_len, k_len]; the first query is at q_offset."""
+    return torch.arange(k_len, device=device) - torch.arange(q_len, device=device)[:, None] - q_offset
+
+
+def t5_bias(
+    table: Tensor,
+    q_len: int,
+    k_len: int,
+    *,
+    q_offset: int = 0,
+    bidirectional: bool = True,
+    max_distance: int = 128,
+) -> Tensor:
+    """T5's bucketed relative-position bias, [heads, q_len, k_len], from a table [num_buckets, heads]."""
+    rel = relative_positions(q_len, k_len, q_offset, table.device)
+    return gather_bias(table, t5_bucket(rel, table.shape[0], bidirectional, max_distance))
+
+
+def gather_bias(table: Tensor, index: Tensor) -> Tensor:
+    """The rows of a table [rows, heads] that an index [..., Q, K] names, as [..., heads, Q, K]."""
+    bias = table.to(torch.float64)[index.to(torch.int64)]  # so that the gradient's sums are in float64, too
+    return bias.to(table.dtype).movedim(-1, -3).contiguous()
+
+
+def alibi_slopes(
+    num_heads: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> Tensor:
+    """The slopes of ALiBi for any number of heads, [num_heads]."""
+    power = 2 ** int(math.log2(num_heads))
+    exponents = [-8 * (i + 1) / power for i in range(power)]
+    exponents += [-4 * (2 * i + 1) / power for i in range(num_heads - power)]  # of 2 * power, every second
+    slopes = torch.tensor([2**e for e in exponents], dtype=torch.float64, device=device)
+    return round_once(slopes, torch.get_default_dtype() if dtype is None else dtype)
+
+
+def alibi_bias(slopes: Tensor, q_len: int, k_len: int, *, q_offset: int = 0, causal: bool = False) -> Tensor:
+    """-slope * distance, [heads, q_len, k_len]; causal: 0 for keys ahead of the query."""
+    rel = relative_positions(q_len, k_len, q_offset, slopes.device)
+    distance = -rel.clamp(max=0) if causal else rel.abs()
+    return round_once(-slopes.to(torch.float64)[:, None, None] * distance.to(torch.float64), slopes.dtype)

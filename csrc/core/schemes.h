@@ -125,7 +125,128 @@ struct WindowScheme {
   }
 };
 
+// T5's buckets (Raffel et al. 2020; mesh-tensorflow, transformers): the row depends on rel = key - query -
+// q_offset alone. Each direction has `buckets` rows, keys behind the query's first those of its past; one
+// direction alone (causal) has one bucket, 0, for all that lies ahead. Distances below `exact` have a bucket
+// each; bucket exact + i, i > 0, begins at threshold[i - 1] and the last one never ends.
+struct T5Scheme {
+  static constexpr int64_t kMaxThresholds = 1023;
+  int64_t num_rows, query_count, key_count, q_offset;
+  int64_t buckets, exact;
+  bool bidirectional;
+  int64_t threshold[kMaxThresholds];
+
+  POSENC_HD int64_t rows() const { return num_rows; }
+  POSENC_HD int64_t queries() const { return query_count; }
+  POSENC_HD int64_t keys() const { return key_count; }
+
+  POSENC_HD int64_t bucket(int64_t distance) const {
+    if (distance < exact) return distance;
+    int64_t low = 0, high = buckets - 1 - exact;  // the number of thresholds that distance has reached
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (threshold[middle] <= distance) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return exact + low;
+  }
+  POSENC_HD int64_t first_distance(int64_t bucket) const {
+    return bucket <= exact ? bucket : threshold[bucket - exact - 1];
+  }
+
+  POSENC_HD int64_t row(int64_t q, int64_t k) const {
+    const int64_t rel = k - q - q_offset;
+    if (rel <= 0) return bucket(-rel);
+    return bidirectional ? buckets + bucket(rel) : 0;
+  }
+
+  // The differences key - query of a row: [first, last), cut to those that occur.
+  struct Band {
+    int64_t first, last;
+  };
+
+  POSENC_HD Band band(int64_t row) const {
+    const int64_t lowest = 1 - query_count, end = key_count;
+    const bool ahead = row >= buckets;
+    const int64_t b = ahead ? row - buckets : row;
+    if (b >= buckets) return {0, 0};  // an odd row at the end
+    Band rel{};
+    if (ahead) {
+      rel = {max_of<int64_t>(1, first_distance(b)), b + 1 < buckets ? first_distance(b + 1) : end - q_offset};
+    } else {
+      rel = {b + 1 < buckets ? 1 - first_distance(b + 1) : lowest - q_offset, 1 - first_distance(b)};
+      if (b == 0 && !bidirectional) rel.last = end - q_offset;
+    }
+    const int64_t first = max_of(lowest, rel.first + q_offset);
+    return {first, max_of(first, min_of(end, rel.last + q_offset))};
+  }
+
+  // Keys k < key_count with k - q < last, for all q from 0 to count - 1, added up.
+  POSENC_HD int64_t keys_below(int64_t last, int64_t count) const {
+    return stairs(last + count) - stairs(last);
+  }
+  // The sum of clamp(t, 0, key_count) over t < n.
+  POSENC_HD int64_t stairs(int64_t n) const {
+    if (n <= 0) return 0;
+    const int64_t rising = min_of(n, key_count);
+    return rising * (rising - 1) / 2 + (n - rising) * key_count;
+  }
+
+  // The pairs of a row with a query below `count`.
+  POSENC_HD int64_t pairs_before(const Band& band, int64_t count) const {
+    return keys_below(band.last, count) - keys_below(band.first, count);
+  }
+  POSENC_HD int64_t pairs(int64_t row) const { return pairs_before(band(row), query_count); }
+
+  POSENC_HD Pair pair(int64_t row, int64_t i) const {
+    const Band b = band(row);
+    int64_t low = 0, high = query_count - 1;  // the last query with at most i pairs before it
+    while (low < high) {
+      const int64_t middle = (low + high + 1) / 2;
+      if (pairs_before(b, middle) <= i) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    return {low, max_of<int64_t>(0, low + b.first) + i - pairs_before(b, low)};
+  }
+
+  template <class F>
+  POSENC_HD void for_each_run(int64_t q, F f) const {
+    const int64_t here = q + q_offset;  // the key at distance 0, where there is one
+    int64_t k = 0;
+    while (k < key_count && here - k >= exact) {
+      const int64_t b = bucket(here - k);
+      const int64_t end = min_of(key_count, here - first_distance(b) + 1);
+      f(k, end - k, b, int64_t{0});
+      k = end;
+    }
+    if (k < key_count && k <= here) {
+      const int64_t end = min_of(key_count, here + 1);
+      f(k, end - k, here - k, int64_t{-1});
+      k = end;
+    }
+    if (k >= key_count) return;
+    if (!bidirectional) return f(k, key_count - k, int64_t{0}, int64_t{0});
+    if (k - here < exact) {
+      const int64_t end = min_of(key_count, here + exact);
+      f(k, end - k, buckets + k - here, int64_t{1});
+      k = end;
+    }
+    while (k < key_count) {
+      const int64_t b = bucket(k - here);
+      const int64_t end = b + 1 < buckets ? min_of(key_count, here + first_distance(b + 1)) : key_count;
+      f(k, end - k, buckets + b, int64_t{0});
+      k = end;
+    }
+  }
+};
+
 }  // namespace posenc_ext::core
 
 // Every scheme, once: kernels are instantiated and tested from this list.
-#define POSENC_SCHEMES(X) X(WindowScheme)
+#define POSENC_SCHEMES(X) X(WindowScheme) X(T5Scheme)

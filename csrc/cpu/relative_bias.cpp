@@ -18,7 +18,7 @@ template <class Op, class... Args>
 struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
   static at::Tensor forward(const at::Tensor& table, Args... args) {
     ops::check_bias<Op>(table, args...);
-    const typename Op::Scheme scheme = Op::scheme(args...);
+    const typename Op::Scheme scheme = Op::scheme(table.size(0), args...);
     const int64_t heads = table.size(1), queries = scheme.queries(), keys = scheme.keys(),
                   rows = scheme.rows();
     at::Tensor out = at::empty({heads, queries, keys}, table.options());
@@ -38,11 +38,11 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
 
   static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
     ops::check_bias_backward<Op>(grad, num_rows, args...);
-    const typename Op::Scheme scheme = Op::scheme(args...);
+    const typename Op::Scheme scheme = Op::scheme(num_rows.expect_int(), args...);
     const int64_t heads = grad.size(0), queries = scheme.queries(), keys = scheme.keys(),
                   rows = scheme.rows();
     at::Tensor out = at::empty({rows, heads}, grad.options());
-    if (out.numel() == 0) return out;
+    if (grad.numel() == 0) return out.zero_();
     const core::DType dtype = ops::to_core(grad.scalar_type());
     const int64_t block_size = BiasBackward::queries_per_block(keys);
     const int64_t blocks = (queries + block_size - 1) / block_size;

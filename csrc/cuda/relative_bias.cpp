@@ -20,7 +20,7 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
   static at::Tensor forward(const at::Tensor& table, Args... args) {
     ops::check_bias<Op>(table, args...);
     const c10::cuda::CUDAGuard guard(table.device());
-    const typename Op::Scheme scheme = Op::scheme(args...);
+    const typename Op::Scheme scheme = Op::scheme(table.size(0), args...);
     const int64_t heads = table.size(1);
     at::Tensor out = at::empty({heads, scheme.queries(), scheme.keys()}, table.options());
     if (out.numel() == 0) return out;
@@ -35,10 +35,10 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
   static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
     ops::check_bias_backward<Op>(grad, num_rows, args...);
     const c10::cuda::CUDAGuard guard(grad.device());
-    const typename Op::Scheme scheme = Op::scheme(args...);
+    const typename Op::Scheme scheme = Op::scheme(num_rows.expect_int(), args...);
     const int64_t heads = grad.size(0);
     at::Tensor out = at::empty({scheme.rows(), heads}, grad.options());
-    if (out.numel() == 0) return out;
+    if (grad.numel() == 0) return out.zero_();
     const BiasBackward arguments{ops::to_core(grad.scalar_type()),
                                  grad.const_data_ptr(),
                                  grad.stride(0),

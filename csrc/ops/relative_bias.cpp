@@ -1,5 +1,9 @@
 #include "ops/relative_bias.h"
 
+#include <tuple>
+
+#include "core/t5_buckets.h"
+#include "ops/cache.h"
 #include "posenc_ext.h"
 
 namespace posenc_ext::ops {
@@ -7,6 +11,8 @@ namespace {
 
 // Products of sizes stay below this: every index of a kernel then fits 64 bits with room to spare.
 constexpr double kMaxProduct = 0x1p53;
+// So do positions: a distance between two of them then fits as well.
+constexpr int64_t kMaxPosition = int64_t{1} << 53;
 
 // The product of `terms(size)`, or an error naming `argument` where it does not fit.
 template <class Term>
@@ -22,6 +28,18 @@ c10::SymInt checked_product(const char* op, const char* argument, c10::SymIntArr
 }
 
 }  // namespace
+
+void check_lengths(const char* op, const c10::SymInt& q_len, const c10::SymInt& k_len,
+                   const c10::SymInt& q_offset) {
+  POSENC_CHECK(q_len >= 0, op, "q_len must be non-negative, got ", q_len);
+  POSENC_CHECK(k_len >= 0, op, "k_len must be non-negative, got ", k_len);
+  const c10::SymInt lengths[] = {q_len, k_len};
+  checked_product(op, "[q_len, k_len]", lengths, [](const auto& size) { return size; });
+  if (const auto offset = q_offset.maybe_as_int()) {
+    POSENC_CHECK(-kMaxPosition < *offset && *offset < kMaxPosition, op,
+                 "q_offset must be between -2**53 and 2**53, got ", *offset);
+  }
+}
 
 BiasShape WindowBias::shape(const c10::SymInt& num_rows, c10::SymIntArrayRef window,
                             at::OptionalSymIntArrayRef query_size, int64_t prefix_tokens) {
@@ -51,8 +69,8 @@ BiasShape WindowBias::shape(const c10::SymInt& num_rows, c10::SymIntArrayRef win
           checked_product(name, "window", window, itself) + prefix_tokens};
 }
 
-core::WindowScheme WindowBias::scheme(c10::SymIntArrayRef window, at::OptionalSymIntArrayRef query_size,
-                                      int64_t prefix_tokens) {
+core::WindowScheme WindowBias::scheme(int64_t /*num_rows*/, c10::SymIntArrayRef window,
+                                      at::OptionalSymIntArrayRef query_size, int64_t prefix_tokens) {
   const c10::SymIntArrayRef queries = query_size.has_value() ? *query_size : window;
   Scheme scheme{{1, 1, 1}, {1, 1, 1}, prefix_tokens};
   const size_t unused = Scheme::kAxes - window.size();
@@ -60,6 +78,34 @@ core::WindowScheme WindowBias::scheme(c10::SymIntArrayRef window, at::OptionalSy
     scheme.window[unused + a] = window[a].expect_int();
     scheme.query[unused + a] = queries[a].expect_int();
   }
+  return scheme;
+}
+
+BiasShape T5Bias::shape(const c10::SymInt& num_rows, c10::SymInt q_len, c10::SymInt k_len,
+                        c10::SymInt q_offset, bool bidirectional, int64_t max_distance) {
+  check_lengths(name, q_len, k_len, q_offset);
+  const int64_t directions = bidirectional ? 2 : 1;
+  const char* kind = bidirectional ? "bidirectional" : "causal";
+  // One bucket for distance 0 and one for what is far, in each direction.
+  POSENC_CHECK(num_rows >= 2 * directions, name, "table must have at least ", 2 * directions, " rows when ",
+               kind, ", got ", num_rows);
+  const int64_t most = 2 * (Scheme::kMaxThresholds + 1) * directions;
+  POSENC_CHECK(num_rows <= most, name, "table must have at most ", most, " rows when ", kind, ", got ",
+               num_rows);
+  const c10::SymInt exact = num_rows / directions / 2;
+  POSENC_CHECK(c10::SymInt(max_distance) > exact, name, "max_distance must be above ", exact, " with ",
+               num_rows, " rows, ", kind, ", got ", max_distance);
+  POSENC_CHECK(max_distance < kMaxPosition, name, "max_distance must be below 2**53, got ", max_distance);
+  return {num_rows, std::move(q_len), std::move(k_len)};
+}
+
+core::T5Scheme T5Bias::scheme(int64_t num_rows, const c10::SymInt& q_len, const c10::SymInt& k_len,
+                              const c10::SymInt& q_offset, bool bidirectional, int64_t max_distance) {
+  Scheme scheme = *cached<T5Bias>(std::tuple(num_rows, bidirectional, max_distance),
+                                  [](const auto& key) { return std::apply(core::make_t5_scheme, key); });
+  scheme.query_count = q_len.expect_int();
+  scheme.key_count = k_len.expect_int();
+  scheme.q_offset = q_offset.expect_int();
   return scheme;
 }
 
@@ -73,6 +119,12 @@ at::Tensor window_bias(const at::Tensor& table, at::IntArrayRef window, at::Opti
   if (query_size.has_value()) queries = c10::fromIntArrayRefSlow(*query_size);
   return ops::call_bias<ops::WindowBias, c10::SymIntArrayRef, at::OptionalSymIntArrayRef, int64_t>(
       table, c10::fromIntArrayRefSlow(window), queries, prefix_tokens);
+}
+
+at::Tensor t5_bias(const at::Tensor& table, int64_t q_len, int64_t k_len, int64_t q_offset,
+                   bool bidirectional, int64_t max_distance) {
+  return ops::call_bias<ops::T5Bias, c10::SymInt, c10::SymInt, c10::SymInt, bool, int64_t>(
+      table, q_len, k_len, q_offset, bidirectional, max_distance);
 }
 
 }  // namespace posenc_ext

@@ -16,16 +16,32 @@ struct BiasShape {
   c10::SymInt rows, queries, keys;
 };
 
+// The rules that ops on two sequences share.
+void check_lengths(const char* op, const c10::SymInt& q_len, const c10::SymInt& k_len,
+                   const c10::SymInt& q_offset);
+
+// Each has the rules on its arguments, with the rows that the table has or is to have, and the scheme that
+// they make.
 struct WindowBias {
   static constexpr const char* name = "window_bias";
   static constexpr const char* backward_name = "_window_bias_backward";
   using Scheme = core::WindowScheme;
 
-  // num_rows: how many rows the table has, or is to have.
   static BiasShape shape(const c10::SymInt& num_rows, c10::SymIntArrayRef window,
                          at::OptionalSymIntArrayRef query_size, int64_t prefix_tokens);
-  static Scheme scheme(c10::SymIntArrayRef window, at::OptionalSymIntArrayRef query_size,
+  static Scheme scheme(int64_t num_rows, c10::SymIntArrayRef window, at::OptionalSymIntArrayRef query_size,
                        int64_t prefix_tokens);
+};
+
+struct T5Bias {
+  static constexpr const char* name = "t5_bias";
+  static constexpr const char* backward_name = "_t5_bias_backward";
+  using Scheme = core::T5Scheme;
+
+  static BiasShape shape(const c10::SymInt& num_rows, c10::SymInt q_len, c10::SymInt k_len,
+                         c10::SymInt q_offset, bool bidirectional, int64_t max_distance);
+  static Scheme scheme(int64_t num_rows, const c10::SymInt& q_len, const c10::SymInt& k_len,
+                       const c10::SymInt& q_offset, bool bidirectional, int64_t max_distance);
 };
 
 template <class... Ops>
@@ -36,7 +52,7 @@ struct OpList {
   }
 };
 
-using BiasOps = OpList<WindowBias>;
+using BiasOps = OpList<WindowBias, T5Bias>;
 
 // The result of a bias op on a table [rows, heads]: [heads, queries, keys].
 template <class Op, class... Args>
