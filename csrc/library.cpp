@@ -65,6 +65,14 @@ TORCH_LIBRARY(posenc_ext, m) {
   def_bias(m, "window_bias", "SymInt[] window, *, SymInt[]? query_size=None, int prefix_tokens=0");
   def_bias(m, "t5_bias",
            "SymInt q_len, SymInt k_len, *, SymInt q_offset=0, bool bidirectional=True, int max_distance=128");
+  m.def("gather_bias(Tensor table, Tensor index) -> Tensor");
+  m.def("_gather_bias_backward(Tensor grad, Tensor index, SymInt num_rows) -> Tensor");
+  m.def("alibi_slopes(int num_heads, *, ScalarType? dtype=None, Device? device=None) -> Tensor");
+  m.def("alibi_slopes.out(int num_heads, *, Tensor(a!) out) -> Tensor(a!)");
+  m.def(
+      "alibi_bias(Tensor slopes, SymInt q_len, SymInt k_len, *, SymInt q_offset=0, bool causal=False) -> "
+      "Tensor");
+  m.def("_alibi_bias_backward(Tensor grad, *, SymInt q_offset=0, bool causal=False) -> Tensor");
 }
 
 namespace posenc_ext {

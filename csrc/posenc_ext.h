@@ -55,4 +55,11 @@ POSENC_API at::Tensor window_bias(const at::Tensor& table, at::IntArrayRef windo
 POSENC_API at::Tensor t5_bias(const at::Tensor& table, int64_t q_len, int64_t k_len, int64_t q_offset = 0,
                               bool bidirectional = true, int64_t max_distance = 128);
 
+POSENC_API at::Tensor gather_bias(const at::Tensor& table, const at::Tensor& index);
+
+POSENC_API at::Tensor alibi_slopes(int64_t num_heads, at::TensorOptions options = {});
+
+POSENC_API at::Tensor alibi_bias(const at::Tensor& slopes, int64_t q_len, int64_t k_len, int64_t q_offset = 0,
+                                 bool causal = false);
+
 }  // namespace posenc_ext

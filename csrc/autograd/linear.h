@@ -18,6 +18,8 @@
 #include <tuple>
 #include <vector>
 
+#include "ops/types.h"
+
 namespace posenc_ext::autograd {
 
 using torch::autograd::SavedVariable;
@@ -195,6 +197,19 @@ at::Tensor differentiable(const char* label, const at::Tensor& x, Forward forwar
 template <auto adjoint, class Map, class... Args>
 at::Tensor linear(const char* label, const at::Tensor& x, Map map, Args&&... args) {
   return differentiable<adjoint>(label, x, map, map, std::forward<Args>(args)...);
+}
+
+// Runs write(out), which nothing is differentiated through.
+template <class Write>
+at::Tensor& into(const char* op, at::Tensor& out, Write write) {
+  POSENC_CHECK(!torch::autograd::compute_requires_grad(out) && !torch::autograd::isFwGradDefined(out), op,
+               "out must not require grad, got a tensor that does");
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    write(out);
+  }
+  torch::autograd::impl::bump_version(out);
+  return out;
 }
 
 }  // namespace posenc_ext::autograd

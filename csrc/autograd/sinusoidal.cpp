@@ -57,15 +57,10 @@ at::Tensor sinusoidal_backward_autograd(const at::Tensor& grad, const at::Tensor
 at::Tensor& sinusoidal_table_out_autograd(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
                                           double freq_shift, double scale, std::string_view layout,
                                           std::string_view odd, at::Tensor& out) {
-  POSENC_CHECK(!torch::autograd::compute_requires_grad(out) && !torch::autograd::isFwGradDefined(out),
-               "sinusoidal_table", "out must not require grad, got a tensor that does");
-  {
-    at::AutoDispatchBelowADInplaceOrView below;
+  return into("sinusoidal_table", out, [&](at::Tensor& o) {
     ops::call_sinusoidal_table_out(std::move(length), std::move(dim), std::move(start), base, freq_shift,
-                                   scale, layout, odd, out);
-  }
-  torch::autograd::impl::bump_version(out);
-  return out;
+                                   scale, layout, odd, o);
+  });
 }
 
 at::Tensor same(const at::Tensor& grad) { return grad; }

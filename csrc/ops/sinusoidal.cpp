@@ -1,6 +1,5 @@
 #include "ops/sinusoidal.h"
 
-#include <ATen/MemoryOverlap.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/randint.h>
@@ -78,13 +77,7 @@ Encoding check_sinusoidal_table(const c10::SymInt& length, const c10::SymInt& di
 }
 
 void resize_table(const c10::SymInt& length, const c10::SymInt& dim, const at::Tensor& out) {
-  POSENC_CHECK(at::has_internal_overlap(out) != at::MemOverlap::Yes, "sinusoidal_table",
-               "out must not overlap itself, got strides ", out.sym_strides());
-  const c10::SymInt shape[] = {length, dim};
-  if (out.sym_sizes() == c10::SymIntArrayRef(shape)) return;
-  POSENC_CHECK(out.sym_numel() == 0, "sinusoidal_table", "out must be empty or have shape ",
-               c10::SymIntArrayRef(shape), ", got ", out.sym_sizes());
-  out.resize__symint(shape);
+  resize_out("sinusoidal_table", {length, dim}, out);
 }
 
 Encoding check_sinusoidal(const at::Tensor& positions, const c10::SymInt& dim, double base, double freq_shift,

@@ -1,5 +1,7 @@
 #include "ops/types.h"
 
+#include <ATen/MemoryOverlap.h>
+
 namespace posenc_ext::ops {
 namespace {
 
@@ -37,6 +39,15 @@ core::Strided to_strided(const at::Tensor& tensor, int64_t dims) {
 at::Tensor with_few_dims(const at::Tensor& tensor, int64_t dims) {
   core::Strided ignored{};
   return merge(tensor, dims, ignored) ? tensor : tensor.contiguous();
+}
+
+void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out) {
+  POSENC_CHECK(at::has_internal_overlap(out) != at::MemOverlap::Yes, op,
+               "out must not overlap itself, got strides ", out.sym_strides());
+  if (out.sym_sizes() == shape) return;
+  POSENC_CHECK(out.sym_numel() == 0, op, "out must be empty or have shape ", shape, ", got ",
+               out.sym_sizes());
+  out.resize__symint(shape);
 }
 
 }  // namespace posenc_ext::ops

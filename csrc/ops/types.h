@@ -73,4 +73,7 @@ core::Strided to_strided(const at::Tensor& tensor, int64_t dims);
 // not merge.
 at::Tensor with_few_dims(const at::Tensor& tensor, int64_t dims);
 
+// The argument `out` of a generator must have the shape of the result; an empty one is given it.
+void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out);
+
 }  // namespace posenc_ext::ops

@@ -15,10 +15,16 @@
 #pragma GCC target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 
+#include "cpu/kernels/alibi_bias.h"
+#include "cpu/kernels/gather_bias.h"
 #include "cpu/kernels/relative_bias.h"
 #include "cpu/kernels/sinusoidal.h"
 
 namespace posenc_ext::cpu::avx512 {
+#include "cpu/kernels/lane_sum.h"  // before the bodies that use it
+
+#include "cpu/kernels/alibi_bias_body.h"
+#include "cpu/kernels/gather_bias_body.h"
 #include "cpu/kernels/relative_bias_body.h"
 #include "cpu/kernels/sinusoidal_body.h"
 }  // namespace posenc_ext::cpu::avx512

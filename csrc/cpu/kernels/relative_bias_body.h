@@ -34,31 +34,14 @@ void bias_forward_typed(const Scheme& scheme, const BiasForward& a, int64_t begi
   }
 }
 
-// The sum of a run that one row serves, in lanes: the order is the same for every level, and vectors fit it.
-template <class Sum, class T>
-inline Sum lane_sum(const T* __restrict grad, int64_t stride, int64_t count) {
-  constexpr int64_t kLanes = 32;
-  Sum lane[kLanes] = {};
-  int64_t i = 0;
-  if (stride == 1) {
-    for (; i + kLanes <= count; i += kLanes) {
-      for (int64_t n = 0; n < kLanes; ++n) lane[n] += widen(grad[i + n]);
-    }
-  }
-  for (; i < count; ++i) lane[i % kLanes] += widen(grad[i * stride]);
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (int64_t n = 0; n < half; ++n) lane[n] += lane[n + half];
-  }
-  return lane[0];
-}
-
 // Adds a run of the gradient to the sums of its rows; inside a run with step -1 or 1 all rows differ, so the
 // loops vectorise.
 template <class T, class Sum>
 inline void add_run(const T* __restrict grad, int64_t stride, int64_t count, int64_t step,
                     Sum* __restrict sum) {
   if (step == 0) {
-    *sum += lane_sum<Sum>(grad, stride, count);
+    *sum += stride == 1 ? lane_sum<Sum>(count, [=](int64_t i) { return widen(grad[i]); })
+                        : lane_sum<Sum>(count, [=](int64_t i) { return widen(grad[i * stride]); });
   } else if (step == -1 && stride == 1) {
     for (int64_t i = 0; i < count; ++i) sum[i] += widen(grad[i]);
   } else {

@@ -1,0 +1,75 @@
+// ALiBi on the CPU: from tensors to pointers, and threads.
+#include "cpu/kernels/alibi_bias.h"
+
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "cpu/parallel.h"
+#include "ops/alibi_bias.h"
+
+namespace posenc_ext::cpu {
+namespace {
+
+at::Tensor alibi_bias_cpu(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
+                          c10::SymInt q_offset, bool causal) {
+  ops::check_alibi_bias(slopes, q_len, k_len, q_offset);
+  const int64_t heads = slopes.size(0), queries = q_len.expect_int(), keys = k_len.expect_int();
+  at::Tensor out = at::empty({heads, queries, keys}, slopes.options());
+  if (out.numel() == 0) return out;
+  const AlibiForward a{{q_offset.expect_int(), causal},
+                       ops::to_core(slopes.scalar_type()),
+                       slopes.const_data_ptr(),
+                       slopes.stride(0),
+                       queries,
+                       keys,
+                       out.mutable_data_ptr()};
+  parallel_for(heads * queries, keys,
+               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(alibi_forward, a, begin, end); });
+  return out;
+}
+
+at::Tensor alibi_bias_backward_cpu(const at::Tensor& grad, c10::SymInt q_offset, bool causal) {
+  ops::check_alibi_bias_backward(grad, q_offset);
+  const int64_t heads = grad.size(0), queries = grad.size(1), keys = grad.size(2);
+  at::Tensor out = at::empty({heads}, grad.options());
+  if (grad.numel() == 0) return out.zero_();
+  const core::DType dtype = ops::to_core(grad.scalar_type());
+  at::Tensor partial = at::empty({heads, queries}, grad.options().dtype(at::kDouble));
+  const AlibiBackward a{{q_offset.expect_int(), causal},
+                        dtype,
+                        grad.const_data_ptr(),
+                        grad.stride(0),
+                        grad.stride(1),
+                        grad.stride(2),
+                        queries,
+                        keys,
+                        partial.mutable_data_ptr<double>()};
+  parallel_for(heads * queries, keys,
+               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(alibi_backward, a, begin, end); });
+  const AlibiReduce reduce{dtype, partial.const_data_ptr<double>(), queries, out.mutable_data_ptr()};
+  parallel_for(heads, queries,
+               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(alibi_reduce, reduce, begin, end); });
+  return out;
+}
+
+at::Tensor& alibi_slopes_out_cpu(int64_t num_heads, at::Tensor& out) {
+  ops::check_alibi_slopes(num_heads, out.scalar_type());
+  ops::resize_alibi_slopes(num_heads, out);
+  POSENC_DISPATCH_DTYPE(ops::to_core(out.scalar_type()), {
+    auto* slopes = static_cast<scalar_t*>(out.mutable_data_ptr());
+    for (int64_t head = 0; head < num_heads; ++head) {
+      slopes[head * out.stride(0)] = core::round_to<scalar_t>(core::alibi_slope(head, num_heads));
+    }
+  })
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
+  m.impl("alibi_bias", TORCH_FN(alibi_bias_cpu));
+  m.impl("_alibi_bias_backward", TORCH_FN(alibi_bias_backward_cpu));
+  m.impl("alibi_slopes.out", TORCH_FN(alibi_slopes_out_cpu));
+}
+
+}  // namespace posenc_ext::cpu

@@ -1,0 +1,47 @@
+// CPU kernels of ALiBi.
+#pragma once
+
+#include "core/alibi.h"
+#include "core/scalar.h"
+#include "cpu/kernels/levels.h"
+
+namespace posenc_ext::cpu {
+
+// out[head, q, k] = -slopes[head] * distance(q, k); an item is one query of one head.
+struct AlibiForward {
+  core::AlibiDistance distance;
+  core::DType dtype;
+  const void* slopes;
+  int64_t slope_stride;
+  int64_t queries, keys;
+  void* out;  // contiguous
+};
+
+// partial[head, q] = the sum over k of -distance(q, k) * grad[head, q, k]; an item is one query of one head.
+struct AlibiBackward {
+  core::AlibiDistance distance;
+  core::DType dtype;
+  const void* grad;
+  int64_t head_stride, query_stride, key_stride;
+  int64_t queries, keys;
+  double* partial;
+};
+
+// out[head] = the sum over q of partial[head, q]; an item is one head.
+struct AlibiReduce {
+  core::DType dtype;
+  const double* partial;
+  int64_t queries;
+  void* out;
+};
+
+#define POSENC_DECLARE(level)                                            \
+  namespace level {                                                      \
+  void alibi_forward(const AlibiForward&, int64_t begin, int64_t end);   \
+  void alibi_backward(const AlibiBackward&, int64_t begin, int64_t end); \
+  void alibi_reduce(const AlibiReduce&, int64_t begin, int64_t end);     \
+  }
+POSENC_LEVELS(POSENC_DECLARE)
+#undef POSENC_DECLARE
+
+}  // namespace posenc_ext::cpu

@@ -1,0 +1,20 @@
+// The bias of any index: argument checks for Meta, CPU and CUDA, and typed calls through the dispatcher.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "ops/types.h"
+
+namespace posenc_ext::ops {
+
+// Whether the values of the index are rows of the table is checked where they are read.
+void check_gather_bias(const at::Tensor& table, const at::Tensor& index);
+void check_gather_bias_backward(const at::Tensor& grad, const at::Tensor& index, const c10::SymInt& num_rows);
+
+// [..., Q, K] -> [..., heads, Q, K]
+c10::SymDimVector gather_bias_sizes(const at::Tensor& index, const c10::SymInt& heads);
+
+at::Tensor call_gather_bias(const at::Tensor& table, const at::Tensor& index);
+at::Tensor call_gather_bias_backward(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows);
+
+}  // namespace posenc_ext::ops
