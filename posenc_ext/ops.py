@@ -334,10 +334,10 @@ def gather_bias(table: Tensor, index: Tensor) -> Tensor:
         [..., heads, Q, K], contiguous. Values are copied bit for bit.
 
     Raises:
-        RuntimeError: table has not 2 dimensions and one of the four dtypes; index has fewer than 2 dimensions,
-            another dtype or another device. An index outside [0, rows) is an error that names the first such
-            place on the CPU. On CUDA nothing is read for it: a device-side assertion fails, as in torch's own
-            indexing, and the next synchronisation reports it.
+        RuntimeError: table has not 2 dimensions and one of the four dtypes; index has fewer than 2
+            dimensions, another dtype or another device. An index outside [0, rows) is an error that names
+            the first such place on the CPU. On CUDA nothing is read for it: a device-side assertion fails,
+            as in torch's own indexing, and the next synchronisation reports it.
 
     Complexity: O(index.numel() heads).
 
@@ -404,7 +404,7 @@ def alibi_bias(slopes: Tensor, q_len: int, k_len: int, q_offset: int = 0, causal
     fixed order and rounded once.
 
     >>> alibi_bias(torch.tensor([0.5]), 2, 3, q_offset=1)
-    tensor([[[-0.5000, -0.0000, -0.5000],
-             [-1.0000, -0.5000, -0.0000]]])
+    tensor([[[-0.5000,  0.0000, -0.5000],
+             [-1.0000, -0.5000,  0.0000]]])
     """
     return torch.ops.posenc_ext.alibi_bias(slopes, q_len, k_len, q_offset=q_offset, causal=causal)

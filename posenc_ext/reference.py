@@ -285,4 +285,5 @@ def alibi_bias(slopes: Tensor, q_len: int, k_len: int, *, q_offset: int = 0, cau
     """-slope * distance, [heads, q_len, k_len]; causal: 0 for keys ahead of the query."""
     rel = relative_positions(q_len, k_len, q_offset, slopes.device)
     distance = -rel.clamp(max=0) if causal else rel.abs()
-    return round_once(-slopes.to(torch.float64)[:, None, None] * distance.to(torch.float64), slopes.dtype)
+    bias = 0.0 - slopes.to(torch.float64)[:, None, None] * distance.to(torch.float64)
+    return round_once(bias, slopes.dtype)

@@ -10,7 +10,10 @@ class Everything(torch.nn.Module):
     def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
+        # Two uses of each at most: a sum of two gradients has the same bits in either order.
         self.table = torch.nn.Parameter(torch.randn(18, 2, generator=generator))
+        self.buckets = torch.nn.Parameter(torch.randn(18, 2, generator=generator))
+        self.slopes = torch.nn.Parameter(torch.randn(2, generator=generator))
 
     def forward(self, x: Tensor, timesteps: Tensor, step: int) -> Tensor:
         y = torch.ops.posenc_ext.add_sinusoidal(x, start=step, x_scale=2.0)
@@ -19,6 +22,12 @@ class Everything(torch.nn.Module):
         y = y + posenc_ext.sinusoidal_table(x.size(1), x.size(2), dtype=x.dtype)
         bias = posenc_ext.window_bias(self.table, [2, 3], prefix_tokens=1)
         wide = posenc_ext.window_bias(self.table[:15], [2, 3], query_size=[4, 3])
+        t5 = posenc_ext.t5_bias(self.buckets, x.size(1), x.size(1), q_offset=step, max_distance=16)
+        rows = torch.arange(x.size(1), device=x.device) % 18
+        gathered = posenc_ext.gather_bias(self.buckets, rows.unsqueeze(0))
+        slopes = posenc_ext.alibi_slopes(2, dtype=x.dtype) * self.slopes
+        alibi = posenc_ext.alibi_bias(slopes, x.size(1), x.size(1), causal=True)
+        y = y + (t5 + gathered + alibi).mean()
         return y * bias.mean() + wide.sum()
 
 

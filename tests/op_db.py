@@ -1,8 +1,11 @@
 """The table of ops that the property tests walk, by way of `support.cases`: a new op is one more entry."""
 
 import op_add_sinusoidal as add
+import op_alibi_bias as alibi
+import op_gather_bias as gather
 import op_relative_bias as bias
 import op_sinusoidal as sinusoid
+import op_t5_bias as t5
 from op_types import Op
 
 from posenc_ext import reference
@@ -109,5 +112,72 @@ OPS = (
         differentiable=("grad",),
         error_bound=bias.backward_bound,
         costly=("window[3, 2]-prefix", "grad-transposed-query-prefix"),
+    ),
+    Op(
+        "t5_bias",
+        t5.samples,
+        reference.t5_bias,
+        t5.errors,
+        differentiable=("table",),
+        costly=("both-cross", "causal-decode", "table-transposed"),
+    ),
+    Op(
+        "_t5_bias_backward",
+        t5.backward_samples,
+        t5.backward_reference,
+        t5.backward_errors,
+        differentiable=("grad",),
+        error_bound=t5.backward_bound,
+        costly=("both-cross", "grad-transposed"),
+    ),
+    Op(
+        "gather_bias",
+        gather.samples,
+        reference.gather_bias,
+        gather.errors,
+        differentiable=("table",),
+        costly=("index[2, 3, 4]", "int32", "table-transposed"),
+    ),
+    Op(
+        "_gather_bias_backward",
+        gather.backward_samples,
+        gather.backward_reference,
+        gather.backward_errors,
+        differentiable=("grad",),
+        error_bound=gather.backward_bound,
+        costly=("index[2, 3, 4]", "grad-transposed"),
+    ),
+    Op(
+        "alibi_slopes",
+        alibi.slope_samples,
+        reference.alibi_slopes,
+        alibi.slope_errors,
+        costly=("heads12",),
+        unsupported={"trace": NO_TENSOR},
+    ),
+    Op(
+        "alibi_slopes.out",
+        alibi.slope_out_samples,
+        alibi.slope_out_reference,
+        alibi.slope_out_errors,
+        costly=("out-strided",),
+        unsupported={"trace": OUT, "compile": ALIAS, "export": ALIAS},
+    ),
+    Op(
+        "alibi_bias",
+        alibi.samples,
+        reference.alibi_bias,
+        alibi.errors,
+        differentiable=("slopes",),
+        costly=("cross", "decode", "slopes-strided"),
+    ),
+    Op(
+        "_alibi_bias_backward",
+        alibi.backward_samples,
+        alibi.backward_reference,
+        alibi.backward_errors,
+        differentiable=("grad",),
+        error_bound=alibi.backward_bound,
+        costly=("cross", "grad-transposed"),
     ),
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from op_types import FLOATING, Error, Sample, layouts, values
+from op_types import FLOATING, Error, Sample, adjoint, layouts, sum_bound, values
 from torch import Tensor
 
 from posenc_ext import reference
@@ -121,22 +121,11 @@ def backward_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def backward_reference(grad: Tensor, num_rows: int, **sizes) -> Tensor:
-    """The adjoint of the reference, by PyTorch's autograd in float64."""
-    table = torch.zeros(num_rows, grad.shape[0], dtype=torch.float64, device=grad.device, requires_grad=True)
-    with torch.enable_grad():
-        (result,) = torch.autograd.grad(
-            reference.window_bias(table, **sizes), table, grad.detach().to(torch.float64)
-        )
-    return reference.round_once(result, grad.dtype)
+    return adjoint(lambda t: reference.window_bias(t, **sizes), (num_rows, grad.shape[0]), grad)
 
 
 def backward_bound(sample: Sample, expected: Tensor) -> Tensor:
-    """The error of the sums: float32 (float64 for float64) over as many terms as a row has."""
-    inputs = {**sample.inputs, "grad": sample.inputs["grad"].to(torch.float64).abs()}
-    size = backward_reference(**inputs)
-    terms = backward_reference(**{**inputs, "grad": torch.ones_like(inputs["grad"])})
-    unit = 2.0**-53 if sample.inputs["grad"].dtype is torch.float64 else 2.0**-24
-    return size * terms * unit
+    return sum_bound(backward_reference, sample)
 
 
 def backward_errors(device: str) -> Iterator[Error]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import posenc_ext
+from posenc_ext import reference
 
 FLOATING = "must be float64, float32, float16 or bfloat16"  # the rule of every floating dtype
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -101,6 +102,25 @@ def layouts(base: Tensor) -> Iterator[tuple[str, Tensor]]:
     for axis in range(base.dim()):
         if base.shape[axis] > 1:
             yield f"expanded{axis}", base.narrow(axis, 0, 1).expand(base.shape)
+
+
+def adjoint(function: Callable[[Tensor], Tensor], shape, grad: Tensor) -> Tensor:
+    """The adjoint of a linear function of a tensor of this shape, by PyTorch's autograd in float64."""
+    leaf = torch.zeros(tuple(shape), dtype=torch.float64, device=grad.device, requires_grad=True)
+    with torch.enable_grad():
+        (result,) = torch.autograd.grad(function(leaf), leaf, grad.detach().to(torch.float64))
+    return reference.round_once(result, grad.dtype)
+
+
+def sum_bound(backward: Callable[..., Tensor], sample: "Sample", unit: float | None = None) -> Tensor:
+    """The error of an adjoint's sums: a unit (float32's; float64's for float64) per term of a row."""
+    grad = sample.inputs["grad"]
+    inputs = {**sample.inputs, "grad": grad.to(torch.float64).abs()}
+    size = backward(**inputs).abs()
+    terms = backward(**{**inputs, "grad": (grad == grad).to(torch.float64)}).abs()
+    if unit is None:
+        unit = 2.0**-53 if grad.dtype is torch.float64 else 2.0**-24
+    return size * terms * unit
 
 
 def round_bound(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -161,6 +161,15 @@ def test_changed_position_is_noticed():
         y.sum().backward()
 
 
+def test_changed_index_is_noticed():
+    """An index is saved for backward: a change in place between forward and backward is an error."""
+    table, index = torch.ones(4, 2, requires_grad=True), torch.zeros(2, 3, dtype=torch.int64)
+    y = posenc_ext.gather_bias(table, index)
+    index.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 def test_biases_save_nothing():
     """The gradient of a linear op needs none of its tensors: they may change, and nothing is kept alive."""
     packed = []
@@ -170,6 +179,8 @@ def test_biases_save_nothing():
         y = posenc_ext.window_bias(table, [2, 2])
         table.zero_()
         y.sum().backward()
+        posenc_ext.t5_bias(leaf * 0.0, 4, 5, max_distance=8).sum().backward()
+        posenc_ext.alibi_bias(leaf[0] * 0.0, 4, 5).sum().backward()
         x = torch.ones(2, 3, 4, requires_grad=True)
         posenc_ext.add_sinusoidal(x, x_scale=2.0).sum().backward()
     assert packed == []

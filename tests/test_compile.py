@@ -67,7 +67,22 @@ def bias(size, x):
     return posenc_ext.window_bias(rows, [size, size + 1], query_size=[2 * size, size + 3])
 
 
-@pytest.mark.parametrize("function", [table, timesteps, add, add_offsets, bias], ids=lambda f: f.__name__)
+def t5(size, x):
+    return posenc_ext.t5_bias(x[:, :, 0].T[:, :16].T, size, size + 3, q_offset=size)
+
+
+def gather(size, x):
+    return posenc_ext.gather_bias(x[:4, :, 0], torch.arange(size)[None] % 4)
+
+
+def alibi(size, x):
+    return posenc_ext.alibi_bias(x[0, 0], size, size + 3, q_offset=size)
+
+
+FUNCTIONS = [table, timesteps, add, add_offsets, bias, t5, gather, alibi]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_a_new_size_needs_no_new_graph(function):
     """Lengths, offsets and windows are symbolic; dim is a constant of the model."""
     counter = CompileCounterWithBackend("aot_eager")

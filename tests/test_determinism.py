@@ -62,6 +62,19 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         y = posenc_ext.window_bias(table, window, **options)
         results[name] = y
         (results[f"{name} backward"],) = torch.autograd.grad(y, table, fixed(y.shape, dtype, seed=2))
+    table = leaf((32, 5), dtype)
+    index = torch.randint(0, 32, (3, 301, 299), generator=torch.Generator().manual_seed(4))
+    slopes = leaf((5,), dtype)
+    for name, argument, y in (
+        ("t5", table, posenc_ext.t5_bias(table, 501, 777, q_offset=100)),
+        ("t5 causal", table, posenc_ext.t5_bias(table, 700, 700, bidirectional=False)),
+        ("gather", table, posenc_ext.gather_bias(table, index)),
+        ("gather int32", table, posenc_ext.gather_bias(table, index.to(torch.int32))),
+        ("alibi", slopes, posenc_ext.alibi_bias(slopes, 501, 777, q_offset=100)),
+    ):
+        results[name] = y
+        (results[f"{name} backward"],) = torch.autograd.grad(y, argument, fixed(y.shape, dtype, seed=2))
+    results["slopes"] = posenc_ext.alibi_slopes(112, dtype=dtype)
     return {name: tensor.detach() for name, tensor in results.items()}
 
 

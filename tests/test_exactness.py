@@ -152,21 +152,66 @@ def test_the_rounding_of_the_oracles(dtype):
     assert rounded.to(torch.float64).tolist() == expected
 
 
-def test_bfloat16_bias_gradient(capsys):
+def relative_error(
+    table: torch.Tensor, forward, upstream: torch.Tensor, exact_gradient: torch.Tensor
+) -> float:
+    """Of the gradient of a table, at its worst row."""
+    leaf = torch.zeros_like(table, requires_grad=True)
+    forward(leaf).backward(upstream)
+    return ((leaf.grad.to(torch.float64) - exact_gradient) / exact_gradient).abs().max().item()
+
+
+def test_bfloat16_window_gradient(capsys):
     """Sums of up to 1024 positive numbers are right to one bfloat16 rounding; sums in bfloat16 are not."""
     window, heads = [32, 32], 16
     upstream = torch.rand(heads, 1024, 1024).to(torch.bfloat16)
     index = reference.window_index(window).flatten()
-    exact_gradient = torch.zeros(63 * 63, heads, dtype=torch.float64)
-    exact_gradient.index_add_(0, index, upstream.to(torch.float64).flatten(1).T)
-
-    def relative_error(forward) -> float:
-        table = torch.zeros(63 * 63, heads, dtype=torch.bfloat16, requires_grad=True)
-        forward(table).backward(upstream)
-        return ((table.grad.to(torch.float64) - exact_gradient) / exact_gradient).abs().max().item()
-
-    ours = relative_error(lambda table: posenc_ext.window_bias(table, window))
-    eager = relative_error(lambda table: table[index].view(1024, 1024, heads).permute(2, 0, 1))
+    table = torch.zeros(63 * 63, heads, dtype=torch.bfloat16)
+    exact_gradient = table.to(torch.float64).index_add(0, index, upstream.to(torch.float64).flatten(1).T)
+    ours = relative_error(table, lambda t: posenc_ext.window_bias(t, window), upstream, exact_gradient)
+    eager = relative_error(
+        table, lambda t: t[index].view(1024, 1024, heads).permute(2, 0, 1), upstream, exact_gradient
+    )
     with capsys.disabled():
-        print(f"\nbfloat16 bias gradient, 32x32, {heads} heads: relative error {ours:.2e}, eager {eager:.2e}")
+        print(f"\nbfloat16 window_bias gradient, {heads} heads: relative error {ours:.2e}, eager {eager:.2e}")
     assert ours <= 2.0**-8
+
+
+def test_bfloat16_gather_gradient(capsys):
+    """The same for an index, of 8192 pairs a row on average."""
+    heads, length, buckets = 12, 512, 32
+    upstream = torch.rand(heads, length, length).to(torch.bfloat16)
+    index = torch.randint(0, buckets, (length, length))
+    table = torch.zeros(buckets, heads, dtype=torch.bfloat16)
+    exact_gradient = table.to(torch.float64).index_add(
+        0, index.flatten(), upstream.to(torch.float64).flatten(1).T
+    )
+    ours = relative_error(table, lambda t: posenc_ext.gather_bias(t, index), upstream, exact_gradient)
+    eager = relative_error(table, lambda t: t[index].permute(2, 0, 1), upstream, exact_gradient)
+    with capsys.disabled():
+        sizes = f"{heads} heads, L = {length}, {buckets} buckets"
+        print(f"\nbfloat16 gather_bias gradient, {sizes}: relative error {ours:.2e}, eager {eager:.2e}")
+    assert ours <= 2.0**-8
+
+
+def test_t5_buckets_over_many_configurations(capsys):
+    """Every bucket of 2,000 and more configurations, by the float32 formula of the source."""
+    configurations = distances = 0
+    for rows in (*range(2, 66), 100, 127, 128, 256, 333, 512, 1000, 2048):
+        for max_distance in (7, 16, 20, 64, 100, 127, 128, 129, 200, 256, 500, 800, 1024, 2000, 4096, 10000):
+            for bidirectional in (False, True):
+                buckets = rows // 2 if bidirectional else rows
+                if buckets < 2 or max_distance <= buckets // 2:
+                    continue
+                far = min(2 * max_distance, 5000)
+                rel = torch.arange(-far, far + 1)
+                table = torch.arange(rows, dtype=torch.float64)[:, None]
+                row = posenc_ext.t5_bias(table, 1, 2 * far + 1, far, bidirectional, max_distance)[0, 0]
+                expected = reference.t5_bucket(rel, rows, bidirectional, max_distance)
+                assert torch.equal(row.to(torch.int64), expected), (rows, max_distance, bidirectional)
+                configurations += 1
+                distances += rel.numel()
+    with capsys.disabled():
+        print(f"\nt5_bias: {configurations:,} configurations, {distances:,} distances, all equal")
+    assert configurations > 1500
+    assert distances > 5_000_000

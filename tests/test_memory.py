@@ -35,6 +35,18 @@ def window(x, positions, bias, offsets):
     posenc_ext.window_bias(bias, [4, 4], query_size=[8, 8]).sum().backward()
 
 
+def t5(x, positions, bias, offsets):
+    posenc_ext.t5_bias(bias, 8, 8).sum().backward()
+
+
+def gather(x, positions, bias, offsets):
+    posenc_ext.gather_bias(bias, offsets[:, None]).sum().backward()
+
+
+def alibi(x, positions, bias, offsets):
+    posenc_ext.alibi_bias(bias[0], 8, 8).sum().backward()
+
+
 def error(x, positions, bias, offsets):
     with pytest.raises(RuntimeError):
         posenc_ext.window_bias(bias, [4, 5])
@@ -52,7 +64,7 @@ def growth() -> dict[str, int]:
     bias = torch.randn(49, 4, requires_grad=True)
     offsets = torch.tensor([1, 2])
     grown = {}
-    for call in (table, sinusoidal, add, add_offsets, window, error):
+    for call in (table, sinusoidal, add, add_offsets, window, t5, gather, alibi, error):
         for _ in range(1_000):
             call(x, positions, bias, offsets)
         before = resident()

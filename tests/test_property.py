@@ -123,3 +123,41 @@ def test_adjoints_are_adjoint(data, sizes):
     left, right = (bias * grad).sum(), (table * back).sum()
     scale = (bias * grad).abs().sum()
     assert (left - right).abs() <= 1e-13 * scale
+
+
+@given(st.data(), dtypes)
+def test_t5_bias(data, dtype):
+    bidirectional = data.draw(st.booleans())
+    rows = data.draw(st.integers(4 if bidirectional else 2, 80))
+    exact = rows // (4 if bidirectional else 2)
+    inputs = {"q_len": data.draw(st.integers(0, 30)), "k_len": data.draw(st.integers(0, 60))}
+    inputs["q_offset"] = data.draw(st.integers(-100, 300) | st.sampled_from([2**53 - 1, 1 - 2**53]))
+    inputs["bidirectional"] = bidirectional
+    inputs["max_distance"] = data.draw(st.integers(exact + 1, 2 * exact + 200) | st.just(2**53 - 1))
+    heads = data.draw(st.integers(0, 5))
+    op, sample = check("t5_bias", {"table": data.draw(tensors([rows, heads], dtype)), **inputs})
+    grad = data.draw(tensors(list(op(sample).shape), dtype))
+    check("_t5_bias_backward", {"grad": grad, "num_rows": rows, **inputs})
+
+
+@given(st.data(), dtypes)
+def test_gather_bias(data, dtype):
+    rows, heads = data.draw(st.integers(1, 40)), data.draw(st.integers(0, 5))
+    shape = data.draw(st.lists(st.integers(0, 5), max_size=3)) + [data.draw(st.integers(0, 40)) for _ in "QK"]
+    index = values(shape, "cpu", torch.float64, seed=data.draw(seeds)).mul(1e4).to(torch.int64) % rows
+    if data.draw(st.booleans()):
+        index = index.to(torch.int32)
+    if data.draw(st.booleans()):
+        index = index.transpose(-1, -2)
+    op, sample = check("gather_bias", {"table": data.draw(tensors([rows, heads], dtype)), "index": index})
+    grad = data.draw(tensors(list(op(sample).shape), dtype))
+    check("_gather_bias_backward", {"grad": grad, "index": index, "num_rows": rows})
+
+
+@given(st.data(), dtypes)
+def test_alibi_bias(data, dtype):
+    inputs = {"q_len": data.draw(st.integers(0, 30)), "k_len": data.draw(st.integers(0, 60))}
+    offset = {"q_offset": data.draw(st.integers(-100, 300)), "causal": data.draw(st.booleans())}
+    slopes = data.draw(tensors([data.draw(st.integers(0, 9))], dtype))
+    op, sample = check("alibi_bias", {"slopes": slopes, **inputs, **offset})
+    check("_alibi_bias_backward", {"grad": data.draw(tensors(list(op(sample).shape), dtype)), **offset})
