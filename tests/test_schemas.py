@@ -7,10 +7,12 @@ import inspect
 import re
 from pathlib import Path
 
+import op_table
+import pytest
 import torch
 from op_db import OPS
 
-from posenc_ext import ops, reference
+from posenc_ext import _build, ops, reference
 
 FILE = Path(__file__).with_name("schemas.txt")
 
@@ -45,6 +47,30 @@ def test_table_is_sound():
         )
         for sample in op.samples("cpu", torch.float32):
             assert list(sample.inputs) == arguments, f"{op.name}: {sample.name}"
+
+
+def has_kernel(op, key: str) -> bool:
+    name = op.overload._schema.name + ("." + op.overload._schema.overload_name).rstrip(".")
+    return torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, key)
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_kernel_is_registered_for_cuda(op):
+    """On a build with CUDA; without a GPU that is as much as the running library can say."""
+    if not _build.WITH_CUDA:
+        pytest.skip("this build has no CUDA kernels: the CUDA environment of .ci/run tests one that has")
+    assert has_kernel(op, "CUDA")
+
+
+@pytest.mark.parametrize("key", ["CPU", "Meta", "AutogradCPU", "AutogradCUDA"])
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_kernel_is_registered(op, key):
+    assert has_kernel(op, key)
+
+
+def test_readme_table_is_the_generated_one():
+    """After a change: python tests/op_table.py --write"""
+    assert op_table.parts()[1] == op_table.markdown()
 
 
 def test_schemes_are_the_same_everywhere():
