@@ -51,11 +51,45 @@ def cases() -> dict[str, tuple[Contender, Contender]]:
             lambda w=weights, i=index, n=cells: w[i.view(-1)].view(n, n, -1).permute(2, 0, 1).contiguous(),
             lambda w=weights, s=size: posenc_ext.window_bias(w, [s, s]),
         )
-        result[f"window {size} x {size}, {heads} heads"] = forward
-        result[f"window {size} x {size}, {heads} heads, with backward"] = tuple(
-            lambda f=f, w=weights, g=upstream: torch.autograd.grad(f(), w, g) for f in forward
+        add(result, f"window {size} x {size}, {heads} heads", forward, weights, upstream)
+
+    buckets = torch.randn(32, 12, requires_grad=True)
+    for name, q_len, k_len in (("512 x 512", 512, 512), ("decode 1 x 4096", 1, 4096)):
+        sizes = (q_len, k_len, k_len - q_len)
+        forward = (
+            lambda s=sizes: eager_t5(buckets, *s),
+            lambda s=sizes: posenc_ext.t5_bias(buckets, *s),
         )
+        add(result, f"T5 {name}, 12 heads", forward, buckets, torch.rand(12, q_len, k_len))
+    index = torch.randint(0, 32, (2, 512, 512))
+    forward = (
+        lambda: buckets[index].permute(0, 3, 1, 2).contiguous(),
+        lambda: posenc_ext.gather_bias(buckets, index),
+    )
+    add(result, "any index 2 x 512 x 512, 12 heads", forward, buckets, torch.rand(2, 12, 512, 512))
+    slopes = posenc_ext.alibi_slopes(12)
+    result["ALiBi 512 x 512, 12 heads"] = (
+        lambda: -slopes[:, None, None] * (torch.arange(512) - torch.arange(512)[:, None]).abs(),
+        lambda: posenc_ext.alibi_bias(slopes, 512, 512),
+    )
     return result
+
+
+def eager_t5(table: torch.Tensor, q_len: int, k_len: int, q_offset: int) -> torch.Tensor:
+    """The bias by the bucket arithmetic that T5 implementations do in every call."""
+    rel = torch.arange(k_len)[None] - torch.arange(q_offset, q_offset + q_len)[:, None]
+    bucket = posenc_ext.reference.t5_bucket(rel, table.shape[0], True, 128)
+    return table[bucket].permute(2, 0, 1).contiguous()
+
+
+def add(
+    result, name: str, forward: tuple[Contender, ...], leaf: torch.Tensor, upstream: torch.Tensor
+) -> None:
+    """A line for forward alone and one with backward."""
+    result[name] = forward
+    result[f"{name}, with backward"] = tuple(
+        lambda f=f: torch.autograd.grad(f(), leaf, upstream) for f in forward
+    )
 
 
 def medians(contenders: tuple[Contender, ...], threads: int, repeats: int) -> list[float]:
