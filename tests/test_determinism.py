@@ -114,19 +114,22 @@ def levels() -> list[str]:
     return ["baseline", *["avx2"] * has_avx2, *["avx512"] * has_avx512]
 
 
-def digest_at(level: str) -> dict:
-    """Level and digests of a process that is told to use this level."""
-    program = (
-        "import json, test_determinism as t, posenc_ext._C as c; "
-        "print(json.dumps([c.cpu_level(), {str(d): t.digest(d) for d in t.DTYPES}]))"
-    )
+def at_level(level: str, program: str) -> subprocess.CompletedProcess:
+    """Runs a program in a process that is told to use this level."""
     folders = [Path(__file__).parent, Path(posenc_ext.__file__).parents[1], os.environ.get("PYTHONPATH", "")]
     path = os.pathsep.join(map(str, folders))
     environment = {**os.environ, "POSENC_CPU_ISA": level, "PYTHONPATH": path}
     # From this folder: python -c imports from its own first, and the root may hold a build for another torch.
     command, here = [sys.executable, "-c", program], Path(__file__).parent
-    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True)
-    used, digests = json.loads(done.stdout.splitlines()[-1])
+    return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True)
+
+
+def digest_at(level: str) -> dict:
+    program = (
+        "import json, test_determinism as t, posenc_ext._C as c; "
+        "print(json.dumps([c.cpu_level(), {str(d): t.digest(d) for d in t.DTYPES}]))"
+    )
+    used, digests = json.loads(at_level(level, program).stdout.splitlines()[-1])
     assert used == level
     return digests
 
@@ -139,3 +142,11 @@ def test_cpu_levels_agree():
         for dtype, expected in baseline.items():
             different = [name for name, value in expected.items() if actual[dtype][name] != value]
             assert not different, f"{level} {dtype}"
+
+
+def test_unknown_cpu_level_is_said():
+    best = levels()[-1]
+    done = at_level("avx", "import posenc_ext; print(posenc_ext._C.cpu_level())")
+    assert done.stdout.split() == [best]
+    said = f"POSENC_CPU_ISA must be a level of this machine, baseline to {best}, got avx: using {best}"
+    assert f"posenc_ext: {said}\n" in done.stderr

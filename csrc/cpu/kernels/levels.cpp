@@ -1,5 +1,6 @@
 #include "cpu/kernels/levels.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -28,6 +29,10 @@ Level chosen_level() {
   for (int i = 0; i <= static_cast<int>(best); ++i) {
     if (std::strcmp(wanted, kNames[i]) == 0) return static_cast<Level>(i);
   }
+  std::fprintf(
+      stderr,
+      "posenc_ext: POSENC_CPU_ISA must be a level of this machine, baseline to %s, got %s: using %s\n",
+      kNames[static_cast<int>(best)], wanted, kNames[static_cast<int>(best)]);
   return best;
 }
 
