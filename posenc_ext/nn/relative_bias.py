@@ -1,29 +1,36 @@
-"""Modules that hold a table of relative-position biases."""
+"""Modules that hold, or compute, a table of biases for the relative positions in a window."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ._checkpoints import DropsKeys
+from ..reference import window_index
+from ._checkpoints import ComputesKeys, rename_keys
 
 
-def _bias_table(name: str, window: list[int], num_heads: int, prefix_tokens: int) -> nn.Parameter:
-    """An uninitialised [rows, heads] table for a window, after the checks that its shape needs."""
+def _check_window(name: str, window: list[int], num_heads: int) -> None:
     if not 1 <= len(window) <= 3:
         raise ValueError(f"{name}: window must have 1 to 3 sizes, got {len(window)}")
     if min(window) < 1:
         raise ValueError(f"{name}: window sizes must be positive, got {window}")
     if num_heads < 1:
         raise ValueError(f"{name}: num_heads must be positive, got {num_heads}")
-    if prefix_tokens not in (0, 1):
-        raise ValueError(f"{name}: prefix_tokens must be 0 or 1, got {prefix_tokens}")
-    rows = math.prod(2 * size - 1 for size in window) + 3 * prefix_tokens
-    return nn.Parameter(torch.empty(rows, num_heads))
 
 
-class RelativePositionBias(DropsKeys):
+def _row_count(window: list[int]) -> int:
+    return math.prod(2 * size - 1 for size in window)
+
+
+def _legacy_rows(h: int, w: int, device: torch.device | None) -> Tensor:
+    """The row that code with a row stride of 2h-1 reads for each (dy, dx), [2h-1, 2w-1]."""
+    dy = torch.arange(2 * h - 1, device=device).unsqueeze(1)
+    return dy * (2 * h - 1) + torch.arange(2 * w - 1, device=device)
+
+
+class RelativePositionBias(ComputesKeys):
     """A learned bias for attention from every position of an H x W map to a fixed h x w grid of keys.
 
     Replaces UTNet's ``RelativePositionBias``: same constructor, parameter and call; its checkpoints load, and
@@ -34,16 +41,23 @@ class RelativePositionBias(DropsKeys):
     Args:
         num_heads: attention heads.
         h, w: size of the grid of keys.
+        legacy_stride: reads the table with the original's row stride of 2h-1 in place of 2w-1, for
+            checkpoints trained with it; for h < w pairs then share rows, as they did in training.
+        emit_index: "square" for a ``state_dict()`` that the original loads, with
+            ``relative_position_index`` [hw, hw]; "flat" for [hw*hw]; None for the table alone.
 
     Shapes and dtypes:
         relative_position_bias_table: parameter [(2h-1)(2w-1), num_heads], initially normal, std 0.02.
         Result: [1, num_heads, H*W, h*w], in the dtype of the table (float64, float32, float16 or bfloat16).
 
     Raises:
-        ValueError: h, w or num_heads is not positive.
-        RuntimeError: ``posenc_ext::window_bias: ...``, for H < h or W < w.
+        ValueError: h, w or num_heads is not positive, h > w with legacy_stride (the original raises
+            IndexError when it is called), emit_index is another string.
+        RuntimeError: ``posenc_ext::window_bias: ...``, for H < h or W < w; from ``load_state_dict``, for a
+            ``relative_position_index`` of this grid with other values, which is that of the other stride.
 
     Complexity: O(num_heads H W h w) forward and backward, the size of the result; no index is stored or read.
+    legacy_stride with h < w rounds gradients of half types twice, of the grid's cells and of the table's rows.
 
     Source: Gao, Zhou, Metaxas, "UTNet: A Hybrid Transformer Architecture for Medical Image Segmentation",
     2021.
@@ -56,12 +70,19 @@ class RelativePositionBias(DropsKeys):
 
     _dropped_keys = ("relative_position_index",)
 
-    def __init__(self, num_heads: int, h: int, w: int) -> None:
+    def __init__(
+        self, num_heads: int, h: int, w: int, legacy_stride: bool = False, emit_index: str | None = None
+    ) -> None:
         super().__init__()
+        _check_window("RelativePositionBias", [h, w], num_heads)
+        if legacy_stride and h > w:
+            raise ValueError(f"RelativePositionBias: legacy_stride must be False for h > w, got {h}, {w}")
+        self._set_emit_index(emit_index)
         self.num_heads = num_heads
         self.h = h
         self.w = w
-        self.relative_position_bias_table = _bias_table("RelativePositionBias", [h, w], num_heads, 0)
+        self.legacy_stride = legacy_stride
+        self.relative_position_bias_table = nn.Parameter(torch.empty(_row_count([h, w]), num_heads))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -69,33 +90,59 @@ class RelativePositionBias(DropsKeys):
 
     def forward(self, H: int, W: int) -> Tensor:
         table = self.relative_position_bias_table
+        if self.legacy_stride and self.h < self.w:
+            rows = _legacy_rows(self.h, self.w, table.device)
+            table = torch.ops.posenc_ext.gather_bias(table, rows).flatten(1).t()
         bias = torch.ops.posenc_ext.window_bias(table, [self.h, self.w], query_size=[H, W])
         return bias.unsqueeze(0)
 
+    def _computed(self) -> dict[str, Tensor]:
+        index = window_index([self.h, self.w])
+        if self.legacy_stride:
+            index = _legacy_rows(self.h, self.w, None).flatten()[index]
+        return {"relative_position_index": index}
+
     def extra_repr(self) -> str:
-        return f"num_heads={self.num_heads}, h={self.h}, w={self.w}"
+        legacy = ", legacy_stride=True" if self.legacy_stride else ""
+        return f"num_heads={self.num_heads}, h={self.h}, w={self.w}{legacy}"
 
 
-class WindowRelativePositionBias(DropsKeys):
+class WindowRelativePositionBias(ComputesKeys):
     """A learned bias for attention inside a 1-D, 2-D or 3-D window, with or without a class token.
 
-    Replaces the pair ``relative_position_bias_table``, ``relative_position_index`` of Swin, Video Swin and
-    BEiT: their tables load, and ``relative_position_index`` is dropped in square or flat form.
+    Replaces the pair ``relative_position_bias_table``, ``relative_position_index`` and the code around it:
+
+    - torchvision 0.29: ``ShiftedWindowAttention`` (emit_index="flat"), ``ShiftedWindowAttention3d`` and
+      MaxViT's ``RelativePositionalMultiHeadAttention`` ("square"). A 3-D window clipped to N tokens uses
+      ``bias()[..., :N, :N]``.
+    - timm 1.0: ``RelPosBias``, Swin's ``WindowAttention``, BEiT's ``Attention`` (prefix_tokens=1; "square" for
+      the older releases that keep the index), ``RelPosBiasTf`` of MaxViT-TF (heads_first=True).
+    - transformers 5.x: ``SwinRelativePositionBias``, ``BeitRelativePositionBias`` (prefix_tokens=1); 4.x, which
+      keeps the index in Swin's and BEiT's ``SelfAttention``, "square".
+    - the first releases of Swin, Video Swin and BEiT ("square").
+
+    Their tables load; ``relative_position_index`` is dropped in square or flat form.
 
     Args:
         window: sizes of the window, one to three of them, outermost axis first.
         num_heads: attention heads.
         prefix_tokens: 1 for a class token in front of the window (BEiT), which adds three rows to the table.
+        heads_first: the table is [num_heads, 2s-1, ...] and read at key minus query, as TensorFlow's MaxViT
+            and timm's ``RelPosBiasTf`` keep it; without prefix_tokens.
+        emit_index: "flat" or "square" for a ``state_dict()`` that holds ``relative_position_index`` as [N*N]
+            or [N, N], for modules that keep it in theirs; None for the table alone.
 
     Shapes and dtypes:
         relative_position_bias_table: parameter [prod(2s-1) + 3 prefix_tokens, num_heads], initially truncated
             normal, std 0.02.
         Result: [1, num_heads, N, N] with N = prod(window) + prefix_tokens, in the dtype of the table
-            (float64, float32, float16 or bfloat16).
+            (float64, float32, float16 or bfloat16). Values are the table's, bit for bit.
 
     Raises:
         ValueError: window has no size or more than three, a size or num_heads is not positive,
-            prefix_tokens is neither 0 nor 1.
+            prefix_tokens is neither 0 nor 1, or is 1 with heads_first, emit_index is another string.
+        RuntimeError: from ``load_state_dict``, for a table of another window, or a
+            ``relative_position_index`` of this window's size with other values.
 
     Complexity: O(num_heads N N) forward and backward, the size of the result; no index is stored or read.
 
@@ -105,18 +152,36 @@ class WindowRelativePositionBias(DropsKeys):
         >>> bias = WindowRelativePositionBias((7, 7), num_heads=3)
         >>> bias().shape
         torch.Size([1, 3, 49, 49])
+        >>> WindowRelativePositionBias((7, 7), num_heads=3, emit_index="flat").state_dict().keys()
+        odict_keys(['relative_position_bias_table', 'relative_position_index'])
     """
 
     _dropped_keys = ("relative_position_index",)
     window: list[int]
 
-    def __init__(self, window: Sequence[int], num_heads: int, prefix_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        window: Sequence[int],
+        num_heads: int,
+        prefix_tokens: int = 0,
+        heads_first: bool = False,
+        emit_index: str | None = None,
+    ) -> None:
         super().__init__()
+        name = "WindowRelativePositionBias"
         self.window = list(window)
         self.num_heads = num_heads
         self.prefix_tokens = prefix_tokens
-        name = "WindowRelativePositionBias"
-        self.relative_position_bias_table = _bias_table(name, self.window, num_heads, prefix_tokens)
+        self.heads_first = heads_first
+        _check_window(name, self.window, num_heads)
+        if prefix_tokens not in (0, 1):
+            raise ValueError(f"{name}: prefix_tokens must be 0 or 1, got {prefix_tokens}")
+        if heads_first and prefix_tokens:
+            raise ValueError(f"{name}: prefix_tokens must be 0 with heads_first, got {prefix_tokens}")
+        self._set_emit_index(emit_index)
+        rows = _row_count(self.window) + 3 * prefix_tokens
+        shape = [num_heads, *(2 * size - 1 for size in self.window)] if heads_first else [rows, num_heads]
+        self.relative_position_bias_table = nn.Parameter(torch.empty(shape))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -124,8 +189,184 @@ class WindowRelativePositionBias(DropsKeys):
 
     def forward(self) -> Tensor:
         table = self.relative_position_bias_table
+        if self.heads_first:
+            table = table.flatten(1).flip(1).t()  # the reversed rows are those of query minus key
         bias = torch.ops.posenc_ext.window_bias(table, self.window, prefix_tokens=self.prefix_tokens)
         return bias.unsqueeze(0)
 
+    def _computed(self) -> dict[str, Tensor]:
+        index = window_index(self.window, prefix_tokens=self.prefix_tokens)
+        return {"relative_position_index": _row_count(self.window) - 1 - index if self.heads_first else index}
+
     def extra_repr(self) -> str:
-        return f"window={self.window}, num_heads={self.num_heads}, prefix_tokens={self.prefix_tokens}"
+        heads_first = ", heads_first=True" if self.heads_first else ""
+        sizes = f"window={self.window}, num_heads={self.num_heads}"
+        return f"{sizes}, prefix_tokens={self.prefix_tokens}{heads_first}"
+
+
+def _log_coordinates(
+    window: list[int], pretrained_window: list[int], natural: bool, device: torch.device | None
+) -> Tensor:
+    """float32 [1, 2s-1, ..., axes], by the operations of torchvision, timm and transformers, in their order."""
+    axes = [torch.arange(1 - size, size, dtype=torch.float32, device=device) for size in window]
+    for axis, size in enumerate(pretrained_window):
+        if not natural:
+            axes[axis] = axes[axis] / max(size - 1, 1) * 8
+    coordinates = torch.stack(torch.meshgrid(axes, indexing="ij"), dim=-1).unsqueeze(0)
+    distance = coordinates.abs() + 1.0
+    log = torch.log(distance) if natural else torch.log2(distance)
+    signed = torch.sign(coordinates) * log
+    return signed if natural else signed / 3.0
+
+
+# Where the MLP's first and second layer stand in the checkpoints of the modules that are replaced.
+_MLP_KEYS = {
+    "cpb_mlp": ("cpb_mlp.0.", "cpb_mlp.2."),
+    "continuous_position_bias_mlp": ("continuous_position_bias_mlp.0.", "continuous_position_bias_mlp.2."),
+    "mlp": ("mlp.fc1.", "mlp.fc2."),
+    "meta_mlp": ("meta_mlp.fc1.", "meta_mlp.fc2."),
+}
+
+
+def _rename_mlp(module: "LogCoordinatePositionBias", state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    rename_keys(state_dict, prefix, dict(zip(_MLP_KEYS["cpb_mlp"], _MLP_KEYS[module.mlp_name], strict=True)))
+
+
+class LogCoordinatePositionBias(ComputesKeys):
+    """A window's bias from a small MLP over log-spaced relative coordinates: Swin v2's continuous bias.
+
+    bias = 16 sigmoid(MLP(sign(c) log2(1 + \\|8 c / (s - 1)\\|) / 3)) for the relative coordinates c of a window
+    of size s. Coordinates are computed in ``forward``; the sigmoid runs on the prod(2s-1) values before they
+    are gathered: 169, not 2401, for a 7 x 7 window. Replaces
+
+    - torchvision 0.29: ``cpb_mlp`` and the two buffers of ``ShiftedWindowAttentionV2`` (emit_index="flat")
+    - timm 1.0: Swin v2's ``WindowAttention``; ``RelPosMlp``, both modes (mlp_name="mlp", hidden_features=128,
+      dropout=0.125 as there while training); the ``meta_mlp`` of Swin v2 CR's ``WindowMultiHeadAttention``
+      (mode="cr", mlp_name="meta_mlp", hidden_features=384)
+    - transformers 5.x, 4.x: ``Swinv2SelfAttention`` (mlp_name="continuous_position_bias_mlp")
+    - the first release of Swin v2 ("square")
+
+    Args:
+        window: sizes of the window, one to three of them, outermost axis first.
+        num_heads: attention heads.
+        hidden_features: of the MLP.
+        pretrained_window: sizes that divide the coordinates, where the weights come from another window; None
+            or zeros for those of window. A size of 1 divides by 1 (torchvision divides by 0).
+        mode: "swin", or timm's "cr": coordinates sign(c) log(1 + \\|c\\|), an MLP with a bias in its last layer,
+            and no sigmoid.
+        dropout: probability in [0, 1) of zeroing a hidden feature while training.
+        prefix_tokens: rows and columns of zeros in front of the bias.
+        mlp_name: the name of the MLP's keys in ``state_dict()``: "cpb_mlp", "continuous_position_bias_mlp",
+            "mlp" or "meta_mlp"; ``load_state_dict`` accepts each. The attribute is ``cpb_mlp``.
+        emit_index: "flat" or "square" for a ``state_dict()`` that also holds ``relative_coords_table`` and
+            ``relative_position_index`` [N*N] or [N, N], for modules that keep them in theirs.
+
+    Shapes and dtypes:
+        cpb_mlp: Linear(axes, hidden_features), ReLU, Linear(hidden_features, num_heads).
+        Result: [1, num_heads, N, N] with N = prod(window) + prefix_tokens, in the dtype of the weights
+            (float64, float32, float16 or bfloat16). Coordinates are float32, then rounded to that dtype.
+
+    Raises:
+        ValueError: window has no size or more than three, a size, num_heads or hidden_features is not
+            positive, pretrained_window has another number of sizes or a negative one, mode, mlp_name or
+            emit_index is another string, dropout is not in [0, 1), prefix_tokens is negative.
+        RuntimeError: from ``load_state_dict``, for an index or coordinates of this window's size with other
+            values; for coordinates, pretrained_window is another.
+
+    Complexity: O(prod(2s-1) hidden_features num_heads + num_heads N N) forward and backward.
+
+    Source: Liu et al., "Swin Transformer V2", 2022, section 3.3.
+
+    Example:
+        >>> bias = LogCoordinatePositionBias((7, 7), num_heads=3)
+        >>> bias().shape
+        torch.Size([1, 3, 49, 49])
+        >>> list(LogCoordinatePositionBias((7, 7), num_heads=3, mlp_name="mlp").state_dict())
+        ['mlp.fc1.weight', 'mlp.fc1.bias', 'mlp.fc2.weight']
+    """
+
+    _dropped_keys = (
+        "relative_coords_table",
+        "relative_position_index",
+        "rel_coords_log",
+        "relative_coordinates_log",
+    )
+    window: list[int]
+    pretrained_window: list[int]
+
+    def __init__(
+        self,
+        window: Sequence[int],
+        num_heads: int,
+        hidden_features: int = 512,
+        pretrained_window: Sequence[int] | None = None,
+        mode: str = "swin",
+        dropout: float = 0.0,
+        prefix_tokens: int = 0,
+        mlp_name: str = "cpb_mlp",
+        emit_index: str | None = None,
+    ) -> None:
+        super().__init__()
+        name = "LogCoordinatePositionBias"
+        self.window = list(window)
+        _check_window(name, self.window, num_heads)
+        self.pretrained_window = self.window if pretrained_window is None else list(pretrained_window)
+        if len(self.pretrained_window) != len(self.window) or min(self.pretrained_window) < 0:
+            rule = f"pretrained_window must have {len(self.window)} sizes >= 0, got {self.pretrained_window}"
+            raise ValueError(f"{name}: {rule}")
+        if not any(self.pretrained_window):
+            self.pretrained_window = self.window
+        if hidden_features < 1:
+            raise ValueError(f"{name}: hidden_features must be positive, got {hidden_features}")
+        if mode not in ("swin", "cr"):
+            raise ValueError(f'{name}: mode must be "swin" or "cr", got {mode!r}')
+        if not 0 <= dropout < 1:
+            raise ValueError(f"{name}: dropout must be in [0, 1), got {dropout}")
+        if prefix_tokens < 0:
+            raise ValueError(f"{name}: prefix_tokens must not be negative, got {prefix_tokens}")
+        if mlp_name not in _MLP_KEYS:
+            raise ValueError(f"{name}: mlp_name must be one of {list(_MLP_KEYS)}, got {mlp_name!r}")
+        self._set_emit_index(emit_index)
+        self.num_heads = num_heads
+        self.mode = mode
+        self.prefix_tokens = prefix_tokens
+        self.mlp_name = mlp_name
+        self.cpb_mlp = nn.Sequential(
+            nn.Linear(len(self.window), hidden_features),
+            nn.ReLU(),
+            nn.Linear(hidden_features, num_heads, bias=mode == "cr"),
+        )
+        self.dropout = nn.Dropout(dropout)
+        # The names of a child's keys are the parent's matter, and known when all are saved.
+        self.register_state_dict_post_hook(_rename_mlp)
+
+    def reset_parameters(self) -> None:
+        self.cpb_mlp[0].reset_parameters()
+        self.cpb_mlp[2].reset_parameters()
+
+    def forward(self) -> Tensor:
+        weight = self.cpb_mlp[0].weight
+        natural = self.mode == "cr"
+        coordinates = _log_coordinates(self.window, self.pretrained_window, natural, weight.device)
+        hidden = self.cpb_mlp[1](self.cpb_mlp[0](coordinates.to(weight.dtype)))
+        table = self.cpb_mlp[2](self.dropout(hidden)).view(-1, self.num_heads)
+        if not natural:
+            table = 16 * torch.sigmoid(table)
+        bias = torch.ops.posenc_ext.window_bias(table, self.window)
+        if self.prefix_tokens > 0:
+            bias = nn.functional.pad(bias, [self.prefix_tokens, 0, self.prefix_tokens, 0])
+        return bias.unsqueeze(0)
+
+    def _computed(self) -> dict[str, Tensor]:
+        coordinates = _log_coordinates(self.window, self.pretrained_window, self.mode == "cr", None)
+        return {"relative_coords_table": coordinates, "relative_position_index": window_index(self.window)}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, theirs in _MLP_KEYS.items():
+            if name != "cpb_mlp":
+                rename_keys(state_dict, prefix, dict(zip(theirs, _MLP_KEYS["cpb_mlp"], strict=True)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        sizes = f"window={self.window}, num_heads={self.num_heads}, pretrained_window={self.pretrained_window}"
+        return f"{sizes}, mode={self.mode!r}, prefix_tokens={self.prefix_tokens}"
