@@ -7,7 +7,15 @@ under ``.half()``. Keys that the replaced modules keep in their checkpoints are 
 its own keys alone.
 """
 
-from .relative_bias import RelativePositionBias, WindowRelativePositionBias
+from .distance_bias import AlibiBias, T5RelativePositionBias
+from .relative_bias import LogCoordinatePositionBias, RelativePositionBias, WindowRelativePositionBias
 from .sinusoidal import SinusoidalPositionalEncoding
 
-__all__ = ["RelativePositionBias", "SinusoidalPositionalEncoding", "WindowRelativePositionBias"]
+__all__ = [
+    "AlibiBias",
+    "LogCoordinatePositionBias",
+    "RelativePositionBias",
+    "SinusoidalPositionalEncoding",
+    "T5RelativePositionBias",
+    "WindowRelativePositionBias",
+]

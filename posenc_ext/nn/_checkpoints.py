@@ -45,7 +45,8 @@ class ComputesKeys(DropsKeys):
         computed = self._computed() if found else {}
         for key in found:
             if key in computed and _differs(state_dict[prefix + key], computed[key]):
-                error_messages.append(f"{prefix}{key} is not what {self} computes")
+                module = f"{type(self).__name__}({self.extra_repr()})"
+                error_messages.append(f"{prefix}{key} is not what {module} computes")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

@@ -1,0 +1,158 @@
+"""Modules whose bias depends on the distance between query and key in a sequence: T5 and ALiBi."""
+
+import torch
+from torch import Tensor, nn
+
+
+class T5RelativePositionBias(nn.Module):
+    """T5's learned bias: a row of the table for each near distance, shared ones for far distances.
+
+    Replaces ``relative_attention_bias`` and ``compute_bias`` of transformers' ``T5Attention`` (5.x and 4.x; the
+    same in mT5, UMT5, LongT5's local bias and Pop2Piano): the parameter has their name, and values are theirs
+    bit for bit. Only a stack's first layer owns one; the result serves every layer.
+
+    Args:
+        num_heads: attention heads.
+        num_buckets: rows of the table (``relative_attention_num_buckets``): at least 4 if bidirectional, else 2.
+        max_distance: where the last bucket begins (``relative_attention_max_distance``): above the number of
+            distances with a bucket of their own, num_buckets // 4 if bidirectional, else num_buckets // 2.
+        bidirectional: True for an encoder, False for a causal decoder.
+
+    Shapes and dtypes:
+        relative_attention_bias.weight: parameter [num_buckets, num_heads], initially normal, std 0.02.
+        forward(q_len, k_len, q_offset=0): [1, num_heads, q_len, k_len], contiguous, in the dtype of the weight
+            (float64, float32, float16 or bfloat16). q_offset is the position of the first query: the length
+            of the cache while decoding (``past_seen_tokens``).
+
+    Raises:
+        ValueError: num_heads, num_buckets or max_distance is too small.
+        RuntimeError: ``posenc_ext::t5_bias: ...``, for a negative length.
+
+    Complexity: O(num_heads q_len k_len) forward and backward; no bucket is stored or read.
+
+    Source: Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
+    2020, section 2.1; its code (mesh-tensorflow) defines the buckets.
+
+    Example:
+        >>> bias = T5RelativePositionBias(num_heads=8, bidirectional=False)
+        >>> bias(q_len=1, k_len=6, q_offset=5).shape
+        torch.Size([1, 8, 1, 6])
+        >>> list(bias.state_dict())
+        ['relative_attention_bias.weight']
+    """
+
+    def __init__(
+        self, num_heads: int, num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
+    ) -> None:
+        super().__init__()
+        name = "T5RelativePositionBias"
+        if num_heads < 1:
+            raise ValueError(f"{name}: num_heads must be positive, got {num_heads}")
+        least = 4 if bidirectional else 2
+        if num_buckets < least:
+            raise ValueError(f"{name}: num_buckets must be at least {least}, got {num_buckets}")
+        exact = num_buckets // least
+        if max_distance <= exact:
+            raise ValueError(f"{name}: max_distance must be above {exact}, got {max_distance}")
+        self.num_heads = num_heads
+        self.num_buckets = num_buckets
+        self.max_distance = max_distance
+        self.bidirectional = bidirectional
+        # Never called: it gives the weight its name in checkpoints.
+        self.relative_attention_bias = nn.Embedding(num_buckets, num_heads)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.relative_attention_bias.weight, std=0.02)
+
+    def forward(self, q_len: int, k_len: int, q_offset: int = 0) -> Tensor:
+        bias = torch.ops.posenc_ext.t5_bias(
+            self.relative_attention_bias.weight,
+            q_len,
+            k_len,
+            q_offset=q_offset,
+            bidirectional=self.bidirectional,
+            max_distance=self.max_distance,
+        )
+        return bias.unsqueeze(0)
+
+    def extra_repr(self) -> str:
+        buckets = f"num_buckets={self.num_buckets}, max_distance={self.max_distance}"
+        return f"num_heads={self.num_heads}, {buckets}, bidirectional={self.bidirectional}"
+
+
+class AlibiBias(nn.Module):
+    """ALiBi: a penalty that grows with the distance, at a slope of its own for every head.
+
+    bias[h, q, k] = -slope[h] * \\|k - q - q_offset\\|. Replaces the tables that models make by
+    ``build_alibi_tensor`` (transformers 5.x, BLOOM) and ``build_mpt_alibi_tensor`` (MPT). Theirs hold one row
+    for every query: MPT's is that of the last query, ``AlibiBias(h)(1, L, L - 1)``; BLOOM's is slope * k,
+    which is ``-AlibiBias(h)(1, L)``. For keys up to the query both differ from the definition by a constant
+    per query, which the softmax takes away.
+
+    Args:
+        num_heads: attention heads; slopes as in :func:`posenc_ext.alibi_slopes`.
+        causal: bias 0 for keys ahead of the query, which the attention mask removes.
+        learnable: makes the slopes a parameter that begins with those values.
+
+    Shapes and dtypes:
+        slopes: parameter [num_heads] if learnable; else computed in every call, and nothing is in state_dict().
+        forward(q_len, k_len, q_offset=0, dtype=None, device=None): [1, num_heads, q_len, k_len] in dtype
+            (float64, float32, float16 or bfloat16), None for that of the parameter, or torch's default. A
+            result in half types is made from float32 slopes and rounded once more. q_offset is the position
+            of the first query: the length of the cache while decoding.
+
+    Raises:
+        ValueError: num_heads is not positive.
+        RuntimeError: ``posenc_ext::alibi_bias: ...``, for a negative length.
+
+    Complexity: O(num_heads q_len k_len) forward and backward.
+
+    Source: Press, Smith, Lewis, "Train Short, Test Long", 2022.
+
+    Example:
+        >>> AlibiBias(num_heads=2)(1, 3, q_offset=2)
+        tensor([[[[-0.1250, -0.0625, -0.0000]],
+        <BLANKLINE>
+                 [[-0.0078, -0.0039, -0.0000]]]])
+    """
+
+    slopes: nn.Parameter | None
+
+    def __init__(self, num_heads: int, causal: bool = False, learnable: bool = False) -> None:
+        super().__init__()
+        if num_heads < 1:
+            raise ValueError(f"AlibiBias: num_heads must be positive, got {num_heads}")
+        self.num_heads = num_heads
+        self.causal = causal
+        if learnable:
+            self.slopes = nn.Parameter(torch.empty(num_heads))
+            self.reset_parameters()
+        else:
+            self.register_parameter("slopes", None)
+
+    def reset_parameters(self) -> None:
+        if self.slopes is not None:
+            with torch.no_grad():
+                self.slopes.copy_(torch.ops.posenc_ext.alibi_slopes(self.num_heads, dtype=torch.float64))
+
+    def forward(
+        self,
+        q_len: int,
+        k_len: int,
+        q_offset: int = 0,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        slopes = self.slopes
+        if slopes is None:
+            result = torch.empty(0, dtype=dtype).dtype  # scriptable, unlike get_default_dtype
+            wide = torch.float64 if result == torch.float64 else torch.float32
+            slopes = torch.ops.posenc_ext.alibi_slopes(self.num_heads, dtype=wide, device=device)
+        else:
+            result = slopes.dtype if dtype is None else dtype
+        bias = torch.ops.posenc_ext.alibi_bias(slopes, q_len, k_len, q_offset=q_offset, causal=self.causal)
+        return bias.to(result).unsqueeze(0)
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}, causal={self.causal}, learnable={self.slopes is not None}"
