@@ -132,3 +132,41 @@ def test_clock_attributes_time_to_position_modules(example):
     clock.remove()
     model(torch.rand(4, 8, 8)).sum().backward()
     assert clock.lap() == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "times"),
+    [
+        ("swin_window", "outputs the same, bit for bit", 1),
+        ("expanded_bias", "the same, bit for bit", 3),
+        ("t5_decoding", "rows of the full bias, bit for bit", 1),
+        ("layout_bias", "the same, bit for bit", 1),
+    ],
+)
+def test_relative_bias_example_shows_what_it_says(name, shown, times, capsys):
+    importlib.import_module(name).main()
+    assert capsys.readouterr().out.count(shown) == times
+
+
+def test_swin_window_example_compares_gradients():
+    swin = importlib.import_module("swin_window")
+    plain, ours = swin.both(12, 4)
+    x = torch.randn(2, 8, 8, 12)
+    exact = swin.bias_gradient(plain.double(), x.double())
+    # float32 throughout: attention, softmax and a sum over 8 windows, far from 2^10 roundings
+    torch.testing.assert_close(swin.bias_gradient(ours, x), exact, rtol=0, atol=2**-14 * exact.abs().max())
+
+
+def test_t5_decoding_example_is_the_full_run():
+    t5 = importlib.import_module("t5_decoding")
+    attention = t5.CausalAttention(dim=16, num_heads=2).double()
+    difference, same = t5.decode(attention, torch.randn(2, 20, 16, dtype=torch.float64))
+    assert same
+    assert difference < 1e-13
+
+
+def test_layout_bias_example_compares_gradients():
+    layout = importlib.import_module("layout_bias")
+    plain, ours = layout.gradient_errors(layout.buckets(torch.randint(0, 1000, (1, 200))), 4)
+    assert plain > 0.1
+    assert ours <= 2**-8

@@ -121,7 +121,7 @@ def test_compiles_to_one_graph(build, arguments):
 def test_other_dtypes(build, arguments, dtype):
     module = build().to(dtype)
     if isinstance(module, AlibiBias):
-        arguments = (*arguments, 0)[:3] + (dtype,)
+        arguments = (*(*arguments, 0)[:3], dtype)
     result = module(*arguments)
     assert result.dtype is dtype
     assert all(same_bits(copy.deepcopy(module)(*arguments), result) for _ in range(2))
@@ -334,7 +334,10 @@ def test_zeros_as_pretrained_window_are_none():
 
 
 def test_prefix_tokens_have_bias_zero():
-    plain, padded = LogCoordinatePositionBias((4, 3), 2), LogCoordinatePositionBias((4, 3), 2, prefix_tokens=2)
+    plain, padded = (
+        LogCoordinatePositionBias((4, 3), 2),
+        LogCoordinatePositionBias((4, 3), 2, prefix_tokens=2),
+    )
     padded.load_state_dict(plain.state_dict())
     bias = padded()
     assert bias.shape == (1, 2, 14, 14)
@@ -470,7 +473,7 @@ def test_alibi_slopes_learn():
         ),
         (
             lambda: RelativePositionBias(2, 4, 4, emit_index="round"),
-            "RelativePositionBias: emit_index must be None, \"flat\" or \"square\", got 'round'",
+            'RelativePositionBias: emit_index must be None, "flat" or "square", got \'round\'',
         ),
         (
             lambda: WindowRelativePositionBias((4, 4), 2, emit_index=True),
@@ -522,7 +525,10 @@ def test_alibi_slopes_learn():
             "'mlp', 'meta_mlp'], got 'fc'",
         ),
         (lambda: T5RelativePositionBias(0), "T5RelativePositionBias: num_heads must be positive, got 0"),
-        (lambda: T5RelativePositionBias(2, 3), "T5RelativePositionBias: num_buckets must be at least 4, got 3"),
+        (
+            lambda: T5RelativePositionBias(2, 3),
+            "T5RelativePositionBias: num_buckets must be at least 4, got 3",
+        ),
         (
             lambda: T5RelativePositionBias(2, 1, bidirectional=False),
             "T5RelativePositionBias: num_buckets must be at least 2, got 1",

@@ -1,7 +1,4 @@
-"""Checkpoints of the modules that are replaced: keys that are computed here, and keys of other names.
-
-By overriding nn.Module's own methods rather than by hooks where it can be: nothing to lose in a copy.
-"""
+"""Checkpoints of the modules that are replaced: keys that are computed here, and keys of other names."""
 
 from typing import Any
 
@@ -24,7 +21,7 @@ class ComputesKeys(DropsKeys):
     """Drops buffers that it computes after a look at them, and emits them again where that is asked for.
 
     ``emit_index`` is None, "flat" or "square": whether and in which form ``state_dict()`` holds the index. A
-    buffer of the right size with other values is an error: the checkpoint's table was trained for other pairs.
+    buffer of the right size with other values is an error: its checkpoint was trained for other pairs.
     """
 
     emit_index: str | None

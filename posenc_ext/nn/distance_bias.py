@@ -7,22 +7,23 @@ from torch import Tensor, nn
 class T5RelativePositionBias(nn.Module):
     """T5's learned bias: a row of the table for each near distance, shared ones for far distances.
 
-    Replaces ``relative_attention_bias`` and ``compute_bias`` of transformers' ``T5Attention`` (5.x and 4.x; the
-    same in mT5, UMT5, LongT5's local bias and Pop2Piano): the parameter has their name, and values are theirs
-    bit for bit. Only a stack's first layer owns one; the result serves every layer.
+    Replaces ``relative_attention_bias`` and ``compute_bias`` of transformers' ``T5Attention`` (5.x and 4.x):
+    the parameter has its name, and values are those of the original on the CPU, bit for bit. Only a stack's
+    first layer owns one; the result serves every layer.
 
     Args:
         num_heads: attention heads.
-        num_buckets: rows of the table (``relative_attention_num_buckets``): at least 4 if bidirectional, else 2.
+        num_buckets: rows of the table (``relative_attention_num_buckets``): at least 4 if bidirectional,
+            else 2.
         max_distance: where the last bucket begins (``relative_attention_max_distance``): above the number of
             distances with a bucket of their own, num_buckets // 4 if bidirectional, else num_buckets // 2.
         bidirectional: True for an encoder, False for a causal decoder.
 
     Shapes and dtypes:
         relative_attention_bias.weight: parameter [num_buckets, num_heads], initially normal, std 0.02.
-        forward(q_len, k_len, q_offset=0): [1, num_heads, q_len, k_len], contiguous, in the dtype of the weight
-            (float64, float32, float16 or bfloat16). q_offset is the position of the first query: the length
-            of the cache while decoding (``past_seen_tokens``).
+        forward(q_len, k_len, q_offset=0): [1, num_heads, q_len, k_len], contiguous, in the dtype of the
+            weight (float64, float32, float16 or bfloat16). q_offset is the position of the first query: the
+            length of the cache while decoding (``past_seen_tokens``).
 
     Raises:
         ValueError: num_heads, num_buckets or max_distance is too small.
@@ -30,8 +31,8 @@ class T5RelativePositionBias(nn.Module):
 
     Complexity: O(num_heads q_len k_len) forward and backward; no bucket is stored or read.
 
-    Source: Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
-    2020, section 2.1; its code (mesh-tensorflow) defines the buckets.
+    Source: Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
+    Transformer", 2020, section 2.1; its code (mesh-tensorflow) defines the buckets.
 
     Example:
         >>> bias = T5RelativePositionBias(num_heads=8, bidirectional=False)
@@ -84,7 +85,7 @@ class T5RelativePositionBias(nn.Module):
 class AlibiBias(nn.Module):
     """ALiBi: a penalty that grows with the distance, at a slope of its own for every head.
 
-    bias[h, q, k] = -slope[h] * \\|k - q - q_offset\\|. Replaces the tables that models make by
+    bias[h, q, k] = -slope[h] * abs(k - q - q_offset). Replaces the tables that models make by
     ``build_alibi_tensor`` (transformers 5.x, BLOOM) and ``build_mpt_alibi_tensor`` (MPT). Theirs hold one row
     for every query: MPT's is that of the last query, ``AlibiBias(h)(1, L, L - 1)``; BLOOM's is slope * k,
     which is ``-AlibiBias(h)(1, L)``. For keys up to the query both differ from the definition by a constant
@@ -96,7 +97,8 @@ class AlibiBias(nn.Module):
         learnable: makes the slopes a parameter that begins with those values.
 
     Shapes and dtypes:
-        slopes: parameter [num_heads] if learnable; else computed in every call, and nothing is in state_dict().
+        slopes: parameter [num_heads] if learnable; else computed in every call, with nothing in
+            ``state_dict()``.
         forward(q_len, k_len, q_offset=0, dtype=None, device=None): [1, num_heads, q_len, k_len] in dtype
             (float64, float32, float16 or bfloat16), None for that of the parameter, or torch's default. A
             result in half types is made from float32 slopes and rounded once more. q_offset is the position

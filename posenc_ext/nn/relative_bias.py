@@ -56,8 +56,8 @@ class RelativePositionBias(ComputesKeys):
         RuntimeError: ``posenc_ext::window_bias: ...``, for H < h or W < w; from ``load_state_dict``, for a
             ``relative_position_index`` of this grid with other values, which is that of the other stride.
 
-    Complexity: O(num_heads H W h w) forward and backward, the size of the result; no index is stored or read.
-    legacy_stride with h < w rounds gradients of half types twice, of the grid's cells and of the table's rows.
+    Complexity: O(num_heads H W h w) forward and backward, the size of the result; no index is stored. With
+    legacy_stride and h < w, gradients in half types are rounded twice: per cell, then per row of the table.
 
     Source: Gao, Zhou, Metaxas, "UTNet: A Hybrid Transformer Architecture for Medical Image Segmentation",
     2021.
@@ -115,10 +115,10 @@ class WindowRelativePositionBias(ComputesKeys):
     - torchvision 0.29: ``ShiftedWindowAttention`` (emit_index="flat"), ``ShiftedWindowAttention3d`` and
       MaxViT's ``RelativePositionalMultiHeadAttention`` ("square"). A 3-D window clipped to N tokens uses
       ``bias()[..., :N, :N]``.
-    - timm 1.0: ``RelPosBias``, Swin's ``WindowAttention``, BEiT's ``Attention`` (prefix_tokens=1; "square" for
-      the older releases that keep the index), ``RelPosBiasTf`` of MaxViT-TF (heads_first=True).
-    - transformers 5.x: ``SwinRelativePositionBias``, ``BeitRelativePositionBias`` (prefix_tokens=1); 4.x, which
-      keeps the index in Swin's and BEiT's ``SelfAttention``, "square".
+    - timm 1.0: ``RelPosBias``, Swin's ``WindowAttention``, BEiT's ``Attention`` (prefix_tokens=1; "square"
+      for older releases, which keep the index), ``RelPosBiasTf`` of MaxViT-TF (heads_first=True).
+    - transformers 5.x: ``SwinRelativePositionBias``; ``BeitRelativePositionBias`` (prefix_tokens=1; square
+      windows alone, the original mixes up the axes of others). 4.x keeps the index: "square".
     - the first releases of Swin, Video Swin and BEiT ("square").
 
     Their tables load; ``relative_position_index`` is dropped in square or flat form.
@@ -207,7 +207,7 @@ class WindowRelativePositionBias(ComputesKeys):
 def _log_coordinates(
     window: list[int], pretrained_window: list[int], natural: bool, device: torch.device | None
 ) -> Tensor:
-    """float32 [1, 2s-1, ..., axes], by the operations of torchvision, timm and transformers, in their order."""
+    """float32 [1, 2s-1, ..., axes], by the operations of torchvision, timm, transformers, in their order."""
     axes = [torch.arange(1 - size, size, dtype=torch.float32, device=device) for size in window]
     for axis, size in enumerate(pretrained_window):
         if not natural:
@@ -235,8 +235,8 @@ def _rename_mlp(module: "LogCoordinatePositionBias", state_dict: dict[str, Any],
 class LogCoordinatePositionBias(ComputesKeys):
     """A window's bias from a small MLP over log-spaced relative coordinates: Swin v2's continuous bias.
 
-    bias = 16 sigmoid(MLP(sign(c) log2(1 + \\|8 c / (s - 1)\\|) / 3)) for the relative coordinates c of a window
-    of size s. Coordinates are computed in ``forward``; the sigmoid runs on the prod(2s-1) values before they
+    bias = 16 sigmoid(MLP(sign(c) log2(1 + abs(8 c / (s - 1))) / 3)), c being the relative coordinates in a
+    window of size s. Coordinates are computed in ``forward``; the sigmoid runs on the prod(2s-1) values before they
     are gathered: 169, not 2401, for a 7 x 7 window. Replaces
 
     - torchvision 0.29: ``cpb_mlp`` and the two buffers of ``ShiftedWindowAttentionV2`` (emit_index="flat")
@@ -250,10 +250,10 @@ class LogCoordinatePositionBias(ComputesKeys):
         window: sizes of the window, one to three of them, outermost axis first.
         num_heads: attention heads.
         hidden_features: of the MLP.
-        pretrained_window: sizes that divide the coordinates, where the weights come from another window; None
-            or zeros for those of window. A size of 1 divides by 1 (torchvision divides by 0).
-        mode: "swin", or timm's "cr": coordinates sign(c) log(1 + \\|c\\|), an MLP with a bias in its last layer,
-            and no sigmoid.
+        pretrained_window: sizes that divide the coordinates, where the weights come from another window;
+            None or zeros for those of window. A size of 1 divides by 1 (torchvision divides by 0).
+        mode: "swin", or timm's "cr": coordinates sign(c) log(1 + abs(c)), an MLP with a bias in its last
+            layer, and no sigmoid.
         dropout: probability in [0, 1) of zeroing a hidden feature while training.
         prefix_tokens: rows and columns of zeros in front of the bias.
         mlp_name: the name of the MLP's keys in ``state_dict()``: "cpb_mlp", "continuous_position_bias_mlp",
@@ -368,5 +368,7 @@ class LogCoordinatePositionBias(ComputesKeys):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        sizes = f"window={self.window}, num_heads={self.num_heads}, pretrained_window={self.pretrained_window}"
+        sizes = (
+            f"window={self.window}, num_heads={self.num_heads}, pretrained_window={self.pretrained_window}"
+        )
         return f"{sizes}, mode={self.mode!r}, prefix_tokens={self.prefix_tokens}"
