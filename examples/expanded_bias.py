@@ -1,4 +1,4 @@
-"""Attention from H x W queries to h x w keys, one bias table for all sizes: python examples/expanded_bias.py"""
+"""Attention from H x W queries to h x w keys, with one bias table: python examples/expanded_bias.py"""
 
 import plain_positions
 import torch

@@ -113,10 +113,10 @@ class AlibiBias(nn.Module):
     Source: Press, Smith, Lewis, "Train Short, Test Long", 2022.
 
     Example:
-        >>> AlibiBias(num_heads=2)(1, 3, q_offset=2)
-        tensor([[[[-0.1250, -0.0625, -0.0000]],
+        >>> AlibiBias(num_heads=2)(1, 3, q_offset=4)
+        tensor([[[[-0.2500, -0.1875, -0.1250]],
         <BLANKLINE>
-                 [[-0.0078, -0.0039, -0.0000]]]])
+                 [[-0.0156, -0.0117, -0.0078]]]])
     """
 
     slopes: nn.Parameter | None

@@ -236,8 +236,8 @@ class LogCoordinatePositionBias(ComputesKeys):
     """A window's bias from a small MLP over log-spaced relative coordinates: Swin v2's continuous bias.
 
     bias = 16 sigmoid(MLP(sign(c) log2(1 + abs(8 c / (s - 1))) / 3)), c being the relative coordinates in a
-    window of size s. Coordinates are computed in ``forward``; the sigmoid runs on the prod(2s-1) values before they
-    are gathered: 169, not 2401, for a 7 x 7 window. Replaces
+    window of size s. Coordinates are computed in ``forward``; the sigmoid runs on the prod(2s-1) values
+    before they are gathered: 169, not 2401, for a 7 x 7 window. Replaces
 
     - torchvision 0.29: ``cpb_mlp`` and the two buffers of ``ShiftedWindowAttentionV2`` (emit_index="flat")
     - timm 1.0: Swin v2's ``WindowAttention``; ``RelPosMlp``, both modes (mlp_name="mlp", hidden_features=128,
