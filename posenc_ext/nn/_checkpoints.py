@@ -33,13 +33,14 @@ class ComputesKeys(DropsKeys):
         self.emit_index = emit_index
 
     def _computed(self) -> dict[str, Tensor]:
-        """What the replaced module keeps beside its parameters, on the CPU; the index as [N, N]."""
+        """What the replaced module keeps beside its parameters, on the default device; the index as [N, N]."""
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         error_messages = args[-1]
         found = [key for key in self._dropped_keys if prefix + key in state_dict]
-        computed = self._computed() if found else {}
+        with torch.device("cpu"):
+            computed = self._computed() if found else {}
         for key in found:
             if key in computed and _differs(state_dict[prefix + key], computed[key]):
                 module = f"{type(self).__name__}({self.extra_repr()})"
@@ -50,20 +51,21 @@ class ComputesKeys(DropsKeys):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.emit_index is None:
             return
-        device = next(self.parameters()).device
-        for key, tensor in self._computed().items():
+        with next(self.parameters()).device:
+            computed = self._computed()
+        for key, tensor in computed.items():
             flat = key == "relative_position_index" and self.emit_index == "flat"
-            destination[prefix + key] = (tensor.flatten() if flat else tensor).to(device)
+            destination[prefix + key] = tensor.flatten() if flat else tensor
 
 
 def _differs(loaded: Tensor, computed: Tensor) -> bool:
     """Whether a loaded buffer of the computed one's size, in any shape, has other values."""
     if loaded.numel() != computed.numel() or loaded.is_meta:
         return False
-    loaded = loaded.detach().cpu().flatten().to(computed.dtype)
+    loaded, computed = loaded.detach().cpu().flatten().to(computed.dtype), computed.flatten()
     if computed.is_floating_point():  # it may have been stored in bfloat16
-        return not torch.allclose(loaded, computed.flatten(), rtol=2**-7, atol=0)
-    return not torch.equal(loaded, computed.flatten())
+        return not torch.allclose(loaded, computed, rtol=2**-7, atol=0)
+    return not torch.equal(loaded, computed)
 
 
 def rename_keys(state_dict: dict[str, Any], prefix: str, names: dict[str, str]) -> None:
