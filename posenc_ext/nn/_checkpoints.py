@@ -33,7 +33,7 @@ class ComputesKeys(DropsKeys):
         self.emit_index = emit_index
 
     def _computed(self) -> dict[str, Tensor]:
-        """What the replaced module keeps beside its parameters, on the default device; the index as [N, N]."""
+        """What the replaced module keeps beside its parameters, on torch's default device; index: [N, N]."""
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
