@@ -96,6 +96,13 @@ def test_t5_bias(compare, decoder, lengths, sizes):
     compare("transformers", name, actual, expected, what="gradient")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_t5_bias_in_other_dtypes(compare, dtype):
+    original, ours = (module.to(dtype) for module in t5_pair(decoder=True))
+    theirs = original.compute_bias(5, 300, past_seen_tokens=295)
+    compare("transformers", "T5Attention.compute_bias, decoder", ours(5, 300, 295), theirs)
+
+
 def replace_t5_biases(model):
     """The first layer's bias of each stack by ours, with its weight; returns how many there are."""
     attentions = [m for m in model.modules() if isinstance(m, T5Attention) and m.has_relative_attention_bias]

@@ -73,6 +73,15 @@ def test_torchvision_swin(compare, window):
     compare_gathers(compare, "torchvision", "ShiftedWindowAttention", original, ours, call)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_torchvision_swin_in_other_dtypes(compare, dtype):
+    original = swin_transformer.ShiftedWindowAttention(12, [7, 7], [0, 0], 3)
+    ours = WindowRelativePositionBias([7, 7], 3, emit_index="flat")
+    share_weights(original, ours)
+    theirs, mine = original.to(dtype).get_relative_position_bias(), ours.to(dtype)()
+    compare("torchvision", "ShiftedWindowAttention", mine, theirs)
+
+
 @pytest.mark.parametrize("window", [[8, 7, 7], [2, 3, 4], [4, 1, 3]], ids=str)
 def test_torchvision_video_swin(compare, window):
     original = ShiftedWindowAttention3d(12, window, [0, 0, 0], 3)
