@@ -135,6 +135,7 @@ def test_empty_modules_are_made_on_the_meta_device(build, arguments):
     with torch.device("meta"):
         module = build()
     assert all(tensor.is_meta for tensor in module.state_dict().values())
+    assert build().load_state_dict(module.state_dict(), assign=True) == ([], [])
     filled = build()
     with torch.device("meta"):  # what is computed for the comparison with the checkpoint is there, too
         module.load_state_dict(filled.state_dict(), assign=True)
