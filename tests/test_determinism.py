@@ -53,19 +53,19 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     cls, registers = leaf((1, 1, 254), dtype), fixed((3, 4, 254), dtype, seed=4).clone().requires_grad_()
     pos_embed = leaf((1026, 254), dtype)
     image = leaf((37, 62, 25, 41), dtype)
-    for name, x, prefixes, options in (
+    for name, tokens, prefixes, options in (
         ("embed", x, [cls, registers], {}),
-        ("embed sequence first", x, [cls], {"batch_first": False}),
+        ("embed sequence first", x, [cls.expand(1, 1021, 254)], {"batch_first": False}),
         ("embed dropout", x, [cls, registers], {"dropout_p": 0.3, "training": True, "x_scale": 1.7}),
         ("embed image", image.flatten(2).transpose(1, 2), [cls[..., :62]], {}),
     ):
         torch.manual_seed(5)
-        length = x.shape[1 if options.get("batch_first", True) else 0] + sum(p.shape[1] for p in prefixes)
-        prefixes = [p if options.get("batch_first", True) else p.transpose(0, 1) for p in prefixes]
-        y = posenc_ext.add_position_embedding(x, pos_embed[:length, : x.shape[2]], prefixes, **options)
+        length = sum(t.shape[0 if "batch_first" in options else 1] for t in (tokens, *prefixes))
+        y = posenc_ext.add_position_embedding(
+            tokens, pos_embed[:length, : tokens.shape[2]], prefixes, **options
+        )
         results[name] = y
-        tensors = [x, pos_embed, *prefixes]
-        gradients = torch.autograd.grad(y, tensors, fixed(y.shape, dtype, seed=1))
+        gradients = torch.autograd.grad(y, [tokens, pos_embed, *prefixes], fixed(y.shape, dtype, seed=1))
         results |= {f"{name} backward {i}": gradient for i, gradient in enumerate(gradients)}
     for name, window, options in (
         ("bias", [24, 23], {}),

@@ -59,12 +59,12 @@ at::Tensor add_position_embedding_cpu(const at::Tensor& x, const at::Tensor& pos
   a.out_batch_stride = out.stride(batch_axis);
   a.out_token_stride = out.stride(token_axis);
   // An item's rows of pos_embed stay in cache while it, and the next items, walk over the samples. Where x
-  // has its channels apart, it is read in squares of 32 tokens.
+  // has its channels apart, its cache lines must stay there instead, and it is read in squares of 32 tokens.
   constexpr int64_t kItemElements = 16384, kSquare = 32;
   const int64_t rows = core::max_of<int64_t>(1, kItemElements / a.dim);
-  const bool transposed = a.x.channel_stride > a.x.token_stride;
-  a.item_tokens = transposed ? core::max_of(rows / kSquare * kSquare, kSquare) : batch_first ? rows : 1;
-  a.item_samples = transposed || batch_first ? 1 : rows;
+  a.whole_samples = a.x.channel_stride > a.x.token_stride;
+  a.item_tokens = a.whole_samples ? core::max_of(rows / kSquare * kSquare, kSquare) : batch_first ? rows : 1;
+  a.item_samples = a.whole_samples || batch_first ? 1 : rows;
   parallel_for(a.items(),
                core::min_of(a.item_tokens, a.length) * core::min_of(a.item_samples, a.batch) * a.dim,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_position_embedding, a, begin, end); });

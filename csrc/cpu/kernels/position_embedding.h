@@ -31,9 +31,12 @@ struct AddPositionEmbedding {
   void* out;  // channels lie side by side
   int64_t out_batch_stride, out_token_stride;
   int64_t item_tokens, item_samples;
+  bool whole_samples;  // items walk over the tokens of a sample before the next sample; else the other way
+                       // round
 
-  int64_t sample_chunks() const { return (batch + item_samples - 1) / item_samples; }
-  int64_t items() const { return (length + item_tokens - 1) / item_tokens * sample_chunks(); }
+  int64_t token_blocks() const { return (length + item_tokens - 1) / item_tokens; }
+  int64_t sample_blocks() const { return (batch + item_samples - 1) / item_samples; }
+  int64_t items() const { return token_blocks() * sample_blocks(); }
 };
 
 // out[i, j] = sum over samples b of grad[b, i, j]; an item is a block of columns j of one row i. Either of

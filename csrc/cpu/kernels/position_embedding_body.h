@@ -48,34 +48,62 @@ inline const T* token_of(const Tokens& tokens, int64_t b, int64_t token) {
   return static_cast<const T*>(tokens.data) + b * tokens.batch_stride + token * tokens.token_stride;
 }
 
+// Rows of kTokens tokens by kChannels channels. The rows are padded: at a distance of a power of two they
+// would all fall into the same few places of the cache.
+template <class T>
+struct Square {
+  static constexpr int64_t kTokens = 32, kGroup = 8;
+  static constexpr int64_t kChannels = 65536 / (kTokens * static_cast<int64_t>(sizeof(T)));
+  static constexpr int64_t kStride = kChannels + 64 / static_cast<int64_t>(sizeof(T));
+  T value[kTokens * kStride];
+
+  // Eight channels at a time, so that what is written is not single elements.
+  template <class Step>
+  void load(const T* x, int64_t channel_stride, int64_t channels, Step step, int64_t tokens) {
+    int64_t c = 0;
+    for (; c + kGroup <= channels; c += kGroup) {
+      const T* from = x + c * channel_stride;
+      for (int64_t t = 0; t < tokens; ++t) {
+        T group[kGroup];
+        for (int64_t i = 0; i < kGroup; ++i) group[i] = from[i * channel_stride + t * step];
+        memcpy(value + t * kStride + c, group, sizeof(group));
+      }
+    }
+    for (; c < channels; ++c) {
+      for (int64_t t = 0; t < tokens; ++t) value[t * kStride + c] = x[c * channel_stride + t * step];
+    }
+  }
+};
+
 // Tokens [begin, end) of x, whose channels lie further apart than its tokens (an image, channels first): read
-// in squares, so that every cache line is used whole while it is there.
+// by way of squares, so that cache lines are used whole both where x is read and where the result is written.
 template <class T>
 void embed_transposed(const AddPositionEmbedding& a, int64_t b, int64_t begin, int64_t end) {
-  constexpr int64_t kTokens = 32, kChannels = 64;
-  T square[kTokens][kChannels];
-  for (int64_t t0 = begin; t0 < end; t0 += kTokens) {
-    const int64_t tokens = min_of(kTokens, end - t0);
-    const int64_t step = a.x.token_stride;
-    for (int64_t c0 = 0; c0 < a.dim; c0 += kChannels) {
-      const int64_t channels = min_of(kChannels, a.dim - c0);
+  Square<T> square;
+  for (int64_t t0 = begin; t0 < end; t0 += square.kTokens) {
+    const int64_t tokens = min_of(square.kTokens, end - t0);
+    for (int64_t c0 = 0; c0 < a.dim; c0 += square.kChannels) {
+      const int64_t channels = min_of(square.kChannels, a.dim - c0);
       const T* x = token_of<T>(a.x, b, t0 - a.prefix_length) + c0 * a.x.channel_stride;
-      for (int64_t c = 0; c < channels; ++c) {
-        const T* from = x + c * a.x.channel_stride;
-        for (int64_t t = 0; t < tokens; ++t) square[t][c] = from[t * step];
+      if (a.x.token_stride == 1) {
+        square.load(x, a.x.channel_stride, channels, SideBySide{}, tokens);
+      } else {
+        square.load(x, a.x.channel_stride, channels, a.x.token_stride, tokens);
       }
-      for (int64_t t = 0; t < tokens; ++t) embed_token(a, b, t0 + t, c0, channels, square[t], 1, a.x_scale);
+      for (int64_t t = 0; t < tokens; ++t) {
+        embed_token<T>(a, b, t0 + t, c0, channels, square.value + t * square.kStride, 1, a.x_scale);
+      }
     }
   }
 }
 
 template <class T>
 void add_position_embedding_typed(const AddPositionEmbedding& a, int64_t begin, int64_t end) {
-  const bool transposed = a.x.channel_stride > a.x.token_stride;
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t first_token = item / a.sample_chunks() * a.item_tokens;
+    const int64_t inner = a.whole_samples ? a.token_blocks() : a.sample_blocks();
+    const int64_t first_token = (a.whole_samples ? item % inner : item / inner) * a.item_tokens;
     const int64_t last_token = min_of(a.length, first_token + a.item_tokens);
-    const int64_t first_sample = item % a.sample_chunks() * a.item_samples;
+    const int64_t first_sample = (a.whole_samples ? item / inner : item % inner) * a.item_samples;
     const int64_t last_sample = min_of(a.batch, first_sample + a.item_samples);
     for (int64_t b = first_sample; b < last_sample; ++b) {
       int64_t token = first_token;
@@ -86,7 +114,7 @@ void add_position_embedding_typed(const AddPositionEmbedding& a, int64_t begin, 
                       a.prefix[i].channel_stride, 1.0);
         }
       }
-      if (transposed) {
+      if (a.x.channel_stride > a.x.token_stride) {
         embed_transposed<T>(a, b, token, last_token);
       } else {
         for (; token < last_token; ++token) {
