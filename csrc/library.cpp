@@ -1,5 +1,6 @@
 // Every op of the library. Names with an underscore are the pieces that the public ops and their gradients
 // are made of.
+#include <torch/csrc/jit/frontend/function_schema_parser.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
@@ -16,6 +17,20 @@ namespace {
 void def_bias(torch::Library& m, const std::string& name, const std::string& arguments) {
   m.def((name + "(Tensor table, " + arguments + ") -> Tensor").c_str());
   m.def(("_" + name + "_backward(Tensor grad, SymInt num_rows, " + arguments + ") -> Tensor").c_str());
+}
+
+// Gives lists of tensors the default [], which the language of schemas has no word for.
+c10::FunctionSchema with_no_tensors_by_default(const char* text) {
+  const c10::FunctionSchema schema = torch::jit::parseSchema(text);
+  std::vector<c10::Argument> arguments;
+  for (const c10::Argument& argument : schema.arguments()) {
+    const bool list = argument.type()->isSubtypeOf(*c10::ListType::ofTensors());
+    arguments.emplace_back(
+        argument.name(), argument.type(), argument.N(),
+        list ? std::optional<c10::IValue>(c10::List<at::Tensor>()) : argument.default_value(),
+        argument.kwarg_only());
+  }
+  return schema.cloneWithArguments(std::move(arguments));
 }
 
 }  // namespace
@@ -60,6 +75,16 @@ TORCH_LIBRARY(posenc_ext, m) {
       "_add_sinusoidal(Tensor x, Tensor? offsets, SymInt start, float x_scale, float base, float freq_shift, "
       "str layout, str odd, bool batch_first, float dropout_p, Tensor? seed) -> Tensor");
   m.def("_scale_dropout(Tensor x, float scale, float dropout_p, Tensor? seed) -> Tensor");
+
+  // Absolute position embeddings
+  m.def(with_no_tensors_by_default(
+      "posenc_ext::add_position_embedding(Tensor x, Tensor pos_embed, Tensor[] prefix_tokens, *, bool "
+      "embed_prefix=True, float x_scale=1.0, bool batch_first=True, float dropout_p=0.0, bool "
+      "training=False) -> Tensor"));
+  m.def(
+      "_add_position_embedding(Tensor x, Tensor pos_embed, Tensor[] prefix_tokens, bool embed_prefix, float "
+      "x_scale, bool batch_first, float dropout_p, Tensor? seed) -> Tensor");
+  m.def("_sum_batch(Tensor grad, bool batch_first) -> Tensor");
 
   // Relative-position biases
   def_bias(m, "window_bias", "SymInt[] window, *, SymInt[]? query_size=None, int prefix_tokens=0");

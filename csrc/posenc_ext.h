@@ -48,6 +48,11 @@ POSENC_API at::Tensor add_sinusoidal(const at::Tensor& x, const at::Tensor& star
                                      std::string_view layout = "interleaved", std::string_view odd = "error",
                                      bool batch_first = true, double dropout_p = 0.0, bool training = false);
 
+POSENC_API at::Tensor add_position_embedding(const at::Tensor& x, const at::Tensor& pos_embed,
+                                             at::TensorList prefix_tokens = {}, bool embed_prefix = true,
+                                             double x_scale = 1.0, bool batch_first = true,
+                                             double dropout_p = 0.0, bool training = false);
+
 POSENC_API at::Tensor window_bias(const at::Tensor& table, at::IntArrayRef window,
                                   at::OptionalIntArrayRef query_size = std::nullopt,
                                   int64_t prefix_tokens = 0);

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "add_position_embedding",
     "add_sinusoidal",
     "alibi_bias",
     "alibi_slopes",
@@ -225,6 +226,74 @@ def add_sinusoidal(
             dropout_p=dropout_p,
             training=training,
         )
+
+
+def add_position_embedding(
+    x: Tensor,
+    pos_embed: Tensor,
+    prefix_tokens: Optional[list[Tensor]] = None,
+    embed_prefix: bool = True,
+    x_scale: float = 1.0,
+    batch_first: bool = True,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """Puts prefix tokens in front of x, adds a learned position embedding and applies dropout, in one pass.
+
+    ``dropout(cat([*prefix_tokens, x * x_scale], token axis) + pos_embed)``, the head of the Vision
+    Transformer (Dosovitskiy et al. 2021; DeiT, Touvron et al. 2021, with a second token for distillation;
+    the visual towers of CLIP, Radford et al. 2021). The sum is computed in float64 (or float32, where that rounds to
+    the same value) and rounded once.
+
+    Args:
+        x: [B, N, D], or [N, B, D] with batch_first=False; any strides. The tokens of an image [B, D, H, W]
+            are the view ``image.flatten(2).transpose(1, 2)``, which is read where it lies.
+        pos_embed: [L, D] or [1, L, D] (with batch_first=False also [L, 1, D]), where L = P + N, or N with
+            embed_prefix=False.
+        prefix_tokens: tensors [1 or B, k, D] ([k, 1 or B, D] with batch_first=False), in the order in which
+            they go in front: class, distillation and register tokens, or a pooled mean. P is the sum of the
+            k. None is the same as no tensors.
+        embed_prefix: False adds pos_embed to x alone, the order of DeiT III (Touvron et al. 2022;
+            ``no_embed_class`` in timm); dropout applies to all tokens.
+        x_scale: factor on x, not on prefix tokens.
+        batch_first: the order of the first two dimensions of x, prefix tokens and result.
+        dropout_p: probability of dropping an element, in [0, 1); used only if ``training``. It is applied
+            in steps of 2**-16, and what is kept is scaled by 1 / (1 - dropout_p).
+        training: whether to drop.
+
+    Returns:
+        [B, P + N, D] ([P + N, B, D] with batch_first=False), contiguous. Operands of different dtypes (a
+        bfloat16 x and float32 parameters under autocast) are promoted as ``cat`` and ``+`` would do it.
+
+    Raises:
+        RuntimeError: x has not 3 dimensions; an operand has none of the four dtypes, is on another device
+            than x or has another shape than said above; dropout_p is outside [0, 1); x_scale is not finite.
+
+    Randomness: as in :func:`add_sinusoidal`.
+
+    Complexity: O(B (P + N) D), one read of x and one write of the result.
+
+    Gradients: of x, pos_embed and every prefix token, to any order, reverse and forward mode; only those
+    asked for are computed. That of x is a view of the upstream gradient where x_scale is 1 and nothing is
+    dropped. Sums over the batch are accumulated in float32 (float64 for float64) in a fixed order and rounded
+    once.
+
+    >>> cls, patches = torch.full((1, 1, 2), 5.0), torch.zeros(1, 2, 2)
+    >>> add_position_embedding(patches, torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]), [cls])
+    tensor([[[5.1000, 5.2000],
+             [0.3000, 0.4000],
+             [0.5000, 0.6000]]])
+    """
+    return torch.ops.posenc_ext.add_position_embedding(
+        x,
+        pos_embed,
+        prefix_tokens if prefix_tokens is not None else [],
+        embed_prefix=embed_prefix,
+        x_scale=x_scale,
+        batch_first=batch_first,
+        dropout_p=dropout_p,
+        training=training,
+    )
 
 
 def window_bias(

@@ -163,6 +163,58 @@ def add_with_seed(
     return round_once(y, x.dtype).contiguous()
 
 
+def add_position_embedding(
+    x: Tensor,
+    pos_embed: Tensor,
+    prefix_tokens: Sequence[Tensor] | None = None,
+    *,
+    embed_prefix: bool = True,
+    x_scale: float = 1.0,
+    batch_first: bool = True,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """dropout(cat([*prefix_tokens, x * x_scale]) + pos_embed), or with pos_embed added to x alone."""
+    seed = draw_seed(x.device) if training and dropout_p > 0 else None
+    return embed_with_seed(
+        x, pos_embed, prefix_tokens or (), embed_prefix, x_scale, batch_first, dropout_p, seed
+    )
+
+
+def embed_with_seed(
+    x: Tensor,
+    pos_embed: Tensor,
+    prefix_tokens: Sequence[Tensor],
+    embed_prefix: bool,
+    x_scale: float,
+    batch_first: bool,
+    dropout_p: float,
+    seed: Tensor | None,
+) -> Tensor:
+    """`add_position_embedding` with the dropout mask of a given seed, or without dropout for `seed` None."""
+    dtype = x.dtype
+    for tensor in (pos_embed, *prefix_tokens):
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    batch_axis, token_axis = (0, 1) if batch_first else (1, 0)
+    pos = pos_embed.to(torch.float64).flatten(0, -2).unsqueeze(batch_axis)
+    sizes = [-1, -1, -1]
+    sizes[batch_axis] = x.shape[batch_axis]
+    prefixes = [prefix.to(torch.float64).expand(sizes) for prefix in prefix_tokens]
+    y = x.to(torch.float64) * x_scale
+    if embed_prefix:
+        y = torch.cat([*prefixes, y], token_axis) + pos
+    else:
+        y = torch.cat([*prefixes, y + pos], token_axis)
+    if seed is not None:
+        y = torch.where(dropout_mask(y.shape, dropout_p, seed), y / (1 - dropout_p), 0.0)
+    return round_once(y, dtype).contiguous()
+
+
+def sum_batch(grad: Tensor, batch_first: bool) -> Tensor:
+    """The sum over the samples of [B, N, D], or of [N, B, D] when not `batch_first`."""
+    return round_once(grad.to(torch.float64).sum(0 if batch_first else 1), grad.dtype)
+
+
 def draw_seed(device: torch.device) -> Tensor:
     """One int64 seed from the default generator of `device`."""
     return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=device)

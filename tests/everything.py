@@ -20,6 +20,9 @@ class Everything(torch.nn.Module):
         y = y + posenc_ext.add_sinusoidal(x, start=timesteps.to(torch.int64))
         y = y + posenc_ext.sinusoidal(timesteps, x.size(2), layout="concat").unsqueeze(1)
         y = y + posenc_ext.sinusoidal_table(x.size(1), x.size(2), dtype=x.dtype)
+        cls, pos_embed = x[:1, :1].mean((0, 1), keepdim=True), x[0] * 0.5
+        y = y + posenc_ext.add_position_embedding(x, pos_embed, [cls], embed_prefix=False)[:, 1:]
+        y = posenc_ext.add_position_embedding(y, pos_embed)
         bias = posenc_ext.window_bias(self.table, [2, 3], prefix_tokens=1)
         wide = posenc_ext.window_bias(self.table[:15], [2, 3], query_size=[4, 3])
         t5 = posenc_ext.t5_bias(self.buckets, x.size(1), x.size(1), q_offset=step, max_distance=16)

@@ -3,6 +3,7 @@
 import op_add_sinusoidal as add
 import op_alibi_bias as alibi
 import op_gather_bias as gather
+import op_position_embedding as embed
 import op_relative_bias as bias
 import op_sinusoidal as sinusoid
 import op_t5_bias as t5
@@ -95,6 +96,40 @@ OPS = (
         differentiable=("x",),
         error_bound=add.scale_dropout_bound,
         costly=("x-strided",),
+    ),
+    Op(
+        "add_position_embedding",
+        embed.samples,
+        reference.add_position_embedding,
+        embed.errors,
+        differentiable=("x", "pos_embed", "prefix_tokens"),
+        error_bound=embed.add_bound,
+        costly=("registers", "cls-dist-patches-embedded-sequence-first", "image", "x-scale"),
+        batched=True,
+    ),
+    Op(
+        "_add_position_embedding",
+        embed.with_seed_samples,
+        reference.embed_with_seed,
+        embed.with_seed_errors,
+        differentiable=("x", "pos_embed", "prefix_tokens"),
+        error_bound=embed.add_bound,
+        costly=(
+            "registers-patches-embedded",
+            "none-sequence-first",
+            "image-sequence-first",
+            "pos-one-between",
+        ),
+        batched=True,
+    ),
+    Op(
+        "_sum_batch",
+        embed.sum_batch_samples,
+        reference.sum_batch,
+        embed.sum_batch_errors,
+        differentiable=("grad",),
+        error_bound=embed.sum_batch_bound,
+        costly=("grad-strided", "grad-transposed-sequence-first"),
     ),
     Op(
         "window_bias",

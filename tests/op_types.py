@@ -28,10 +28,25 @@ class Sample:
     gradients: bool = True  # small enough for gradcheck
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.inputs.items() if isinstance(value, Tensor)}
+        """Every tensor by name; those of a list are "argument.0", "argument.1", ..."""
+        found = {}
+        for name, value in self.inputs.items():
+            parts = enumerate(value) if isinstance(value, list) else ()
+            found |= {name: value} | {f"{name}.{i}": part for i, part in parts}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
     def replace(self, **inputs) -> "Sample":
-        return Sample(self.name, {**self.inputs, **inputs}, self.gradients)
+        """With other arguments, or other tensors of a list."""
+        changed = {
+            name: list(value) if isinstance(value, list) else value for name, value in self.inputs.items()
+        }
+        for name, value in inputs.items():
+            argument, _, i = name.partition(".")
+            if i:
+                changed[argument][int(i)] = value
+            else:
+                changed[argument] = value
+        return Sample(self.name, changed, self.gradients)
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,7 @@ class Op:
     differentiable: tuple[str, ...] = ()
     error_bound: Callable[[Sample, Tensor], Tensor] | None = None  # of the oracle; None: equal bit for bit
     costly: tuple[str, ...] = ()  # the samples that slow tests (opcheck, compile, script) take
+    batched: bool = False  # has a rule for vmap; others loop, with a warning
     unsupported: Mapping[str, str] = field(default_factory=dict)  # property -> reason
 
     @property
@@ -71,7 +87,11 @@ class Op:
         return getattr(posenc_ext, self.packet) if public else None
 
     def __call__(self, sample: Sample, **replaced) -> Tensor:
-        return self.overload(**{**sample.inputs, **replaced})
+        return self.overload(**sample.replace(**replaced).inputs)
+
+    def gradients(self, sample: Sample) -> tuple[str, ...]:
+        """The names of the sample's tensors that are differentiable arguments, or stand in such a list."""
+        return tuple(name for name in sample.tensors() if name.partition(".")[0] in self.differentiable)
 
     def supports(self, *properties: str) -> bool:
         return not any(name in self.unsupported for name in properties)

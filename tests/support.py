@@ -33,7 +33,7 @@ def cases(
 
 def differentiable(op: Op, sample: Sample) -> bool:
     """Whether gradcheck can take this sample as it stands: float64 throughout, and small."""
-    tensors = [sample.inputs[name] for name in op.differentiable]
+    tensors = [sample.tensors()[name] for name in op.gradients(sample)]
     output = sample.inputs.get("dtype") in (None, torch.float64)
     return bool(tensors) and sample.gradients and output and all(t.dtype is torch.float64 for t in tensors)
 
@@ -44,7 +44,17 @@ def costly(op: Op, sample: Sample) -> bool:
 
 def leaves(op: Op, sample: Sample) -> list[Tensor]:
     """Copies of the differentiable arguments that require gradients, strides kept where nothing overlaps."""
-    return [sample.inputs[name].detach().clone().requires_grad_() for name in op.differentiable]
+    return [sample.tensors()[name].detach().clone().requires_grad_() for name in op.gradients(sample)]
+
+
+def requiring_gradients(op: Op, sample: Sample, clone: bool = False) -> Sample:
+    """The same call on leaves that require gradients, where an argument may have one."""
+    found = {}
+    for name in op.gradients(sample):
+        tensor = sample.tensors()[name]
+        if tensor.is_floating_point() or tensor.is_complex():
+            found[name] = (tensor.detach().clone() if clone else tensor.detach()).requires_grad_()
+    return sample.replace(**found)
 
 
 def function_of(op: Op, sample: Sample, names: tuple[str, ...]) -> Callable[..., Tensor]:
@@ -62,11 +72,8 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 def widen(sample: Sample) -> Sample:
     """The same call with every floating tensor, and the result, in float64."""
-    inputs = {}
-    for name, value in sample.inputs.items():
-        floating = isinstance(value, Tensor) and value.is_floating_point()
-        inputs[name] = value.to(torch.float64) if floating else value
-    if "dtype" in inputs:
+    inputs = {name: t.to(torch.float64) for name, t in sample.tensors().items() if t.is_floating_point()}
+    if "dtype" in sample.inputs:
         inputs["dtype"] = torch.float64
     return sample.replace(**inputs)
 

@@ -20,14 +20,14 @@ def sample_of(op, dtype=torch.float64):
 
 @pytest.mark.parametrize(("op", "sample"), cases(dtypes=FLOAT64, keep=differentiable))
 def test_gradcheck(op, sample):
-    function = function_of(op, sample, op.differentiable)
+    function = function_of(op, sample, op.gradients(sample))
     checks = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
     assert gradcheck(function, leaves(op, sample), **checks)
 
 
 @pytest.mark.parametrize(("op", "sample"), cases(dtypes=FLOAT64, keep=differentiable))
 def test_gradgradcheck(op, sample):
-    function = function_of(op, sample, op.differentiable)
+    function = function_of(op, sample, op.gradients(sample))
     checks = {"check_fwd_over_rev": True, "check_rev_over_rev": True}
     assert gradgradcheck(function, leaves(op, sample), **checks)
 
@@ -79,7 +79,7 @@ def test_gradients_are_the_adjoint_ops(dtype):
 def test_upstream_gradients_of_any_stride(op, dtype):
     sample = sample_of(op, dtype)
     inputs = leaves(op, sample)
-    output = function_of(op, sample, op.differentiable)(*inputs)
+    output = function_of(op, sample, op.gradients(sample))(*inputs)
     for view, upstream in layouts(values(output.shape, "cpu", output.dtype, seed=1)):
         actual = torch.autograd.grad(output, inputs, upstream, retain_graph=True)
         expected = torch.autograd.grad(output, inputs, upstream.contiguous(), retain_graph=True)
@@ -113,13 +113,13 @@ def test_graph_only_where_asked(op):
     sample = sample_of(op)
     assert op(sample).grad_fn is None
     with torch.no_grad():
-        assert not function_of(op, sample, op.differentiable)(*leaves(op, sample)).requires_grad
+        assert not function_of(op, sample, op.gradients(sample))(*leaves(op, sample)).requires_grad
     with torch.inference_mode():
         result = op(sample)
         assert result.is_inference()
     assert same_bits(result, op(sample))
-    for name in op.differentiable:
-        alone = function_of(op, sample, (name,))(sample.inputs[name].detach().clone().requires_grad_())
+    for name, tensor in zip(op.gradients(sample), leaves(op, sample), strict=True):
+        alone = function_of(op, sample, (name,))(tensor.detach().clone().requires_grad_())
         assert alone.requires_grad
 
 
@@ -128,9 +128,9 @@ def test_one_gradient_of_several(op):
     """Asking for one argument's gradient gives the same numbers as asking for all of them."""
     sample = sample_of(op)
     inputs = leaves(op, sample)
-    every = torch.autograd.grad(function_of(op, sample, op.differentiable)(*inputs).square().sum(), inputs)
-    for name, expected in zip(op.differentiable, every, strict=True):
-        leaf = sample.inputs[name].detach().clone().requires_grad_()
+    every = torch.autograd.grad(function_of(op, sample, op.gradients(sample))(*inputs).square().sum(), inputs)
+    for name, expected in zip(op.gradients(sample), every, strict=True):
+        leaf = sample.tensors()[name].detach().clone().requires_grad_()
         (alone,) = torch.autograd.grad(function_of(op, sample, (name,))(leaf).square().sum(), leaf)
         assert same_bits(alone, expected)
 

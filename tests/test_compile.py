@@ -21,10 +21,11 @@ def _fresh_compiler():
 @pytest.mark.parametrize(("op", "sample"), cases("compile", dtypes=(torch.float32,), keep=costly))
 def test_graph_capture(op, sample, dynamic):
     """Every op, with its backward, goes whole into the graphs of AOT autograd."""
-    names = tuple(name for name in op.differentiable if sample.inputs[name].is_floating_point())
+    tensors = sample.tensors()
+    names = tuple(name for name in op.gradients(sample) if tensors[name].is_floating_point())
     function = function_of(op, sample, names)
     compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    leaves = [sample.inputs[name].detach().clone().requires_grad_() for name in names]
+    leaves = [tensors[name].detach().clone().requires_grad_() for name in names]
     expected, actual = function(*leaves), compiled(*leaves)
     assert same_bits(actual, expected)
     if names:
@@ -62,6 +63,13 @@ def add_offsets(size, x):
     return posenc_ext.add_sinusoidal(x, start=torch.arange(x.size(1)), batch_first=False)
 
 
+def embed(size, x):
+    x = x[: size * size]
+    tokens, cls = x.transpose(0, 1), x[:1].mean(0, keepdim=True).mean(1, keepdim=True)
+    prefixes = [cls, tokens[:, :2]]
+    return posenc_ext.add_position_embedding(tokens, x[:, 0], prefixes, embed_prefix=False)
+
+
 def bias(size, x):
     rows = x.sum((1, 2)).expand(2, -1).T  # [(2 size - 1)(2 size + 1), heads]
     return posenc_ext.window_bias(rows, [size, size + 1], query_size=[2 * size, size + 3])
@@ -79,7 +87,7 @@ def alibi(size, x):
     return posenc_ext.alibi_bias(x[0, 0], size, size + 3, q_offset=size)
 
 
-FUNCTIONS = [table, timesteps, add, add_offsets, bias, t5, gather, alibi]
+FUNCTIONS = [table, timesteps, add, add_offsets, embed, bias, t5, gather, alibi]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)

@@ -50,6 +50,23 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         y = posenc_ext.add_sinusoidal(x, x_scale=1.7, **options)
         results[name] = y
         (results[f"{name} backward"],) = torch.autograd.grad(y, x, fixed(y.shape, dtype, seed=1))
+    cls, registers = leaf((1, 1, 254), dtype), fixed((3, 4, 254), dtype, seed=4).clone().requires_grad_()
+    pos_embed = leaf((1026, 254), dtype)
+    image = leaf((37, 62, 25, 41), dtype)
+    for name, tokens, prefixes, options in (
+        ("embed", x, [cls, registers], {}),
+        ("embed sequence first", x, [cls.expand(1, 1021, 254)], {"batch_first": False}),
+        ("embed dropout", x, [cls, registers], {"dropout_p": 0.3, "training": True, "x_scale": 1.7}),
+        ("embed image", image.flatten(2).transpose(1, 2), [cls[..., :62]], {}),
+    ):
+        torch.manual_seed(5)
+        length = sum(t.shape[0 if "batch_first" in options else 1] for t in (tokens, *prefixes))
+        y = posenc_ext.add_position_embedding(
+            tokens, pos_embed[:length, : tokens.shape[2]], prefixes, **options
+        )
+        results[name] = y
+        gradients = torch.autograd.grad(y, [tokens, pos_embed, *prefixes], fixed(y.shape, dtype, seed=1))
+        results |= {f"{name} backward {i}": gradient for i, gradient in enumerate(gradients)}
     for name, window, options in (
         ("bias", [24, 23], {}),
         ("bias prefix", [17, 16], {"prefix_tokens": 1}),

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from op_db import OPS
-from op_types import DEVICES
+from op_types import DEVICES, Sample
+from support import requiring_gradients
 
 
 def errors(keep=lambda op: True) -> list:
@@ -35,10 +36,7 @@ def test_wrapper_raises_the_same(op, error):
 @pytest.mark.parametrize(("op", "error"), errors(keep=lambda op: op.differentiable))
 def test_same_text_under_autograd(op, error):
     """With an argument that requires gradients the call takes the Autograd kernel first."""
-    inputs = dict(error.inputs)
-    for name in op.differentiable:
-        if inputs[name].is_floating_point() or inputs[name].is_complex():
-            inputs[name] = inputs[name].detach().requires_grad_()
+    inputs = requiring_gradients(op, Sample(error.name, error.inputs)).inputs
     assert text_of(op.overload, inputs) == error.text
 
 

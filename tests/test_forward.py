@@ -67,7 +67,7 @@ def test_positional_arguments_and_defaults(op, sample):
 def test_negative_views(op):
     """A tensor that holds its negation lazily is read as what it says."""
     sample = next(sample for sample in op.samples("cpu", torch.float64) if sample.name == op.costly[0])
-    lazy = {name: torch._neg_view(-sample.inputs[name]) for name in op.differentiable}
+    lazy = {name: torch._neg_view(-sample.tensors()[name]) for name in op.gradients(sample)}
     assert all(tensor.is_neg() for tensor in lazy.values())
     assert same_bits(op(sample, **lazy), op(sample))
 

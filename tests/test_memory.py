@@ -31,6 +31,10 @@ def add_offsets(x, positions, bias, offsets):
     posenc_ext.add_sinusoidal(x, start=offsets).sum().backward()
 
 
+def embed(x, positions, bias, offsets):
+    posenc_ext.add_position_embedding(x, x[0], [x[:1, :1]], False, 2.0, True, 0.5, True).sum().backward()
+
+
 def window(x, positions, bias, offsets):
     posenc_ext.window_bias(bias, [4, 4], query_size=[8, 8]).sum().backward()
 
@@ -64,7 +68,7 @@ def growth() -> dict[str, int]:
     bias = torch.randn(49, 4, requires_grad=True)
     offsets = torch.tensor([1, 2])
     grown = {}
-    for call in (table, sinusoidal, add, add_offsets, window, t5, gather, alibi, error):
+    for call in (table, sinusoidal, add, add_offsets, embed, window, t5, gather, alibi, error):
         for _ in range(1_000):
             call(x, positions, bias, offsets)
         before = resident()

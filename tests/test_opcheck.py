@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import cases, costly
+from support import cases, costly, requiring_gradients
 
 
 def checks(op) -> list[str]:
@@ -12,10 +12,7 @@ def checks(op) -> list[str]:
 
 @pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32, torch.bfloat16), keep=costly))
 def test_opcheck(op, sample):
-    inputs = dict(sample.inputs)
-    for name in op.differentiable:
-        if inputs[name].is_floating_point():
-            inputs[name] = inputs[name].detach().requires_grad_()
+    inputs = dict(requiring_gradients(op, sample).inputs)
     names = [argument.name for argument in op.overload._schema.arguments if not argument.kwarg_only]
     positional = tuple(inputs.pop(name) for name in names)
     torch.library.opcheck(op.overload, positional, inputs, test_utils=checks(op))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from everything import Everything, inputs, values_and_gradients
 from op_db import OPS
-from support import cases, costly, function_of, same_bits
+from support import cases, costly, function_of, requiring_gradients, same_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit")  # TorchScript is deprecated, and in use
 COSTLY = pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32, torch.float64), keep=costly))
@@ -31,28 +31,19 @@ def saved_and_loaded(function):
     return torch.jit.load(buffer)
 
 
-def fresh(op, sample):
-    """The sample's arguments, with leaves for the differentiable ones that can be leaves."""
-    inputs = dict(sample.inputs)
-    for name in op.differentiable:
-        if inputs[name].is_floating_point():
-            inputs[name] = inputs[name].detach().clone().requires_grad_()
-    return inputs
-
-
-def gradients(output, inputs):
-    wanted = [value for value in inputs.values() if isinstance(value, torch.Tensor) and value.requires_grad]
+def gradients(output, sample):
+    wanted = [tensor for tensor in sample.tensors().values() if tensor.requires_grad]
     return torch.autograd.grad(output.square().sum(), wanted) if wanted else ()
 
 
 def check_same(op, sample, function):
-    expected_inputs, inputs = fresh(op, sample), fresh(op, sample)
-    expected = op.overload(**expected_inputs)
+    expected_sample, sample = (requiring_gradients(op, sample, clone=True) for _ in range(2))
+    expected = op(expected_sample)
     for _ in range(3):  # the profiling executor optimises from the second call on
-        actual = function(**inputs)
+        actual = function(**sample.inputs)
         assert same_bits(actual, expected)
         for a, b in zip(
-            gradients(actual, inputs), gradients(op.overload(**expected_inputs), expected_inputs), strict=True
+            gradients(actual, sample), gradients(op(expected_sample), expected_sample), strict=True
         ):
             assert same_bits(a, b)
 
@@ -74,19 +65,17 @@ def test_wrappers_are_scriptable(op, sample):
 
 @TRACED
 def test_trace(op, sample):
-    names = tuple(sample.tensors())
-    function = function_of(op, sample, names)
-    inputs = {name: value for name, value in fresh(op, sample).items() if name in names}
-    traced = torch.jit.trace(function, tuple(inputs.values()))
+    sample = requiring_gradients(op, sample, clone=True)
+    tensors = tuple(sample.tensors().values())
+    function = function_of(op, sample, tuple(sample.tensors()))
+    traced = torch.jit.trace(function, tensors)
     assert re.search(f"posenc_ext::_?{op.packet}", str(traced.inlined_graph))
-    expected = function(*inputs.values())
+    expected = function(*tensors)
     for candidate in (traced, saved_and_loaded(traced)):
         for _ in range(3):
-            actual = candidate(*inputs.values())
+            actual = candidate(*tensors)
             assert same_bits(actual, expected)
-            for a, b in zip(
-                gradients(actual, inputs), gradients(function(*inputs.values()), inputs), strict=True
-            ):
+            for a, b in zip(gradients(actual, sample), gradients(function(*tensors), sample), strict=True):
                 assert same_bits(a, b)
 
 

@@ -1,4 +1,4 @@
-// One autograd rule for every op that is linear (or affine) in its tensor: the gradient is the adjoint, the
+// One autograd rule for every op that is linear (or affine) in its tensors: the gradient is the adjoint, the
 // tangent is the map.
 //
 // The adjoint is an op of its own with this same rule, so derivatives of any order, forward mode and
@@ -82,21 +82,48 @@ struct Kept<const std::optional<at::Tensor>&> {
   }
 };
 
-// The backward of one call: adjoint(grad, arguments...).
-template <auto adjoint, class = decltype(adjoint)>
+// Which of several inputs' gradients are asked for.
+using Wanted = std::vector<bool>;
+
+// What an adjoint takes between the gradient and the kept arguments: nothing for one input, Wanted for
+// several.
+template <class F>
+struct Adjoint;
+
+template <class... Args>
+struct Adjoint<at::Tensor (*)(const at::Tensor&, Args...)> {
+  static constexpr bool kSeveral = false;
+  using KeptArgs = std::tuple<Kept<Args>...>;
+};
+
+template <class... Args>
+struct Adjoint<variable_list (*)(const at::Tensor&, const Wanted&, Args...)> {
+  static constexpr bool kSeveral = true;
+  using KeptArgs = std::tuple<Kept<Args>...>;
+};
+
+// The backward of one call: adjoint(grad, arguments...) where the op has one differentiable input, and
+// adjoint(grad, wanted, arguments...) with a gradient for each input where it has several.
+template <auto adjoint, class = typename Adjoint<decltype(adjoint)>::KeptArgs>
 struct LinearBackward;
 
-template <auto adjoint, class... Args>
-struct LinearBackward<adjoint, at::Tensor (*)(const at::Tensor&, Args...)> : torch::autograd::Node {
+template <auto adjoint, class... K>
+struct LinearBackward<adjoint, std::tuple<K...>> : torch::autograd::Node {
+  static constexpr bool kSeveral = Adjoint<decltype(adjoint)>::kSeveral;
   const char* label = "";
-  std::tuple<typename Kept<Args>::type...> kept;
+  std::tuple<typename K::type...> kept;
+
+  template <class... Args>
+  void keep(const Args&... args) {
+    kept = std::tuple<typename K::type...>(K::keep(args)...);
+  }
 
   std::string name() const override { return label; }
 
   variable_list apply(variable_list&& grads) override {
-    if (!grads[0].defined()) return {at::Tensor()};
+    if (!grads[0].defined()) return variable_list(num_outputs());
     const at::Tensor grad = std::move(grads[0]);
-    return {std::apply([&grad](const auto&... k) { return adjoint(grad, Kept<Args>::give(k)...); }, kept)};
+    return std::apply([&](const auto&... k) { return gradients(grad, wanted(), K::give(k)...); }, kept);
   }
 
   void release_variables() override {
@@ -117,10 +144,11 @@ struct LinearBackward<adjoint, at::Tensor (*)(const at::Tensor&, Args...)> : tor
     // placeholders.
     namespace compiled = torch::dynamo::autograd;
     compiled::PackedArgs packed;
+    packed.pack(wanted());
     each([&packed](SavedVariable& variable) { packed.pack<at::Tensor>(variable.unpack()); },
          [&packed](auto& value) { packed.pack(value); });
-    const std::vector<at::TypePtr> schema{
-        compiled::IValuePacker<typename Kept<Args>::packed>::packed_type()...};
+    const std::vector<at::TypePtr> schema{compiled::IValuePacker<Wanted>::packed_type(),
+                                          compiled::IValuePacker<typename K::packed>::packed_type()...};
     const auto& interface = compiled::getPyCompilerInterface();
     const std::string function = interface->bind_function(saved.get_py_compiler(), label, functional, schema,
                                                           /*is_custom_function=*/true);
@@ -134,13 +162,31 @@ struct LinearBackward<adjoint, at::Tensor (*)(const at::Tensor&, Args...)> : tor
   }
 
  private:
+  // No allocation where there is one input: it is wanted, or this would not run.
+  Wanted wanted() const {
+    Wanted result;
+    if constexpr (kSeveral) {
+      for (size_t i = 0; i < num_outputs(); ++i) result.push_back(task_should_compute_output(i));
+    }
+    return result;
+  }
+
+  template <class... Args>
+  static variable_list gradients(const at::Tensor& grad, const Wanted& wanted, const Args&... args) {
+    if constexpr (kSeveral) {
+      return adjoint(grad, wanted, args...);
+    } else {
+      return {adjoint(grad, args...)};
+    }
+  }
+
   static variable_list functional(const variable_list& grads, const std::vector<at::IValue>& values) {
     torch::dynamo::autograd::PackedArgs packed(values);
-    const std::tuple<typename Kept<Args>::packed...> arguments{
-        packed.unpack<typename Kept<Args>::packed>()...};
-    if (!grads[0].defined()) return {at::Tensor()};
-    return {std::apply([&grads](const auto&... a) { return adjoint(grads[0], Kept<Args>::give(a)...); },
-                       arguments)};
+    const auto wanted = packed.unpack<Wanted>();
+    const std::tuple<typename K::packed...> arguments{packed.unpack<typename K::packed>()...};
+    if (!grads[0].defined()) return variable_list(kSeveral ? wanted.size() : 1);
+    return std::apply([&](const auto&... a) { return gradients(grads[0], wanted, K::give(a)...); },
+                      arguments);
   }
 
   template <class OnVariable, class OnValue>
@@ -156,47 +202,47 @@ struct LinearBackward<adjoint, at::Tensor (*)(const at::Tensor&, Args...)> : tor
   }
 };
 
-template <class F>
-struct ArgumentsAfterTensor;
+inline bool has_tangent(const at::Tensor& input) { return torch::autograd::isFwGradDefined(input); }
+inline bool has_tangent(at::TensorList inputs) { return torch::autograd::isFwGradDefinedTensorList(inputs); }
 
-template <class... Args>
-struct ArgumentsAfterTensor<at::Tensor (*)(const at::Tensor&, Args...)> {
-  // Runs `forward` below autograd on x. Its gradient is adjoint(grad, args...), its tangent is
-  // tangent(tangent of x).
-  template <auto adjoint, class Forward, class Tangent>
-  static at::Tensor differentiable(const char* label, const at::Tensor& x, Forward forward, Tangent tangent,
-                                   Args... args) {
-    using Backward = LinearBackward<adjoint>;
-    c10::intrusive_ptr<Backward> node;
-    if (torch::autograd::compute_requires_grad(x)) {
-      node = c10::make_intrusive<Backward>();
-      node->label = label;
-      node->kept = std::tuple<typename Kept<Args>::type...>(Kept<Args>::keep(args)...);
-      node->set_next_edges(torch::autograd::collect_next_edges(x));
-    }
-    at::Tensor result = [&] {
-      at::AutoDispatchBelowADInplaceOrView below;
-      return forward(x);
-    }();
-    if (node) torch::autograd::set_history(result, node);
-    if (torch::autograd::isFwGradDefined(x)) {
-      result._set_fw_grad(tangent(x._fw_grad(/*level=*/0)), /*level=*/0, /*is_inplace_op=*/false);
-    }
-    return result;
+// Runs `forward` below autograd. Where a gradient is recorded, `record` gives the node what it keeps; where
+// an input has a tangent, `tangent` makes that of the result.
+template <class Backward, class Forward, class Tangent, class Record, class... Inputs>
+at::Tensor differentiable_in(const char* label, Forward forward, Tangent tangent, Record record,
+                             const Inputs&... inputs) {
+  c10::intrusive_ptr<Backward> node;
+  if (torch::autograd::compute_requires_grad(inputs...)) {
+    node = c10::make_intrusive<Backward>();
+    node->label = label;
+    record(*node);
+    node->set_next_edges(torch::autograd::collect_next_edges(inputs...));
   }
-};
+  at::Tensor result = [&] {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return forward();
+  }();
+  if (node) torch::autograd::set_history(result, node);
+  if ((has_tangent(inputs) || ...)) {
+    result._set_fw_grad(tangent(), /*level=*/0, /*is_inplace_op=*/false);
+  }
+  return result;
+}
 
+// Runs `forward` below autograd on x. Its gradient is adjoint(grad, args...), its tangent is
+// tangent(tangent of x).
 template <auto adjoint, class Forward, class Tangent, class... Args>
 at::Tensor differentiable(const char* label, const at::Tensor& x, Forward forward, Tangent tangent,
-                          Args&&... args) {
-  return ArgumentsAfterTensor<decltype(adjoint)>::template differentiable<adjoint>(
-      label, x, forward, tangent, std::forward<Args>(args)...);
+                          const Args&... args) {
+  using Backward = LinearBackward<adjoint>;
+  return differentiable_in<Backward>(
+      label, [&] { return forward(x); }, [&] { return tangent(x._fw_grad(/*level=*/0)); },
+      [&](Backward& node) { node.keep(args...); }, x);
 }
 
 // A linear map: its tangent is itself.
 template <auto adjoint, class Map, class... Args>
-at::Tensor linear(const char* label, const at::Tensor& x, Map map, Args&&... args) {
-  return differentiable<adjoint>(label, x, map, map, std::forward<Args>(args)...);
+at::Tensor linear(const char* label, const at::Tensor& x, Map map, const Args&... args) {
+  return differentiable<adjoint>(label, x, map, map, args...);
 }
 
 // Runs write(out), which nothing is differentiated through.

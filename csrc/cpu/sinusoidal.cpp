@@ -2,6 +2,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include "cpu/dropout.h"
 #include "cpu/frequencies.h"
 #include "cpu/kernels/sinusoidal.h"
 #include "cpu/parallel.h"
@@ -13,11 +14,6 @@ namespace {
 Positions positions_of(const at::Tensor& positions) {
   return {positions.const_data_ptr(), *ops::to_position_type(positions.scalar_type()),
           ops::to_strided(positions, positions.dim()), 0};
-}
-
-SeededDropout seeded(double dropout_p, const std::optional<at::Tensor>& seed) {
-  return {core::make_dropout(dropout_p),
-          ops::drops(dropout_p, seed) ? seed->const_data_ptr<int64_t>() : nullptr};
 }
 
 void run(const SinusoidRows& rows, int64_t count) {

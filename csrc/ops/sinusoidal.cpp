@@ -2,11 +2,9 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/randint.h>
 #include <torch/library.h>
 
 #include <cmath>
-#include <limits>
 
 #include "ops/call.h"
 #include "posenc_ext.h"
@@ -14,22 +12,9 @@
 namespace posenc_ext::ops {
 namespace {
 
-void check_finite(const char* op, const char* argument, double value) {
-  POSENC_CHECK(std::isfinite(value), op, argument, " must be finite, got ", value);
-}
-
 // The order of a derivative: w^order leaves every dtype's range long before this.
 void check_order(const char* op, int64_t order) {
   POSENC_CHECK(order >= 0 && order <= 1000, op, "order must be in [0, 1000], got ", order);
-}
-
-void check_dropout(const char* op, const at::Tensor& x, double dropout_p,
-                   const std::optional<at::Tensor>& seed) {
-  POSENC_CHECK(dropout_p >= 0.0 && dropout_p < 1.0, op, "dropout_p must be in [0, 1), got ", dropout_p);
-  if (!seed.has_value() || !seed->defined()) return;
-  POSENC_CHECK(seed->scalar_type() == at::kLong && seed->sym_numel() == 1 && seed->device() == x.device(), op,
-               "seed must be one int64 on the device of x (", x.device(), "), got ", seed->scalar_type(), " ",
-               seed->sym_sizes(), " on ", seed->device());
 }
 
 }  // namespace
@@ -137,14 +122,6 @@ AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tenso
   return shape;
 }
 
-void check_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
-                         const std::optional<at::Tensor>& seed) {
-  const char* op = "_scale_dropout";
-  check_dtype(op, "x", x.scalar_type());
-  check_finite(op, "scale", scale);
-  check_dropout(op, x, dropout_p, seed);
-}
-
 at::Tensor& call_sinusoidal_table_out(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
                                       double freq_shift, double scale, std::string_view layout,
                                       std::string_view odd, at::Tensor& out) {
@@ -186,14 +163,6 @@ at::Tensor call_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tens
                  seed);
 }
 
-at::Tensor call_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
-                              const std::optional<at::Tensor>& seed) {
-  static const auto op =
-      find_op<at::Tensor(const at::Tensor&, double, double, const std::optional<at::Tensor>&)>(
-          "posenc_ext::_scale_dropout");
-  return op.call(x, scale, dropout_p, seed);
-}
-
 namespace {
 
 // The public ops, composed of those above; these run before autograd and are traced through.
@@ -218,15 +187,8 @@ at::Tensor sinusoidal(const at::Tensor& positions, c10::SymInt dim, double base,
 at::Tensor add_with_dropout(const at::Tensor& x, const std::optional<at::Tensor>& offsets, c10::SymInt start,
                             double x_scale, double base, double freq_shift, std::string_view layout,
                             std::string_view odd, bool batch_first, double dropout_p, bool training) {
-  std::optional<at::Tensor> seed;
-  if (training && dropout_p > 0.0 && dropout_p < 1.0) {
-    // One draw from the generator of x's device, left where it is drawn: no synchronisation, and safe to
-    // capture in a CUDA graph.
-    seed = at::randint(std::numeric_limits<int64_t>::max(), {1},
-                       at::TensorOptions().dtype(at::kLong).device(x.device()));
-  }
   return call_add_sinusoidal(x, offsets, std::move(start), x_scale, base, freq_shift, layout, odd,
-                             batch_first, dropout_p, seed);
+                             batch_first, dropout_p, draw_seed(x, dropout_p, training));
 }
 
 at::Tensor add_sinusoidal(const at::Tensor& x, c10::SymInt start, double x_scale, double base,

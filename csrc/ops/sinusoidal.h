@@ -6,8 +6,8 @@
 
 #include <string_view>
 
-#include "core/philox.h"
 #include "core/sinusoid.h"
+#include "ops/dropout.h"
 #include "ops/types.h"
 
 namespace posenc_ext::ops {
@@ -48,13 +48,6 @@ AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tenso
                               bool batch_first, double dropout_p, const std::optional<at::Tensor>& seed,
                               Encoding* encoding = nullptr);
 
-void check_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
-                         const std::optional<at::Tensor>& seed);
-
-inline bool drops(double dropout_p, const std::optional<at::Tensor>& seed) {
-  return dropout_p > 0.0 && seed.has_value() && seed->defined();
-}
-
 // Typed calls through the dispatcher.
 at::Tensor& call_sinusoidal_table_out(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
                                       double freq_shift, double scale, std::string_view layout,
@@ -69,7 +62,5 @@ at::Tensor call_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tens
                                c10::SymInt start, double x_scale, double base, double freq_shift,
                                std::string_view layout, std::string_view odd, bool batch_first,
                                double dropout_p, const std::optional<at::Tensor>& seed);
-at::Tensor call_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
-                              const std::optional<at::Tensor>& seed);
 
 }  // namespace posenc_ext::ops

@@ -4,6 +4,8 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
+#include <cmath>
+
 #include "core/scalar.h"
 #include "core/strided.h"
 
@@ -19,6 +21,10 @@ inline bool is_supported(at::ScalarType type) {
 inline void check_dtype(const char* op, const char* argument, at::ScalarType type) {
   POSENC_CHECK(is_supported(type), op, argument, " must be float64, float32, float16 or bfloat16, got ",
                type);
+}
+
+inline void check_finite(const char* op, const char* argument, double value) {
+  POSENC_CHECK(std::isfinite(value), op, argument, " must be finite, got ", value);
 }
 
 inline core::DType to_core(at::ScalarType type) {

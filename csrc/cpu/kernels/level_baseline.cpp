@@ -1,14 +1,17 @@
 // Kernels for any machine.
 #include "cpu/kernels/alibi_bias.h"
 #include "cpu/kernels/gather_bias.h"
+#include "cpu/kernels/position_embedding.h"
 #include "cpu/kernels/relative_bias.h"
 #include "cpu/kernels/sinusoidal.h"
 
 namespace posenc_ext::cpu::baseline {
-#include "cpu/kernels/lane_sum.h"  // before the bodies that use it
+#include "cpu/kernels/dropout_body.h"  // these two before the bodies that use them
+#include "cpu/kernels/lane_sum.h"
 
 #include "cpu/kernels/alibi_bias_body.h"
 #include "cpu/kernels/gather_bias_body.h"
+#include "cpu/kernels/position_embedding_body.h"
 #include "cpu/kernels/relative_bias_body.h"
 #include "cpu/kernels/sinusoidal_body.h"
 }  // namespace posenc_ext::cpu::baseline

@@ -1,10 +1,10 @@
 // CPU kernels of the sinusoids: plain pointers in, plain pointers out. Each works on the items [begin, end).
 #pragma once
 
-#include "core/philox.h"
 #include "core/scalar.h"
 #include "core/sinusoid.h"
 #include "core/strided.h"
+#include "cpu/kernels/dropout.h"
 #include "cpu/kernels/levels.h"
 
 namespace posenc_ext::cpu {
@@ -44,12 +44,6 @@ struct SinusoidBackward {
   int64_t grad_channel_stride;
   core::DType dtype;
   void* out;
-};
-
-// The seed is read where it lies; null means no dropout.
-struct SeededDropout {
-  core::Dropout dropout;
-  const int64_t* seed;
 };
 
 // y[b, l, :] = dropout(x[b, l, :] * x_scale + encoding(start + l + offset[b])); an item is one l of one batch
