@@ -3,9 +3,12 @@
 // A new scheme needs one thing here: a specialisation of `samples`.
 #include "core/schemes.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <vector>
+
+#include "core/t5_buckets.h"
 
 namespace {
 
@@ -43,6 +46,44 @@ void samples(const std::function<void(const WindowScheme&)>& visit) {
   for (const WindowScheme& s :
        {WindowScheme{{3, 4, 5}, {3, 4, 5}, 1}, WindowScheme{{3, 1, 4}, {7, 2, 11}, 0}})
     visit(s);
+}
+
+template <>
+void samples(const std::function<void(const T5Scheme&)>& visit) {
+  const auto shapes = [&](int64_t rows, bool bidirectional, int64_t max_distance,
+                          const std::vector<std::pair<int64_t, int64_t>>& lengths,
+                          const std::vector<int64_t>& offsets) {
+    T5Scheme s = make_t5_scheme(rows, bidirectional, max_distance);
+    for (const int64_t offset : offsets) {
+      for (const auto& [queries, keys] : lengths) {
+        s.query_count = queries;
+        s.key_count = keys;
+        s.q_offset = offset;
+        visit(s);
+      }
+    }
+  };
+  std::vector<std::pair<int64_t, int64_t>> small;
+  for (int64_t queries = 0; queries <= 9; ++queries) {
+    for (int64_t keys = 0; keys <= 9; ++keys) small.emplace_back(queries, keys);
+  }
+  constexpr int64_t kFar = (int64_t{1} << 53) - 1;
+  // An odd number of rows leaves the last one without a pair when bidirectional.
+  for (const bool bidirectional : {false, true}) {
+    for (int64_t rows = bidirectional ? 4 : 2; rows <= 12; ++rows) {
+      const int64_t exact = rows / (bidirectional ? 2 : 1) / 2;
+      for (const int64_t max_distance : {exact + 1, exact + 3, int64_t{20}}) {
+        shapes(rows, bidirectional, max_distance, small, {-kFar, -12, -4, -1, 0, 1, 3, 8, 9, 21, kFar});
+      }
+    }
+    for (const int64_t rows : {2, 7, 32, 33, 200}) {
+      if (rows < 4 && bidirectional) continue;
+      for (const int64_t max_distance : {int64_t{101}, int64_t{128}, int64_t{5000}, kFar}) {
+        shapes(rows, bidirectional, max_distance, {{70, 50}, {40, 170}, {1, 300}, {300, 1}},
+               {-200, -31, 0, 7, 129, 1000});
+      }
+    }
+  }
 }
 
 int64_t shapes = 0, failures = 0;
