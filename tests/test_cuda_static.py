@@ -20,6 +20,7 @@ MAX_REGISTERS = {
     "scale_dropout_strided_kernel": 64,
     "bias_forward_kernel": 64,
     "bias_backward_kernel": 128,
+    "bias_reduce_kernel": 64,
 }
 
 

@@ -1,5 +1,6 @@
 // The three views that every scheme of core/schemes.h gives of its rows, checked against each other,
-// exhaustively for small shapes: row(q, k), its inverse pairs(row) and pair(row, i), and for_each_run(q, f).
+// exhaustively for small shapes: row(q, k), its inverse slots(row) and slot(row, i), and
+// for_each_run(q, f).
 // A new scheme needs one thing here: a specialisation of `samples`.
 #include "core/schemes.h"
 
@@ -109,12 +110,15 @@ void check(const char* name, const Scheme& s) {
   // The inverse lists every pair once, under its row.
   std::vector<int> listed(static_cast<size_t>(queries * keys));
   for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t i = 0; i < s.pairs(row); ++i) {
-      const Pair pair = s.pair(row, i);
+    expect(s.slots(row) >= 0 && s.slots(row) <= s.max_slots(), name, s, "slots() is out of range", row,
+           s.slots(row));
+    for (int64_t i = 0; i < s.slots(row); ++i) {
+      const Pair pair = s.slot(row, i);
+      if (pair.query == kNoPair) continue;
       const bool inside = pair.query >= 0 && pair.query < queries && pair.key >= 0 && pair.key < keys;
-      expect(inside, name, s, "pair() is out of range", row, i);
+      expect(inside, name, s, "slot() is out of range", row, i);
       if (!inside) continue;
-      expect(s.row(pair.query, pair.key) == row, name, s, "pair() belongs to another row", row, i);
+      expect(s.row(pair.query, pair.key) == row, name, s, "slot() belongs to another row", row, i);
       ++listed[static_cast<size_t>(pair.query * keys + pair.key)];
     }
   }
@@ -133,7 +137,7 @@ void check(const char* name, const Scheme& s) {
     });
     for (int64_t k = 0; k < keys; ++k) {
       expect(covered[static_cast<size_t>(k)] == 1, name, s, "runs do not cover a key once", q, k);
-      expect(listed[static_cast<size_t>(q * keys + k)] == 1, name, s, "pair() does not list a pair once", q,
+      expect(listed[static_cast<size_t>(q * keys + k)] == 1, name, s, "slot() does not list a pair once", q,
              k);
     }
   }

@@ -21,13 +21,17 @@ void launch_forward(const Scheme& scheme, const BiasForward& a, cudaStream_t str
 
 template <class T, class Scheme>
 void launch_backward(const Scheme& scheme, const BiasBackward& a, cudaStream_t stream) {
-  const dim3 threads(kWarp, kThreads / kWarp);
-  BiasSplit split{};
-  split.tiles = divide_up(scheme.rows(), threads.y);
-  split.groups = divide_up(a.heads, kHeadsPerWarp);
-  split.group_heads = kHeadsPerWarp;
-  const int64_t blocks = clamped_grid(split.tiles * split.groups, kBlocksPerMultiprocessor);
-  launch(bias_backward_kernel<T, Scheme>, blocks, threads, stream, scheme, a, split);
+  const dim3 threads(kWarp, kWarpsPerBlock);
+  BiasBackwardSplit split{};
+  split.row = cut_rows(scheme);
+  split.units = split.row.pieces * scheme.rows() * divide_up(a.heads, kHeadsPerWarp);
+  launch(bias_backward_kernel<T, Scheme>,
+         clamped_grid(divide_up(split.units, kWarpsPerBlock), kBlocksPerMultiprocessor), threads, stream,
+         scheme, a, split);
+  if (split.row.pieces == 1) return;
+  launch(bias_reduce_kernel<T, Scheme>,
+         clamped_grid(divide_up(scheme.rows() * a.heads, kWarpsPerBlock), kBlocksPerMultiprocessor), threads,
+         stream, scheme, a, split.row);
 }
 
 }  // namespace

@@ -24,8 +24,26 @@ struct BiasBackward {
   const void* grad;
   int64_t head_stride, query_stride, key_stride;
   int64_t heads;
-  void* out;  // contiguous
+  void* partial;  // [rows, heads, pieces] in the accumulator's type; unused where there is one piece
+  void* out;      // contiguous
 };
+
+// A row's slots are cut into pieces: by the shape alone, so that sums do not depend on the device. A short
+// row has fewer pieces than the longest.
+struct RowPieces {
+  static constexpr int64_t kMinSlots = 1024;
+  static constexpr int64_t kMaxPieces = 1024;
+  int64_t slots, pieces;
+};
+
+template <class Scheme>
+RowPieces cut_rows(const Scheme& scheme) {
+  const int64_t most = scheme.max_slots();
+  RowPieces cut{};
+  cut.slots = core::max_of(RowPieces::kMinSlots, (most + RowPieces::kMaxPieces - 1) / RowPieces::kMaxPieces);
+  cut.pieces = (most + cut.slots - 1) / cut.slots;
+  return cut;
+}
 
 // Each needs at least one element of work.
 #define POSENC_DECLARE(Scheme)                                              \
