@@ -40,7 +40,7 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     at::Tensor out = at::empty({scheme.rows(), heads}, grad.options());
     if (grad.numel() == 0) return out.zero_();
     const core::DType dtype = ops::to_core(grad.scalar_type());
-    const int64_t pieces = cut_rows(scheme).pieces;
+    const int64_t pieces = cut_rows(scheme).count;
     const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
     at::Tensor partial =
         at::empty({pieces == 1 ? 0 : scheme.rows() * heads * pieces}, grad.options().dtype(sum_type));

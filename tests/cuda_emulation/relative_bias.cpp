@@ -75,7 +75,7 @@ void test_backward(DType type, const Scheme& scheme, int64_t heads, bool key_maj
   }
   const double epsilon = whole ? 0.0 : std::is_same_v<T, double> ? 0x1p-52 : 0x1p-24;
   cuda::BiasBackward a{type, grad.data(), head_stride, query_stride, key_stride, heads, nullptr, nullptr};
-  const int64_t pieces = cuda::cut_rows(scheme).pieces;
+  const int64_t pieces = cuda::cut_rows(scheme).count;
   std::vector<T> first;
   on_all_machines([&] {
     Buffer<T> got(rows * heads, 1);
@@ -121,7 +121,7 @@ void test_scheme(const Scheme& scheme) {
 // Rows of several pieces, the last one short, beside rows of one.
 template <class Scheme>
 void test_cut_rows(const Scheme& scheme) {
-  if (cuda::cut_rows(scheme).pieces < 2) report("%s has no cut rows", describe(scheme, 1).c_str());
+  if (cuda::cut_rows(scheme).count < 2) report("%s has no cut rows", describe(scheme, 1).c_str());
   for (const DType type : kDTypes) {
     POSENC_DISPATCH_DTYPE(type, {
       test_backward<scalar_t>(type, scheme, 1 + draw.below(3), false, 0, /*whole=*/true);

@@ -6,6 +6,7 @@
 
 #include "core/scalar.h"
 #include "core/schemes.h"
+#include "cuda/kernels/pieces.h"
 
 namespace posenc_ext::cuda {
 
@@ -28,21 +29,10 @@ struct BiasBackward {
   void* out;      // contiguous
 };
 
-// A row's slots are cut into pieces: by the shape alone, so that sums do not depend on the device. A short
-// row has fewer pieces than the longest.
-struct RowPieces {
-  static constexpr int64_t kMinSlots = 1024;
-  static constexpr int64_t kMaxPieces = 1024;
-  int64_t slots, pieces;
-};
-
+// Pieces of the longest row; others have fewer.
 template <class Scheme>
-RowPieces cut_rows(const Scheme& scheme) {
-  const int64_t most = scheme.max_slots();
-  RowPieces cut{};
-  cut.slots = core::max_of(RowPieces::kMinSlots, (most + RowPieces::kMaxPieces - 1) / RowPieces::kMaxPieces);
-  cut.pieces = (most + cut.slots - 1) / cut.slots;
-  return cut;
+Pieces cut_rows(const Scheme& scheme) {
+  return cut(scheme.max_slots());
 }
 
 // Each needs at least one element of work.
