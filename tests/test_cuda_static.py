@@ -21,6 +21,14 @@ MAX_REGISTERS = {
     "bias_forward_kernel": 64,
     "bias_backward_kernel": 128,
     "bias_reduce_kernel": 64,
+    "gather_forward_kernel": 64,
+    "gather_starts_kernel": 64,
+    "gather_backward_kernel": 128,
+    "gather_reduce_kernel": 64,
+    "alibi_forward_kernel": 64,
+    "alibi_backward_kernel": 64,
+    "alibi_reduce_kernel": 64,
+    "alibi_slopes_kernel": 64,
 }
 
 
@@ -39,7 +47,12 @@ class Kernel:
     @property
     def has_vectors(self) -> bool:
         """Kernels for rows made of 16-byte vectors; each has a counterpart for all other rows."""
-        return "Vectors" in self.name or self.family in ("scale_dropout_kernel", "bias_forward_kernel")
+        return "Vectors" in self.name or self.family in (
+            "scale_dropout_kernel",
+            "bias_forward_kernel",
+            "gather_forward_kernel",
+            "alibi_forward_kernel",
+        )
 
 
 def compile_kernels(file: str, arch: str) -> tuple[Path, list[Kernel]]:
