@@ -59,7 +59,8 @@ def compile_kernels(file: str, arch: str) -> tuple[Path, list[Kernel]]:
     """The cubin of one file for one arch, and what ptxas says of each kernel."""
     config = (native.ROOT / "cmake" / "build_config.cmake").read_text()
     flags = re.search(r"POSENC_NVCC_FLAGS([^)]*)", config)[1].split()
-    nvcc = [str(native.toolkit() / "bin" / "nvcc"), "-cubin", f"-arch=sm_{arch}", "-O3", "-Xptxas", "-v"]
+    nvcc = [str(native.toolkit() / "bin" / "nvcc"), "-cubin", f"-arch=sm_{arch}", "-O3", "-DNDEBUG"]
+    nvcc += ["-Xptxas", "-v"]
     cubin = native.build(
         f"{file}_{arch}.cubin", [f"csrc/cuda/kernels/{file}.cu"], ["-Icsrc", *flags], compiler=nvcc
     )

@@ -5,6 +5,12 @@
 
 #include "core/host_device.h"
 
+#if defined(__CUDACC__)
+// CUDA's own, which its headers hide under NDEBUG.
+extern "C" __host__ __device__ void __assert_fail(const char* assertion, const char* file, unsigned line,
+                                                  const char* function) noexcept;
+#endif
+
 namespace posenc_ext::cuda {
 
 constexpr int kThreads = 256;  // per block
