@@ -20,6 +20,15 @@ MAX_REGISTERS = {
     "scale_dropout_strided_kernel": 64,
     "bias_forward_kernel": 64,
     "bias_backward_kernel": 128,
+    "bias_reduce_kernel": 64,
+    "gather_forward_kernel": 64,
+    "gather_starts_kernel": 64,
+    "gather_backward_kernel": 128,
+    "gather_reduce_kernel": 64,
+    "alibi_forward_kernel": 64,
+    "alibi_backward_kernel": 64,
+    "alibi_reduce_kernel": 64,
+    "alibi_slopes_kernel": 64,
 }
 
 
@@ -38,14 +47,20 @@ class Kernel:
     @property
     def has_vectors(self) -> bool:
         """Kernels for rows made of 16-byte vectors; each has a counterpart for all other rows."""
-        return "Vectors" in self.name or self.family in ("scale_dropout_kernel", "bias_forward_kernel")
+        return "Vectors" in self.name or self.family in (
+            "scale_dropout_kernel",
+            "bias_forward_kernel",
+            "gather_forward_kernel",
+            "alibi_forward_kernel",
+        )
 
 
 def compile_kernels(file: str, arch: str) -> tuple[Path, list[Kernel]]:
     """The cubin of one file for one arch, and what ptxas says of each kernel."""
     config = (native.ROOT / "cmake" / "build_config.cmake").read_text()
     flags = re.search(r"POSENC_NVCC_FLAGS([^)]*)", config)[1].split()
-    nvcc = [str(native.toolkit() / "bin" / "nvcc"), "-cubin", f"-arch=sm_{arch}", "-O3", "-Xptxas", "-v"]
+    nvcc = [str(native.toolkit() / "bin" / "nvcc"), "-cubin", f"-arch=sm_{arch}", "-O3", "-DNDEBUG"]
+    nvcc += ["-Xptxas", "-v"]
     cubin = native.build(
         f"{file}_{arch}.cubin", [f"csrc/cuda/kernels/{file}.cu"], ["-Icsrc", *flags], compiler=nvcc
     )

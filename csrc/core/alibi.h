@@ -9,9 +9,13 @@ struct AlibiDistance {
   int64_t q_offset;
   bool causal;  // keys ahead of the query have distance 0
 
+  // rel = key - query - q_offset
+  template <class Int>
+  POSENC_HD Int steps(Int rel) const {
+    return rel <= 0 ? -rel : causal ? 0 : rel;
+  }
   POSENC_HD double operator()(int64_t q, int64_t k) const {
-    const int64_t rel = k - q - q_offset;
-    return static_cast<double>(rel <= 0 ? -rel : causal ? 0 : rel);
+    return static_cast<double>(steps(k - q - q_offset));
   }
 };
 

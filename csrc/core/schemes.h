@@ -4,7 +4,9 @@
 // A scheme is a POD with
 //   rows(), queries(), keys()
 //   row(q, k)                     the table row of a pair
-//   pairs(row), pair(row, i)      the inverse: how many pairs use a row, and the i-th of them
+//   slots(row), slot(row, i)      the inverse: the pairs of a row, numbered; slots that hold none, where that
+//                                 makes numbering simple, say kNoPair
+//   max_slots()                   the most slots of any row, or a bound that is cheaper to know
 //   for_each_run(q, f)            the keys of one query in runs f(first key, count, first row, step):
 //                                 inside a run the row changes by `step` (-1, 0 or 1) from key to key
 // row and its inverse serve CUDA, where a thread owns an element; runs serve the CPU, where a core owns a
@@ -18,6 +20,7 @@ namespace posenc_ext::core {
 struct Pair {
   int64_t query, key;
 };
+constexpr int64_t kNoPair = -1;  // the query of an empty slot
 
 // Windows of up to three axes (unused leading axes have size 1), sign query - key: Swin, BEiT, Video Swin.
 //   row(q, k) = sum_a (cell_a - k_a + s_a - 1) * prod_{b > a} (2 s_b - 1)
@@ -76,7 +79,9 @@ struct WindowScheme {
     }
   }
 
-  POSENC_HD int64_t pairs(int64_t row) const {
+  POSENC_HD int64_t max_slots() const { return max_of(queries(), keys()); }  // a query meets a row once
+
+  POSENC_HD int64_t slots(int64_t row) const {
     const int64_t special = row - patch_rows();
     if (special >= 0) return special == 0 ? keys() - 1 : special == 1 ? queries() - 1 : 1;
     Range r[kAxes];
@@ -84,7 +89,7 @@ struct WindowScheme {
     return r[0].count * r[1].count * r[2].count;
   }
 
-  POSENC_HD Pair pair(int64_t row, int64_t i) const {
+  POSENC_HD Pair slot(int64_t row, int64_t i) const {
     const int64_t special = row - patch_rows();
     if (special >= 0) return special == 0 ? Pair{0, 1 + i} : special == 1 ? Pair{1 + i, 0} : Pair{0, 0};
     Range r[kAxes];
@@ -184,35 +189,35 @@ struct T5Scheme {
     return {first, max_of(first, min_of(end, rel.last + q_offset))};
   }
 
-  // Keys k < key_count with k - q < last, for all q from 0 to count - 1, added up.
-  POSENC_HD int64_t keys_below(int64_t last, int64_t count) const {
-    return stairs(last + count) - stairs(last);
-  }
-  // The sum of clamp(t, 0, key_count) over t < n.
-  POSENC_HD int64_t stairs(int64_t n) const {
-    if (n <= 0) return 0;
-    const int64_t rising = min_of(n, key_count);
-    return rising * (rising - 1) / 2 + (n - rising) * key_count;
+  // A band crosses the plane as a parallelogram whose corners may be cut off: its slots are the lines that it
+  // reaches, each as wide as the widest.
+  struct Lines {
+    int64_t first_query, queries, width;
+  };
+
+  POSENC_HD Lines lines(const Band& band) const {
+    const int64_t first = max_of<int64_t>(0, 1 - band.last),
+                  end = min_of(query_count, key_count - band.first);
+    if (band.first == band.last || first >= end) return {0, 0, 1};
+    return {first, end - first, min_of(key_count, band.last - band.first)};
   }
 
-  // The pairs of a row with a query below `count`.
-  POSENC_HD int64_t pairs_before(const Band& band, int64_t count) const {
-    return keys_below(band.last, count) - keys_below(band.first, count);
+  POSENC_HD int64_t slots(int64_t row) const {
+    const Lines all = lines(band(row));
+    return all.queries * all.width;
   }
-  POSENC_HD int64_t pairs(int64_t row) const { return pairs_before(band(row), query_count); }
+  int64_t max_slots() const {
+    int64_t most = 0;
+    for (int64_t row = 0; row < num_rows; ++row) most = max_of(most, slots(row));
+    return most;
+  }
 
-  POSENC_HD Pair pair(int64_t row, int64_t i) const {
+  POSENC_HD Pair slot(int64_t row, int64_t i) const {
     const Band b = band(row);
-    int64_t low = 0, high = query_count - 1;  // the last query with at most i pairs before it
-    while (low < high) {
-      const int64_t middle = (low + high + 1) / 2;
-      if (pairs_before(b, middle) <= i) {
-        low = middle;
-      } else {
-        high = middle - 1;
-      }
-    }
-    return {low, max_of<int64_t>(0, low + b.first) + i - pairs_before(b, low)};
+    const Lines all = lines(b);
+    const int64_t line = i / all.width, q = all.first_query + line;
+    const int64_t k = max_of<int64_t>(0, q + b.first) + (i - line * all.width);
+    return k < min_of(key_count, q + b.last) ? Pair{q, k} : Pair{kNoPair, kNoPair};
   }
 
   template <class F>

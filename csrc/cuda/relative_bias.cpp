@@ -39,13 +39,14 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     const int64_t heads = grad.size(0);
     at::Tensor out = at::empty({scheme.rows(), heads}, grad.options());
     if (grad.numel() == 0) return out.zero_();
-    const BiasBackward arguments{ops::to_core(grad.scalar_type()),
-                                 grad.const_data_ptr(),
-                                 grad.stride(0),
-                                 grad.stride(1),
-                                 grad.stride(2),
-                                 heads,
-                                 out.mutable_data_ptr()};
+    const core::DType dtype = ops::to_core(grad.scalar_type());
+    const int64_t pieces = cut_rows(scheme).count;
+    const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
+    at::Tensor partial =
+        at::empty({pieces == 1 ? 0 : scheme.rows() * heads * pieces}, grad.options().dtype(sum_type));
+    const BiasBackward arguments{
+        dtype, grad.const_data_ptr(),      grad.stride(0),        grad.stride(1), grad.stride(2),
+        heads, partial.mutable_data_ptr(), out.mutable_data_ptr()};
     bias_backward(scheme, arguments, c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     return out;

@@ -1,11 +1,15 @@
 // The three views that every scheme of core/schemes.h gives of its rows, checked against each other,
-// exhaustively for small shapes: row(q, k), its inverse pairs(row) and pair(row, i), and for_each_run(q, f).
+// exhaustively for small shapes: row(q, k), its inverse slots(row) and slot(row, i), and
+// for_each_run(q, f).
 // A new scheme needs one thing here: a specialisation of `samples`.
 #include "core/schemes.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <vector>
+
+#include "core/t5_buckets.h"
 
 namespace {
 
@@ -45,6 +49,44 @@ void samples(const std::function<void(const WindowScheme&)>& visit) {
     visit(s);
 }
 
+template <>
+void samples(const std::function<void(const T5Scheme&)>& visit) {
+  const auto shapes = [&](int64_t rows, bool bidirectional, int64_t max_distance,
+                          const std::vector<std::pair<int64_t, int64_t>>& lengths,
+                          const std::vector<int64_t>& offsets) {
+    T5Scheme s = make_t5_scheme(rows, bidirectional, max_distance);
+    for (const int64_t offset : offsets) {
+      for (const auto& [queries, keys] : lengths) {
+        s.query_count = queries;
+        s.key_count = keys;
+        s.q_offset = offset;
+        visit(s);
+      }
+    }
+  };
+  std::vector<std::pair<int64_t, int64_t>> small;
+  for (int64_t queries = 0; queries <= 9; ++queries) {
+    for (int64_t keys = 0; keys <= 9; ++keys) small.emplace_back(queries, keys);
+  }
+  constexpr int64_t kFar = (int64_t{1} << 53) - 1;
+  // An odd number of rows leaves the last one without a pair when bidirectional.
+  for (const bool bidirectional : {false, true}) {
+    for (int64_t rows = bidirectional ? 4 : 2; rows <= 12; ++rows) {
+      const int64_t exact = rows / (bidirectional ? 2 : 1) / 2;
+      for (const int64_t max_distance : {exact + 1, exact + 3, int64_t{20}}) {
+        shapes(rows, bidirectional, max_distance, small, {-kFar, -12, -4, -1, 0, 1, 3, 8, 9, 21, kFar});
+      }
+    }
+    for (const int64_t rows : {2, 7, 32, 33, 200}) {
+      if (rows < 4 && bidirectional) continue;
+      for (const int64_t max_distance : {int64_t{101}, int64_t{128}, int64_t{5000}, kFar}) {
+        shapes(rows, bidirectional, max_distance, {{70, 50}, {40, 170}, {1, 300}, {300, 1}},
+               {-200, -31, 0, 7, 129, 1000});
+      }
+    }
+  }
+}
+
 int64_t shapes = 0, failures = 0;
 
 template <class Scheme>
@@ -68,12 +110,15 @@ void check(const char* name, const Scheme& s) {
   // The inverse lists every pair once, under its row.
   std::vector<int> listed(static_cast<size_t>(queries * keys));
   for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t i = 0; i < s.pairs(row); ++i) {
-      const Pair pair = s.pair(row, i);
+    expect(s.slots(row) >= 0 && s.slots(row) <= s.max_slots(), name, s, "slots() is out of range", row,
+           s.slots(row));
+    for (int64_t i = 0; i < s.slots(row); ++i) {
+      const Pair pair = s.slot(row, i);
+      if (pair.query == kNoPair) continue;
       const bool inside = pair.query >= 0 && pair.query < queries && pair.key >= 0 && pair.key < keys;
-      expect(inside, name, s, "pair() is out of range", row, i);
+      expect(inside, name, s, "slot() is out of range", row, i);
       if (!inside) continue;
-      expect(s.row(pair.query, pair.key) == row, name, s, "pair() belongs to another row", row, i);
+      expect(s.row(pair.query, pair.key) == row, name, s, "slot() belongs to another row", row, i);
       ++listed[static_cast<size_t>(pair.query * keys + pair.key)];
     }
   }
@@ -92,7 +137,7 @@ void check(const char* name, const Scheme& s) {
     });
     for (int64_t k = 0; k < keys; ++k) {
       expect(covered[static_cast<size_t>(k)] == 1, name, s, "runs do not cover a key once", q, k);
-      expect(listed[static_cast<size_t>(q * keys + k)] == 1, name, s, "pair() does not list a pair once", q,
+      expect(listed[static_cast<size_t>(q * keys + k)] == 1, name, s, "slot() does not list a pair once", q,
              k);
     }
   }

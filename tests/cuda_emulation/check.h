@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdarg>
+#include <utility>
 #include <vector>
 
 #include "core/scalar.h"
@@ -122,6 +123,9 @@ void on_all_machines(F f) {
   }
 }
 
+// How many assertions of kernels have failed since the last call.
+inline int64_t take_failed_assertions() { return std::exchange(emulation::machine().failed_assertions, 0); }
+
 class Random {
  public:
   int64_t below(int64_t n) { return static_cast<int64_t>(engine_() % static_cast<uint64_t>(n)); }
@@ -169,6 +173,7 @@ inline void read_arguments(int argc, char** argv) {
 }
 
 inline int finish(size_t kernels) {
+  if (emulation::machine().failed_assertions != 0) report("an assertion of a kernel failed");
   if (emulation::machine().kernels.size() != kernels) {
     report("%zu of %zu kernels were launched", emulation::machine().kernels.size(), kernels);
   }

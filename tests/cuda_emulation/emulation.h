@@ -63,6 +63,8 @@
   ::emulation::block().shuffle(mask, value, [&](int lane) { return lane + (offset); }, {__FILE__, __LINE__})
 #define __shfl_xor_sync(mask, value, bits) \
   ::emulation::block().shuffle(mask, value, [&](int lane) { return lane ^ (bits); }, {__FILE__, __LINE__})
+#define POSENC_KERNEL_ASSERT(condition) \
+  (static_cast<bool>(condition) ? void() : void(++::emulation::machine().failed_assertions))
 
 namespace emulation {
 
@@ -78,6 +80,7 @@ struct Machine {
   Fault fault = Fault::none;
   int64_t blocks = 0;
   std::set<const void*> kernels;  // that were launched
+  int64_t failed_assertions = 0;  // counted, and the kernel goes on: what follows must be harmless
 };
 
 inline Machine& machine() {

@@ -2,6 +2,7 @@
 #include "check.h"
 
 // Kernels come after check.h, which says what CUDA's words mean here.
+#include "core/t5_buckets.h"
 #include "cuda/kernels/relative_bias.cu"
 
 namespace {
@@ -18,9 +19,15 @@ std::string describe(const WindowScheme& s, int64_t heads) {
   return text + " prefix " + std::to_string(s.prefix_tokens) + " heads " + std::to_string(heads);
 }
 
+std::string describe(const T5Scheme& s, int64_t heads) {
+  return "t5 " + std::to_string(s.rows()) + (s.bidirectional ? " rows " : " rows causal ") +
+         std::to_string(s.queries()) + "x" + std::to_string(s.keys()) + " offset " +
+         std::to_string(s.q_offset) + " heads " + std::to_string(heads);
+}
+
 // A gather copies bits, so integers that count up stand for all types of their size.
-template <class T>
-void test_forward(const WindowScheme& scheme, int64_t heads, bool head_major, int64_t gap, int64_t skip) {
+template <class T, class Scheme>
+void test_forward(const Scheme& scheme, int64_t heads, bool head_major, int64_t gap, int64_t skip) {
   const int64_t rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
   const int64_t row_stride = head_major ? 1 : heads + gap, head_stride = head_major ? rows + gap : 1;
   Buffer<T> table((rows - 1) * row_stride + (heads - 1) * head_stride + 1);
@@ -45,9 +52,8 @@ void test_forward(const WindowScheme& scheme, int64_t heads, bool head_major, in
 
 // With small whole numbers every partial sum is exact and the result has one right value; with others it has
 // a narrow interval.
-template <class T>
-void test_backward(DType type, const WindowScheme& scheme, int64_t heads, bool key_major, int64_t gap,
-                   bool whole) {
+template <class T, class Scheme>
+void test_backward(DType type, const Scheme& scheme, int64_t heads, bool key_major, int64_t gap, bool whole) {
   const int64_t rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
   const int64_t query_stride = key_major ? 1 : keys + gap, key_stride = key_major ? queries + gap : 1;
   const int64_t head_stride = key_major ? keys * key_stride : queries * query_stride;
@@ -68,10 +74,13 @@ void test_backward(DType type, const WindowScheme& scheme, int64_t heads, bool k
     }
   }
   const double epsilon = whole ? 0.0 : std::is_same_v<T, double> ? 0x1p-52 : 0x1p-24;
-  cuda::BiasBackward a{type, grad.data(), head_stride, query_stride, key_stride, heads, nullptr};
+  cuda::BiasBackward a{type, grad.data(), head_stride, query_stride, key_stride, heads, nullptr, nullptr};
+  const int64_t pieces = cuda::cut_rows(scheme).count;
   std::vector<T> first;
   on_all_machines([&] {
     Buffer<T> got(rows * heads, 1);
+    Buffer<accumulator_t<T>> partial(pieces == 1 ? 0 : rows * heads * pieces);
+    a.partial = partial.data();
     a.out = got.data();
     cuda::bias_backward(scheme, a, nullptr);
     if (!got.guard_is_intact())
@@ -95,9 +104,44 @@ void test_backward(DType type, const WindowScheme& scheme, int64_t heads, bool k
   });
 }
 
+template <class Scheme>
+void test_scheme(const Scheme& scheme) {
+  for (const int64_t heads : {int64_t{1}, 2 + draw.below(6), 8 + draw.below(5)}) {
+    test_forward<uint16_t>(scheme, heads, draw.below(2) == 0, draw.below(3), draw.below(8));
+    test_forward<uint32_t>(scheme, heads, draw.below(2) == 0, draw.below(3), draw.below(4));
+    test_forward<uint64_t>(scheme, heads, draw.below(2) == 0, draw.below(3), draw.below(2));
+    const DType type = draw.of({DType::float64, DType::float32, DType::float16, DType::bfloat16});
+    POSENC_DISPATCH_DTYPE(type, {
+      test_backward<scalar_t>(type, scheme, heads, draw.below(2) == 0, draw.below(3), /*whole=*/true);
+      test_backward<scalar_t>(type, scheme, heads, draw.below(2) == 0, draw.below(3), /*whole=*/false);
+    })
+  }
+}
+
+// Rows of several pieces, the last one short, beside rows of one.
+template <class Scheme>
+void test_cut_rows(const Scheme& scheme) {
+  if (cuda::cut_rows(scheme).count < 2) report("%s has no cut rows", describe(scheme, 1).c_str());
+  for (const DType type : kDTypes) {
+    POSENC_DISPATCH_DTYPE(type, {
+      test_backward<scalar_t>(type, scheme, 1 + draw.below(3), false, 0, /*whole=*/true);
+      test_backward<scalar_t>(type, scheme, 9, true, 1, /*whole=*/false);
+    })
+  }
+}
+
+T5Scheme t5(int64_t rows, bool bidirectional, int64_t max_distance, int64_t queries, int64_t keys,
+            int64_t offset) {
+  T5Scheme scheme = make_t5_scheme(rows, bidirectional, max_distance);
+  scheme.query_count = queries;
+  scheme.key_count = keys;
+  scheme.q_offset = offset;
+  return scheme;
+}
+
 // One axis to three, square and not, whole and uneven replication of queries, with and without a prefix
 // token; the pairs of the larger ones fill several tiles.
-const WindowScheme kSchemes[] = {
+const WindowScheme kWindows[] = {
     {{1, 1, 1}, {1, 1, 1}, 0},  {{1, 1, 1}, {1, 1, 1}, 1}, {{1, 1, 5}, {1, 1, 5}, 0},
     {{1, 1, 5}, {1, 1, 13}, 1}, {{1, 2, 2}, {1, 2, 2}, 0}, {{1, 3, 4}, {1, 3, 4}, 1},
     {{1, 4, 3}, {1, 9, 7}, 0},  {{1, 7, 7}, {1, 7, 7}, 0}, {{1, 5, 8}, {1, 5, 8}, 1},
@@ -125,7 +169,7 @@ void test_long_strides() {
   }
   on_all_machines([&] {
     BFloat16 got[3] = {};
-    cuda::bias_backward(scheme, {DType::bfloat16, grad, 0, kStride, 1, 1, got}, nullptr);
+    cuda::bias_backward(scheme, {DType::bfloat16, grad, 0, kStride, 1, 1, nullptr, got}, nullptr);
     if (to_float(got[0]) != 2.0f || to_float(got[1]) != 5.0f || to_float(got[2]) != 3.0f) {
       report("bias_backward with long strides");
     }
@@ -136,20 +180,18 @@ void test_long_strides() {
 
 int main(int argc, char** argv) {
   read_arguments(argc, argv);
-  for (const WindowScheme& scheme : kSchemes) {
-    for (const int64_t heads : {int64_t{1}, 2 + draw.below(6), 8 + draw.below(5)}) {
-      test_forward<uint16_t>(scheme, heads, draw.below(2) == 0, draw.below(3), draw.below(8));
-      test_forward<uint32_t>(scheme, heads, draw.below(2) == 0, draw.below(3), draw.below(4));
-      test_forward<uint64_t>(scheme, heads, draw.below(2) == 0, draw.below(3), draw.below(2));
-      const DType type = draw.of({DType::float64, DType::float32, DType::float16, DType::bfloat16});
-      POSENC_DISPATCH_DTYPE(type, {
-        test_backward<scalar_t>(type, scheme, heads, draw.below(2) == 0, draw.below(3), /*whole=*/true);
-        test_backward<scalar_t>(type, scheme, heads, draw.below(2) == 0, draw.below(3), /*whole=*/false);
-      })
-    }
+  for (const WindowScheme& scheme : kWindows) test_scheme(scheme);
+  for (const bool bidirectional : {false, true}) {
+    test_scheme(t5(4, bidirectional, 3, 1, 1, 0));
+    test_scheme(t5(9, bidirectional, 20, 5, 70, 3));
+    test_scheme(t5(32, bidirectional, 128, 40, 33, -7));
+    test_scheme(t5(32, bidirectional, 128, 1, 300, 299));
+    test_cut_rows(t5(6, bidirectional, 10, 60, 80, 5));
   }
+  test_cut_rows(WindowScheme{{1, 1, 2}, {1, 1, 2500}, 1});
+  test_cut_rows(WindowScheme{{1, 2, 2}, {1, 52, 41}, 0});
   // More tiles than a small device holds blocks: blocks go on to a second unit.
-  test_forward<uint32_t>({{1, 1, 100}, {1, 1, 100}, 0}, 2, false, 0, 1);
+  test_forward<uint32_t>(WindowScheme{{1, 1, 100}, {1, 1, 100}, 0}, 2, false, 0, 1);
   test_long_strides();
-  return finish(3 + 4);
+  return finish(2 * (3 + 4 + 4));
 }

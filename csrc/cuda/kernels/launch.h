@@ -5,6 +5,12 @@
 
 #include "core/host_device.h"
 
+#if defined(__CUDACC__)
+// CUDA's own, which its headers hide under NDEBUG.
+extern "C" __host__ __device__ void __assert_fail(const char* assertion, const char* file, unsigned line,
+                                                  const char* function) noexcept;
+#endif
+
 namespace posenc_ext::cuda {
 
 constexpr int kThreads = 256;  // per block
@@ -30,8 +36,13 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, cudaStr
             const Arguments&... arguments) {
   kernel<<<static_cast<unsigned>(blocks), threads, 0, stream>>>(arguments...);
 }
+
+// Ends the kernel and is reported as CUDA's "device-side assert triggered", as torch's own indexing does;
+// also under NDEBUG.
+#define POSENC_KERNEL_ASSERT(condition) \
+  (static_cast<bool>(condition) ? void() : __assert_fail(#condition, __FILE__, __LINE__, __func__))
 #else
-// Where a host compiler reads this file (tests/cuda_emulation), it says what a launch is.
+// Where a host compiler reads this file (tests/cuda_emulation), it says what a launch and an assertion are.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, cudaStream_t stream,
             const Arguments&... arguments);

@@ -4,16 +4,9 @@
 namespace posenc_ext::cuda {
 namespace {
 
-constexpr int64_t kBlocksPerMultiprocessor = 8;
-
 template <class T, class Scheme>
 void launch_forward(const Scheme& scheme, const BiasForward& a, cudaStream_t stream) {
-  BiasSplit split{};
-  split.tiles = divide_up(scheme.queries() * scheme.keys(), kPlaneTile);
-  // As few groups as keep the device busy: each finds its rows anew.
-  const int64_t wanted = max_of<int64_t>(1, 2 * multiprocessors() / split.tiles);
-  split.group_heads = divide_up(a.heads, min_of(a.heads, wanted));
-  split.groups = divide_up(a.heads, split.group_heads);
+  const BiasSplit split = split_heads(divide_up(scheme.queries() * scheme.keys(), kPlaneTile), a.heads);
   const int64_t blocks = clamped_grid(split.tiles * split.groups, kBlocksPerMultiprocessor);
   launch(bias_forward_kernel<T, Scheme>, blocks, dim3(kThreads / kHeadsInFlight, kHeadsInFlight), stream,
          scheme, a, split);
@@ -21,13 +14,11 @@ void launch_forward(const Scheme& scheme, const BiasForward& a, cudaStream_t str
 
 template <class T, class Scheme>
 void launch_backward(const Scheme& scheme, const BiasBackward& a, cudaStream_t stream) {
-  const dim3 threads(kWarp, kThreads / kWarp);
-  BiasSplit split{};
-  split.tiles = divide_up(scheme.rows(), threads.y);
-  split.groups = divide_up(a.heads, kHeadsPerWarp);
-  split.group_heads = kHeadsPerWarp;
-  const int64_t blocks = clamped_grid(split.tiles * split.groups, kBlocksPerMultiprocessor);
-  launch(bias_backward_kernel<T, Scheme>, blocks, threads, stream, scheme, a, split);
+  const Pieces pieces = cut_rows(scheme);
+  const int64_t units = pieces.count * scheme.rows() * divide_up(a.heads, kHeadsPerWarp);
+  launch_warps(bias_backward_kernel<T, Scheme>, units, stream, scheme, a, pieces, units);
+  if (pieces.count == 1) return;
+  launch_warps(bias_reduce_kernel<T, Scheme>, scheme.rows() * a.heads, stream, scheme, a, pieces);
 }
 
 }  // namespace

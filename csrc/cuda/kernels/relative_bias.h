@@ -6,6 +6,7 @@
 
 #include "core/scalar.h"
 #include "core/schemes.h"
+#include "cuda/kernels/pieces.h"
 
 namespace posenc_ext::cuda {
 
@@ -24,8 +25,15 @@ struct BiasBackward {
   const void* grad;
   int64_t head_stride, query_stride, key_stride;
   int64_t heads;
-  void* out;  // contiguous
+  void* partial;  // [rows, heads, pieces] in the accumulator's type; unused where there is one piece
+  void* out;      // contiguous
 };
+
+// Pieces of the longest row; others have fewer.
+template <class Scheme>
+Pieces cut_rows(const Scheme& scheme) {
+  return cut(scheme.max_slots());
+}
 
 // Each needs at least one element of work.
 #define POSENC_DECLARE(Scheme)                                              \

@@ -1,0 +1,83 @@
+// The bias of any index on CUDA: from tensors to pointers, device guard, stream.
+#include "cuda/kernels/gather_bias.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/sort.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <limits>
+
+#include "ops/gather_bias.h"
+
+namespace posenc_ext::cuda {
+namespace {
+
+// Other values of the index are looked at where they are read: an error here would have to wait for the
+// device.
+void check_rows(const char* op, const at::Tensor& index, int64_t rows) {
+  POSENC_CHECK(rows > 0 || index.numel() == 0, op, "index must be empty for a table without rows, got shape ",
+               index.sizes());
+}
+
+at::Tensor gather_bias_cuda(const at::Tensor& table, const at::Tensor& index) {
+  ops::check_gather_bias(table, index);
+  const int64_t rows = table.size(0), heads = table.size(1);
+  check_rows("gather_bias", index, rows);
+  const c10::cuda::CUDAGuard guard(table.device());
+  c10::DimVector sizes(index.sizes().begin(), index.sizes().end());
+  sizes.insert(sizes.end() - 2, heads);
+  at::Tensor out = at::empty(sizes, table.options());
+  if (out.numel() == 0) return out;
+  const at::Tensor few = ops::with_few_dims(index, index.dim());
+  const int64_t plane = index.size(-2) * index.size(-1);
+  gather_forward({few.const_data_ptr(), few.scalar_type() == at::kLong, ops::to_strided(few, few.dim()),
+                  index.numel() / plane, plane, table.element_size(), table.const_data_ptr(), table.stride(0),
+                  table.stride(1), rows, heads, out.mutable_data_ptr()},
+                 c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
+// The index is sorted, never the gradient: each row's places then stand together, in ascending order, and are
+// summed in a fixed one. This takes, per value of the index, its copy and 8 bytes for its place, and what
+// at::sort needs for itself; 8 bytes per row; and two sums per head and piece of the index.
+at::Tensor gather_bias_backward_cuda(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows) {
+  const char* op = "_gather_bias_backward";
+  ops::check_gather_bias_backward(grad, index, num_rows);
+  const int64_t rows = num_rows.expect_int(), heads = grad.size(-3), count = index.numel();
+  check_rows(op, index, rows);
+  const c10::cuda::CUDAGuard guard(grad.device());
+  at::Tensor out = at::empty({rows, heads}, grad.options());
+  if (grad.numel() == 0) return out.zero_();
+  POSENC_CHECK(count <= std::numeric_limits<int32_t>::max(), op,
+               "index must have fewer than 2**31 values on CUDA, got ", count);
+  const auto [sorted, place] =
+      at::sort(index.reshape({-1}), /*stable=*/std::optional<bool>(true), /*dim=*/0, /*descending=*/false);
+  const at::Tensor one_head = grad.select(-3, 0);
+  // A gradient of more dimensions than a kernel takes is copied, with all heads.
+  const at::Tensor few =
+      ops::with_few_dims(one_head, one_head.dim()).is_same(one_head) ? grad : grad.contiguous();
+  const core::DType dtype = ops::to_core(grad.scalar_type());
+  const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
+  at::Tensor starts = at::empty({rows + 1}, place.options());
+  at::Tensor partial = at::empty({2, heads, cut_index(count).count}, grad.options().dtype(sum_type));
+  gather_backward({sorted.const_data_ptr(), sorted.scalar_type() == at::kLong,
+                   place.const_data_ptr<int64_t>(), count, rows, heads, dtype, few.const_data_ptr(),
+                   ops::to_strided(few.select(-3, 0), one_head.dim()), few.stride(-3),
+                   starts.mutable_data_ptr<int64_t>(), partial.mutable_data_ptr(), out.mutable_data_ptr()},
+                  c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) {
+  m.impl("gather_bias", TORCH_FN(gather_bias_cuda));
+  m.impl("_gather_bias_backward", TORCH_FN(gather_bias_backward_cuda));
+}
+
+}  // namespace posenc_ext::cuda

@@ -1,0 +1,52 @@
+// CUDA kernels of the bias of any index. Counterpart of cpu/kernels/gather_bias.h.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "core/scalar.h"
+#include "core/strided.h"
+#include "cuda/kernels/pieces.h"
+
+namespace posenc_ext::cuda {
+
+// out[sample, head, pair] = table[index[sample, pair], head], where a pair is a query and a key
+struct GatherForward {
+  const void* index;  // int32 or int64
+  bool wide;          // int64
+  core::Strided index_at;
+  int64_t samples, plane;  // pairs of a sample
+
+  int64_t element_size;  // a gather copies bits: only the size of an element matters
+  const void* table;
+  int64_t row_stride, head_stride;
+  int64_t rows, heads;
+  void* out;  // contiguous
+};
+
+// out[row, head] = the sum of grad[sample, head, pair] over all places whose index is the row
+struct GatherBackward {
+  const void* sorted;    // the values of the index in ascending order, contiguous
+  bool wide;             // int64, else int32
+  const int64_t* place;  // where each stood: sample * plane + pair
+  int64_t count;
+  int64_t rows, heads;
+
+  core::DType dtype;
+  const void* grad;
+  core::Strided grad_at;  // of a place, without heads
+  int64_t head_stride;
+
+  int64_t* starts;  // [rows + 1]: where the values of a row begin
+  void* partial;    // [2, heads, pieces] in the accumulator's type
+  void* out;        // contiguous
+};
+
+// Of the sorted index. A piece holds many rows, which a warp takes one after the other: so pieces are short.
+inline Pieces cut_index(int64_t count) { return cut(count, /*min_size=*/128, /*max_count=*/4096); }
+
+// Each needs at least one element of work and one row. A value of the index outside [0, rows) is a failed
+// assertion on the device.
+void gather_forward(const GatherForward&, cudaStream_t);
+void gather_backward(const GatherBackward&, cudaStream_t);
+
+}  // namespace posenc_ext::cuda

@@ -1,0 +1,162 @@
+// The ALiBi kernels, emulated, against straightforward loops in float64.
+#include "check.h"
+
+// Kernels come after check.h, which says what CUDA's words mean here.
+#include "cuda/kernels/alibi_bias.cu"
+
+namespace {
+
+using namespace posenc_ext;
+using namespace check;
+
+Random draw;
+
+struct Shape {
+  int64_t heads, queries, keys, offset;
+  bool causal;
+
+  double distance(int64_t q, int64_t k) const {
+    const int64_t rel = k - q - offset;
+    return static_cast<double>(rel > 0 && causal ? 0 : std::abs(rel));
+  }
+  std::string text(DType type) const {
+    return std::string(name(type)) + ", heads " + std::to_string(heads) + ", " + std::to_string(queries) +
+           "x" + std::to_string(keys) + " offset " + std::to_string(offset) + (causal ? " causal" : "");
+  }
+};
+
+template <class T>
+void test_forward(DType type, const Shape& s, int64_t slope_stride, int64_t skip) {
+  Buffer<T> slopes((s.heads - 1) * slope_stride + 1);
+  for (int64_t h = 0; h < s.heads; ++h) slopes[h * slope_stride] = round_to<T>(draw.normal_like());
+  Buffer<T> wanted(s.heads * s.queries * s.keys);
+  for (int64_t i = 0; i < wanted.size(); ++i) {
+    const int64_t line = i / s.keys;
+    const double slope = to_double(slopes[line / s.queries * slope_stride]);
+    wanted[i] = round_to<T>(0.0 - slope * s.distance(line % s.queries, i % s.keys));
+  }
+  on_all_machines([&] {
+    Buffer<T> got(wanted.size(), skip);
+    cuda::alibi_forward(
+        {{s.offset, s.causal}, type, slopes.data(), slope_stride, s.heads, s.queries, s.keys, got.data()},
+        nullptr);
+    all_same(got, wanted, "alibi_forward " + s.text(type));
+  });
+}
+
+// Whole numbers, so that every sum in float64 is exact and the result has one right value.
+template <class T>
+void test_backward(DType type, const Shape& s, bool key_major, int64_t gap) {
+  const int64_t query_stride = key_major ? 1 : s.keys + gap, key_stride = key_major ? s.queries + gap : 1;
+  const int64_t head_stride = key_major ? s.keys * key_stride : s.queries * query_stride;
+  Buffer<T> grad((s.heads - 1) * head_stride + (s.queries - 1) * query_stride + (s.keys - 1) * key_stride +
+                 1);
+  for (int64_t i = 0; i < grad.size(); ++i) grad[i] = round_to<T>(static_cast<double>(draw.below(9) - 4));
+  Buffer<T> wanted(s.heads);
+  for (int64_t h = 0; h < s.heads; ++h) {
+    double sum = 0.0;
+    for (int64_t q = 0; q < s.queries; ++q) {
+      for (int64_t k = 0; k < s.keys; ++k) {
+        sum -= s.distance(q, k) * to_double(grad[h * head_stride + q * query_stride + k * key_stride]);
+      }
+    }
+    wanted[h] = round_to<T>(0.0 + sum);
+  }
+  const int64_t pieces = cuda::cut(s.queries * s.keys).count;
+  on_all_machines([&] {
+    Buffer<T> got(s.heads, 1);
+    Buffer<double> partial(pieces == 1 ? 0 : s.heads * pieces);
+    cuda::alibi_backward({{s.offset, s.causal},
+                          type,
+                          grad.data(),
+                          head_stride,
+                          query_stride,
+                          key_stride,
+                          s.heads,
+                          s.queries,
+                          s.keys,
+                          partial.data(),
+                          got.data()},
+                         nullptr);
+    for (int64_t h = 0; h < s.heads; ++h) {
+      if (to_double(got[h]) == to_double(wanted[h])) continue;  // the sign of zero is free
+      report("alibi_backward %s: head %lld is %.17g, not %.17g", s.text(type).c_str(),
+             static_cast<long long>(h), to_double(got[h]), to_double(wanted[h]));
+    }
+    if (!got.guard_is_intact()) report("alibi_backward wrote in front of its result");
+  });
+}
+
+// The terms span 2^40: the sum of a row of such, in float32, would be off.
+void test_backward_sums_in_float64() {
+  const Shape s{1, 1, 5000, 0, false};
+  Buffer<float> grad(s.keys);
+  double sum = 0.0, size = 0.0;
+  for (int64_t k = 0; k < s.keys; ++k) {
+    grad[k] = static_cast<float>(std::ldexp(draw.uniform() - 0.5, static_cast<int>(draw.below(40))));
+    sum -= s.distance(0, k) * to_double(grad[k]);
+    size += s.distance(0, k) * std::fabs(to_double(grad[k]));
+  }
+  on_all_machines([&] {
+    Buffer<float> got(1);
+    Buffer<double> partial(cuda::cut(s.keys).count);
+    cuda::alibi_backward({{s.offset, s.causal},
+                          DType::float32,
+                          grad.data(),
+                          0,
+                          0,
+                          1,
+                          1,
+                          1,
+                          s.keys,
+                          partial.data(),
+                          got.data()},
+                         nullptr);
+    const double slack = size * 0x1p-52 * static_cast<double>(s.keys);
+    if (got[0] < static_cast<float>(sum - slack) || got[0] > static_cast<float>(sum + slack))
+      report("alibi_backward of many magnitudes: %.17g, not %.17g", to_double(got[0]), sum);
+  });
+}
+
+template <class T>
+void test_slopes(DType type, int64_t heads, int64_t stride) {
+  on_all_machines([&] {
+    Buffer<T> got((heads - 1) * stride + 1, 1);
+    cuda::alibi_slopes({type, got.data(), stride, heads}, nullptr);
+    for (int64_t h = 0; h < heads; ++h) {
+      const T wanted = round_to<T>(alibi_slope(h, heads));
+      if (!same_bits(got[h * stride], wanted))
+        report("alibi_slopes %s: %lld of %lld", name(type), static_cast<long long>(h),
+               static_cast<long long>(heads));
+    }
+    if (!got.guard_is_intact()) report("alibi_slopes wrote in front of its result");
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  read_arguments(argc, argv);
+  // Lines shorter and longer than a vector; several heads in a vector; offsets beyond the keys on both sides;
+  // gradients of one piece and of several, the last one short.
+  const Shape shapes[] = {
+      {1, 1, 1, 0, false},    {7, 1, 1, -3, true},   {5, 3, 3, 0, true},     {3, 2, 70, 69, false},
+      {2, 33, 20, -40, true}, {9, 17, 16, 5, false}, {2, 40, 60, 100, true}, {3, 64, 65, 0, false},
+  };
+  for (const DType type : kDTypes) {
+    POSENC_DISPATCH_DTYPE(type, {
+      for (const Shape& s : shapes) {
+        test_forward<scalar_t>(type, s, 1 + draw.below(3), draw.below(8));
+        test_backward<scalar_t>(type, s, draw.below(2) == 0, draw.below(3));
+      }
+      // On both sides of where float32 stops giving the bits of float64, and far beyond.
+      const int64_t limit = cuda::kFloatDistance<scalar_t>;
+      for (const int64_t offset : {limit - 12001, limit - 12000, 4 * limit, -4 * limit, int64_t{1} << 52}) {
+        test_forward<scalar_t>(type, {2, 1, 12000, offset, offset < 0}, 1, draw.below(8));
+      }
+      for (const int64_t heads : {1, 2, 3, 8, 12, 40, 300}) test_slopes<scalar_t>(type, heads, 1 + heads % 2);
+    })
+  }
+  test_backward_sums_in_float64();
+  return finish(7 + 4 + 1 + 1);
+}
