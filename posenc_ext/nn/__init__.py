@@ -7,7 +7,17 @@ under ``.half()``. Keys that the replaced modules keep in their checkpoints are 
 its own keys alone.
 """
 
+from .position_embedding import AttentionPool2d, LearnedPositionalEmbedding, VisionPositionEmbedding
 from .relative_bias import RelativePositionBias, WindowRelativePositionBias
-from .sinusoidal import SinusoidalPositionalEncoding
+from .sinusoidal import SinusoidalPositionalEmbedding, SinusoidalPositionalEncoding, TimestepEmbedding
 
-__all__ = ["RelativePositionBias", "SinusoidalPositionalEncoding", "WindowRelativePositionBias"]
+__all__ = [
+    "AttentionPool2d",
+    "LearnedPositionalEmbedding",
+    "RelativePositionBias",
+    "SinusoidalPositionalEmbedding",
+    "SinusoidalPositionalEncoding",
+    "TimestepEmbedding",
+    "VisionPositionEmbedding",
+    "WindowRelativePositionBias",
+]
