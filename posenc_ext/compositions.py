@@ -161,6 +161,7 @@ def sinusoidal_grid(
     layout = "interleaved" if order == "positional_encodings" else "concat"
 
     parts: list[Tensor] = []
+    left = dim
     for axis in blocks:
         table = sinusoidal_table(
             size[axis],
@@ -171,16 +172,18 @@ def sinusoidal_grid(
             dtype=dtype,
             device=device,
         )
+        table = table[:, :left]
+        left = max(left - channels[axis], 0)
+        sizes = list(size)
+        sizes.append(table.size(1))
         for _ in range(axes - 1 - axis):
             table = table.unsqueeze(1)
-        sizes = list(size)
-        sizes.append(channels[axis])
         parts.append(table.expand(sizes))
     if order == "timm":  # the sines of both axes, then the cosines of both
         half = dim // 4
         sines, cosines = [part[..., :half] for part in parts], [part[..., half:] for part in parts]
         parts = sines + cosines
-    grid = torch.cat(parts, -1)[..., :dim].reshape(-1, dim)
+    grid = torch.cat(parts, -1).view(-1, dim)
     return F.pad(grid, [0, 0, extra_tokens, 0]) if extra_tokens > 0 else grid
 
 
@@ -292,7 +295,7 @@ def resample_position_embedding(
     """
     name = "posenc_ext.resample_position_embedding"
     if pos_embed.dim() != 2 and (pos_embed.dim() != 3 or pos_embed.size(0) != 1):
-        raise ValueError(f"{name}: pos_embed must be [rows, D] or [1, rows, D], got {pos_embed.shape}")
+        raise ValueError(f"{name}: pos_embed must be [rows, D] or [1, rows, D], got {list(pos_embed.shape)}")
     if prefix_tokens < 0:
         raise ValueError(f"{name}: prefix_tokens must be >= 0, got {prefix_tokens}")
     if len(new_size) != 2 or min(new_size) < 1:
@@ -369,7 +372,7 @@ def resample_window_table(
     rows = old[0] * old[1]
     if table.dim() != 2 or table.size(0) != rows + 3 * prefix_tokens:
         rule = f"table must be [{rows + 3 * prefix_tokens}, heads] for window {old_window}"
-        raise ValueError(f"{name}: {rule}, got {table.shape}")
+        raise ValueError(f"{name}: {rule}, got {list(table.shape)}")
     if old == new:
         return table
     cells = table.narrow(0, 0, rows).t().reshape(1, -1, old[0], old[1])

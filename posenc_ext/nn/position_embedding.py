@@ -397,7 +397,9 @@ class AttentionPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dim = self.positional_embedding.size(1)
         if x.dim() != 4 or x.size(1) != dim or x.size(2) * x.size(3) == 0:
-            raise ValueError(f"AttentionPool2d: x must be [B, {dim}, H, W] with H, W > 0, got {x.shape}")
+            raise ValueError(
+                f"AttentionPool2d: x must be [B, {dim}, H, W] with H, W > 0, got {list(x.shape)}"
+            )
         positions = resample_position_embedding(
             self.positional_embedding, [x.size(2), x.size(3)], 1, self.size, antialias=self.antialias
         )
