@@ -17,7 +17,7 @@ class SinusoidalPositionalEncoding(DropsKeys):
 
     Replaces the classic ``PositionalEncoding`` of OpenNMT-py up to 2.3 and its many copies. Their
     checkpoints load (``pe`` is dropped, whatever its length); its own state_dict is empty, unless
-    ``save_buffers`` asks for a ``pe`` that the classic module can load. OpenNMT-py's own takes dropout before
+    ``emit_pe`` asks for a ``pe`` that the classic module can load. OpenNMT-py's own takes dropout before
     dim: :meth:`opennmt`.
 
     Args:
@@ -25,7 +25,7 @@ class SinusoidalPositionalEncoding(DropsKeys):
         dropout: probability in [0, 1) of zeroing an element of the result while training.
         max_len: kept so that calls to the classic module still work; there is no limit on the length.
         batch_first: whether emb is [B, L, dim], as in many copies.
-        save_buffers: whether state_dict() has ``pe``, [max_len, 1, dim] or, batch first, [1, max_len, dim].
+        emit_pe: whether state_dict() has ``pe``, [max_len, 1, dim] or, batch first, [1, max_len, dim].
 
     Shapes and dtypes:
         emb: [L, B, dim], or [B, L, dim] with batch_first; float64, float32, float16 or bfloat16, any strides.
@@ -63,7 +63,7 @@ class SinusoidalPositionalEncoding(DropsKeys):
         dropout: float,
         max_len: int = 5000,
         batch_first: bool = False,
-        save_buffers: bool = False,
+        emit_pe: bool = False,
     ) -> None:
         super().__init__()
         if dim % 2 != 0:
@@ -73,7 +73,7 @@ class SinusoidalPositionalEncoding(DropsKeys):
         self.dim = dim
         self.max_len = max_len
         self.batch_first = batch_first
-        self.save_buffers = save_buffers
+        self.emit_pe = emit_pe
         # Never called: it keeps p and train()/eval() where code for the classic module looks for them.
         self.dropout = nn.Dropout(dropout)
 
@@ -107,7 +107,7 @@ class SinusoidalPositionalEncoding(DropsKeys):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.save_buffers:
+        if self.emit_pe:
             destination[prefix + "pe"] = sinusoidal_table(self.max_len, self.dim).unsqueeze(
                 0 if self.batch_first else 1
             )
