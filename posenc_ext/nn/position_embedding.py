@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compositions import resample_position_embedding, sinusoidal_grid
-from ..ops import sinusoidal_table
+from ..ops import add_position_embedding, sinusoidal_table
 
 
 def _pair(name: str, what: str, size: Union[int, Sequence[int]]) -> list[int]:
@@ -35,26 +35,6 @@ def _resample_loaded(
     if loaded.size(-2) != own.size(-2) and patches > 0 and round(patches**0.5) ** 2 == patches:
         with torch.no_grad():
             state_dict[key] = resample_position_embedding(loaded, size, prefix_tokens, antialias=antialias)
-
-
-def _add_position_embedding(
-    x: Tensor,
-    pos_embed: Tensor,
-    prefix_tokens: list[Tensor],
-    embed_prefix: bool = True,
-    x_scale: float = 1.0,
-    batch_first: bool = True,
-    dropout_p: float = 0.0,
-    training: bool = False,
-) -> Tensor:
-    """Stands in for the op of this name."""
-    if not batch_first:
-        x, prefix_tokens = x.transpose(0, 1), [t.transpose(0, 1) for t in prefix_tokens]
-    y = x * x_scale if embed_prefix else x * x_scale + pos_embed
-    y = torch.cat([t.expand(x.size(0), -1, -1) for t in prefix_tokens] + [y], 1)
-    y = y + pos_embed if embed_prefix else y
-    y = F.dropout(y, dropout_p, training)
-    return y if batch_first else y.transpose(0, 1)
 
 
 class VisionPositionEmbedding(nn.Module):
@@ -189,7 +169,7 @@ class VisionPositionEmbedding(nn.Module):
             prefix.append(self.dist_token)
         if self.reg_token is not None:
             prefix.append(self.reg_token)
-        return _add_position_embedding(
+        return add_position_embedding(
             x,
             pos_embed,
             prefix,
@@ -315,10 +295,9 @@ class LearnedPositionalEmbedding(nn.Module):
         if past_length + length > self.num_embeddings:
             rule = f"past_length + L must be at most {self.num_embeddings}"
             raise ValueError(f"LearnedPositionalEmbedding: {rule}, got {past_length} + {length}")
-        return _add_position_embedding(
+        return add_position_embedding(
             x,
-            self.weight.narrow(0, self.offset + past_length, length).unsqueeze(0),
-            [],
+            self.weight.narrow(0, self.offset + past_length, length),
             x_scale=self.x_scale,
             batch_first=self.batch_first,
             dropout_p=self.dropout.p,
@@ -404,9 +383,7 @@ class AttentionPool2d(nn.Module):
             self.positional_embedding, [x.size(2), x.size(3)], 1, self.size, antialias=self.antialias
         )
         cells = x.flatten(2).transpose(1, 2)
-        tokens = _add_position_embedding(
-            cells, positions.to(x.dtype).unsqueeze(0), [cells.mean(1, keepdim=True)]
-        )
+        tokens = add_position_embedding(cells, positions.to(x.dtype), [cells.mean(1, keepdim=True)])
         heads = [self.num_heads, -1]
         query = self.q_proj(tokens.narrow(1, 0, 1)).unflatten(2, heads).transpose(1, 2)
         key = self.k_proj(tokens).unflatten(2, heads).transpose(1, 2)
