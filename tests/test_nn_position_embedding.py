@@ -219,6 +219,14 @@ def test_vision_starts_small(options):
     assert module.pos_embed.std().item() == pytest.approx(0.02, rel=0.02)
 
 
+@EVERY_TOKENS
+def test_vision_promotes_half_patches_as_cat_and_add_do(options):
+    """Under autocast a convolution's patches are bfloat16 and the parameters float32."""
+    module = vision(**options)
+    x = torch.randn(2, 12, 6).bfloat16()
+    assert same_bits(module(x), round_once(plain_vision(module, x), torch.float32))
+
+
 # LearnedPositionalEmbedding
 
 
