@@ -265,7 +265,7 @@ def resample_position_embedding(
     ``resample_abs_pos_embed`` of timm is the default here. ``interpolate_pos_encoding`` of transformers (ViT,
     DeiT, DINOv2) and the fine-tuning code of DeiT have antialias=False. ``interpolate_embeddings`` of
     torchvision has antialias=False, align_corners=True. DINO's own code passes a scale factor instead of a
-    size, which shifts its sampling points by up to 0.1 / size; that is not offered.
+    size, which shifts its sampling points by up to a tenth of a new cell; that is not offered.
 
     Args:
         pos_embed: [1, P + H W, D] or [P + H W, D], P = prefix_tokens; float64, float32, float16 or bfloat16,

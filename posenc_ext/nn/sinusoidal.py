@@ -119,10 +119,10 @@ class SinusoidalPositionalEncoding(DropsKeys):
 class SinusoidalPositionalEmbedding(DropsKeys):
     """Sinusoids of the tokens of padded batches: padding has a row of zeros and counts for no position.
 
-    Replaces ``M2M100SinusoidalPositionalEmbedding`` of transformers and its copies (NLLB, XGLM, Kosmos,
-    SeamlessM4T, Speech2Text), and fairseq's ``SinusoidalPositionalEmbedding`` (:meth:`fairseq` has its
-    argument order). Their checkpoints load (``weights`` and fairseq's ``_float_tensor`` are dropped);
-    state_dict() is empty, as theirs is in current versions.
+    Replaces ``M2M100SinusoidalPositionalEmbedding`` of transformers and its copies in NLLB-MoE, SeamlessM4T
+    and (input_ids alone) Speech2Text and TrOCR, and fairseq's ``SinusoidalPositionalEmbedding``
+    (:meth:`fairseq` has its argument order). Their checkpoints load (``weights`` and fairseq's
+    ``_float_tensor`` are dropped); state_dict() is empty, as theirs is in current versions.
 
     The layout is that of tensor2tensor: sines, then cosines, freq_shift=1, and for an odd embedding_dim a
     last channel of zeros.

@@ -5,6 +5,7 @@ does. float64: code in float64 leaves half a float32 ulp of ours, 2**-25 below 1
 types: one ulp below 1, for a rounding on either side.
 """
 
+import importlib
 import math
 
 import pytest
@@ -105,6 +106,24 @@ def test_m2m100(compare, dim, padding_idx, past, dtype):
     actual = ours(inputs_embeds=embeds, past_key_values_length=past)
     expected = theirs(inputs_embeds=embeds, past_key_values_length=past)
     compare("transformers", name, actual, expected, atol)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("nllb_moe", "NllbMoeSinusoidalPositionalEmbedding"),
+        ("seamless_m4t", "SeamlessM4TSinusoidalPositionalEmbedding"),
+        ("speech_to_text", "Speech2TextSinusoidalPositionalEmbedding"),
+        ("trocr", "TrOCRSinusoidalPositionalEmbedding"),
+    ],
+)
+@pytest.mark.parametrize("past", [0, 3])
+def test_copies_of_m2m100(compare, module, name, past):
+    source = importlib.import_module(f"transformers.models.{module}.modeling_{module}")
+    theirs = getattr(source, name)(12, 16, 1)
+    ours = nn.SinusoidalPositionalEmbedding(12, 16, 1)
+    expected = theirs(PADDED, past_key_values_length=past)
+    compare("transformers", name, ours(PADDED, past_key_values_length=past), expected, eager(past + 12))
 
 
 # Diffusion timesteps
