@@ -68,8 +68,10 @@ _build = _read_build_record()
 _C = _load_library(_build, _import_torch(_build))
 __version__ = _build.VERSION
 
-from . import nn, ops, reference  # noqa: E402
+from . import compositions, nn, ops, reference  # noqa: E402
+from .compositions import *  # noqa: E402, F403
 from .ops import *  # noqa: E402, F403
 
-__all__ = ["__version__", "nn", "ops", "reference"]
+__all__ = ["__version__", "compositions", "nn", "ops", "reference"]
+__all__ += compositions.__all__
 __all__ += ops.__all__

@@ -111,6 +111,45 @@ def test_accuracy_example_shows_what_it_says(example):
     assert ours <= 2**-8
 
 
+def printed(name, capsys):
+    """What the example of this name prints."""
+    importlib.import_module(name).main()
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    return lines
+
+
+def test_classic_encoder_example(capsys):
+    encoder = importlib.import_module("classic_encoder")
+    plain, ours = encoder.far_errors(1_000_000)
+    assert plain > 1e-3
+    assert ours <= 2**-25  # half an ulp below 1
+    plain, ours = encoder.half_rows(4096)
+    assert plain < 1000
+    assert ours == 4096
+    *_, padded, stepwise = printed("classic_encoder", capsys)
+    assert padded.endswith("each as if it were alone: True")
+    assert stepwise.endswith("as in one piece: True")
+
+
+def test_vit_example(capsys):
+    small, large, same, loaded, resampled, trained = printed("vit_two_resolutions", capsys)
+    assert "198 tokens" in small
+    assert "322 tokens" in large
+    assert same.endswith("the same bits: True")
+    assert loaded.endswith("pos_embed (1, 402, 96)")
+    assert resampled.endswith("the same logits: True")
+    assert trained.endswith("gradients for cls_token, dist_token, pos_embed")
+
+
+def test_clip_pooling_example(capsys):
+    own, *others, loaded = printed("clip_pooling", capsys)
+    assert float(own.split()[-1]) < 1e-6  # 50 terms of 512 products of order 1, in another order
+    assert [line.split(":")[0] for line in others] == ["9 x 9", "7 x 12", "4 x 4"]
+    assert all(line.endswith("(8, 256), as TorchScript the same: True") for line in others)
+    assert float(loaded.split()[-1]) == 0
+
+
 def test_readme_examples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # they save a file
     readme = str(EXAMPLES.parent / "README.md")

@@ -1,0 +1,391 @@
+"""What is made of the ops: positions of padded batches, sinusoid grids, resampled tables.
+
+Sinusoids are those of :mod:`posenc_ext.ops` (correctly rounded in every dtype), resampling is torch's
+``interpolate``. Every function can be called from TorchScript. Errors are ``ValueError`` with the text
+``posenc_ext.function: rule, got value``; a scripted function raises ``torch.jit.Error`` with the same text.
+"""
+
+import math
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .ops import sinusoidal, sinusoidal_table
+
+__all__ = [
+    "detr_sine",
+    "padding_positions",
+    "resample_position_embedding",
+    "resample_window_table",
+    "sinusoidal_grid",
+]
+
+
+def padding_positions(tokens: Tensor, padding_idx: int, past_length: int = 0) -> Tensor:
+    """Positions that count the tokens of a padded batch and skip its padding.
+
+    ``position = (cumsum(tokens != padding_idx) + past_length) * (tokens != padding_idx) + padding_idx``: the
+    first real token is at padding_idx + 1, wherever the padding stands, and padding is at padding_idx.
+
+    Args:
+        tokens: [B, L], integer; any strides.
+        padding_idx: the token that is padding.
+        past_length: number of real tokens before these, as in decoding with a cache; >= 0.
+
+    Returns:
+        [B, L], int64, contiguous, on the device of tokens.
+
+    Raises:
+        ValueError: tokens is not an integer [B, L], or past_length is negative.
+
+    Complexity: O(B L). Nothing to differentiate.
+
+    Source: fairseq ``utils.make_positions``; transformers
+    ``M2M100SinusoidalPositionalEmbedding.create_position_ids_from_input_ids`` and the same in RoBERTa.
+
+    >>> padding_positions(torch.tensor([[5, 6, 7], [1, 1, 8]]), padding_idx=1)
+    tensor([[2, 3, 4],
+            [1, 1, 2]])
+    """
+    if tokens.dim() != 2:
+        raise ValueError(f"posenc_ext.padding_positions: tokens must have 2 dimensions, got {tokens.dim()}")
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise ValueError(f"posenc_ext.padding_positions: tokens must be integers, got {tokens.dtype}")
+    if past_length < 0:
+        raise ValueError(f"posenc_ext.padding_positions: past_length must be >= 0, got {past_length}")
+    mask = tokens.ne(padding_idx).to(torch.int64)
+    return (mask.cumsum(1) + past_length) * mask + padding_idx
+
+
+def sinusoidal_grid(
+    size: list[int],
+    dim: int,
+    order: str = "mae",
+    base: float = 10000.0,
+    scale: Optional[list[float]] = None,
+    extra_tokens: int = 0,
+    dtype: Optional[torch.dtype] = None,
+    device: Optional[torch.device] = None,
+) -> Tensor:
+    """Sinusoidal encodings of the cells of a 1-D, 2-D or 3-D grid, with the channel order of a named source.
+
+    Every axis has its own sines s and cosines c, of ``w_j = base ** (-j / n)`` for its n pairs of channels.
+    Libraries disagree on how these fill a row; ``order`` says whom to follow. With the rows y and columns x
+    of a size [H, W]:
+
+    - ``"mae"``: [s x, c x, s y, c y]; n = dim / 4. MAE, DiT, ``get_2d_sincos_pos_embed`` of diffusers, whose
+      scale is base_size / size / interpolation_scale for each axis.
+    - ``"cogvideox"``: size [T, H, W]; dim / 4 channels [s t, c t], then "mae" in the other 3 dim / 4.
+      ``get_3d_sincos_pos_embed`` of diffusers (which takes its spatial_size as width, height).
+    - ``"timm"``: [s y, s x, c y, c x]. ``build_sincos2d_pos_embed`` of timm; its reverse_coord=True is a
+      reversed size.
+    - ``"timm_interleaved"``: [s y, c y, s x, c x]. The same with interleave_sin_cos=True.
+    - ``"mocov3"``: [s y, c y, s x, c x]. MoCo v3, which names y "w": its tables of grids that are not square
+      list the cells column by column; they are these with a reversed size.
+    - ``"monai"``: [s x, c x, s y, c y]; 3-D of size [H, W, D]: [s x, c x, s y, c y, s z, c z].
+      ``build_sincos_position_embedding`` of MONAI.
+    - ``"positional_encodings"``: one to three axes, first axis first, each [s0 c0 s1 c1 ...] in
+      2 ceil(dim / (2 axes)) channels; what exceeds dim is cut off at the end. The PyPI package
+      positional-encodings.
+
+    For DETR's grid, which counts the cells of a mask, see :func:`detr_sine`.
+
+    Args:
+        size: cells along each axis, > 0, slowest axis first: [L], [H, W] or [T, H, W], as the order takes.
+        dim: channels; a multiple of 4 ("mae", "timm", "timm_interleaved", "mocov3", 2-D "monai"), of 6 (3-D
+            "monai"), of 16 ("cogvideox"), or any positive number ("positional_encodings").
+        order: see above.
+        base: base of the geometric progression of wavelengths, > 0.
+        scale: a factor on the positions of each axis, in the order of size; None is 1.
+        extra_tokens: rows of zeros in front of the grid (a class token in MAE, MoCo v3 and diffusers).
+        dtype: of the result; None is torch's default dtype.
+        device: of the result; None is torch's default device.
+
+    Returns:
+        [extra_tokens + prod(size), dim], contiguous, cells in row-major order; rounded as in
+        :func:`sinusoidal_table`.
+
+    Raises:
+        ValueError: an unknown order, a number of axes or a dim that the order does not take, a size that is
+            not positive, scale of another length than size, negative extra_tokens.
+        RuntimeError: ``posenc_ext::sinusoidal_table: ...``, for base, scale, dtype.
+
+    Complexity: O(prod(size) dim) copies of O(sum(size) dim) sinusoids. Nothing to differentiate.
+
+    >>> sinusoidal_grid([1, 2], 4, order="mae")
+    tensor([[0.0000, 1.0000, 0.0000, 1.0000],
+            [0.8415, 0.5403, 0.0000, 1.0000]])
+    >>> sinusoidal_grid([1, 2], 4, order="timm")
+    tensor([[0.0000, 0.0000, 1.0000, 1.0000],
+            [0.0000, 0.8415, 1.0000, 0.5403]])
+    """
+    axes = len(size)
+    multiple = 4
+    fits = axes == 2
+    if order == "cogvideox":
+        multiple, fits = 16, axes == 3
+    elif order == "monai":
+        multiple, fits = 2 * axes, axes == 2 or axes == 3
+    elif order == "positional_encodings":
+        multiple, fits = 1, 1 <= axes <= 3
+    elif order not in ["mae", "timm", "timm_interleaved", "mocov3"]:
+        orders = "mae, cogvideox, timm, timm_interleaved, mocov3, monai, positional_encodings"
+        raise ValueError(f"posenc_ext.sinusoidal_grid: order must be one of {orders}, got {order}")
+    if not fits:
+        rule = f"size has a wrong number of axes for order {order}"
+        raise ValueError(f"posenc_ext.sinusoidal_grid: {rule}, got {axes}")
+    if min(size) < 1:
+        raise ValueError(f"posenc_ext.sinusoidal_grid: sizes must be positive, got {size}")
+    if dim < 1 or dim % multiple != 0:
+        rule = f"dim must be a positive multiple of {multiple} for order {order} with {axes} axes"
+        raise ValueError(f"posenc_ext.sinusoidal_grid: {rule}, got {dim}")
+    if scale is not None and len(scale) != axes:
+        rule = f"scale must have one factor for each of {axes} axes"
+        raise ValueError(f"posenc_ext.sinusoidal_grid: {rule}, got {len(scale)}")
+    if extra_tokens < 0:
+        raise ValueError(f"posenc_ext.sinusoidal_grid: extra_tokens must be >= 0, got {extra_tokens}")
+
+    # The channels of each axis, and the axes in the order of their blocks.
+    channels = [dim // axes] * axes
+    blocks = [0, 1, 2][:axes]
+    if order == "mae":
+        blocks = [1, 0]
+    elif order == "cogvideox":
+        channels, blocks = [dim // 4, 3 * dim // 8, 3 * dim // 8], [0, 2, 1]
+    elif order == "monai":
+        blocks = [1, 0, 2][:axes]
+    elif order == "positional_encodings":
+        channels = [2 * ((dim + 2 * axes - 1) // (2 * axes))] * axes
+    layout = "interleaved" if order == "positional_encodings" else "concat"
+
+    parts: list[Tensor] = []
+    left = dim
+    for axis in blocks:
+        table = sinusoidal_table(
+            size[axis],
+            channels[axis],
+            base=base,
+            scale=1.0 if scale is None else scale[axis],
+            layout=layout,
+            dtype=dtype,
+            device=device,
+        )
+        table = table[:, :left]
+        left = max(left - channels[axis], 0)
+        sizes = list(size)
+        sizes.append(table.size(1))
+        for _ in range(axes - 1 - axis):
+            table = table.unsqueeze(1)
+        parts.append(table.expand(sizes))
+    if order == "timm":  # the sines of both axes, then the cosines of both
+        half = dim // 4
+        sines, cosines = [part[..., :half] for part in parts], [part[..., half:] for part in parts]
+        parts = sines + cosines
+    grid = torch.cat(parts, -1).view(-1, dim)
+    return F.pad(grid, [0, 0, extra_tokens, 0]) if extra_tokens > 0 else grid
+
+
+def detr_sine(
+    mask: Tensor,
+    num_features: int,
+    base: float = 10000.0,
+    normalize: bool = False,
+    scale: float = 2 * math.pi,
+    dtype: Optional[torch.dtype] = None,
+) -> Tensor:
+    """DETR's sine encoding: positions count the valid cells of a mask, from 1, along rows and along columns.
+
+    ``y = cumsum(mask, rows)`` and ``x = cumsum(mask, columns)``; with ``normalize``,
+    ``y / (y_last + 1e-6) * scale``, and x likewise, in float64. Each is encoded interleaved (s0 c0 s1 c1 ...)
+    in num_features channels, y first.
+
+    Args:
+        mask: [B, H, W], bool or integer: true where the image is, false where it is padded; any strides. This
+            is the pixel mask of transformers; the original DETR's ``NestedTensor.mask`` is its negation. For
+            a grid without padding pass ``torch.ones(B, H, W, dtype=torch.bool)``.
+        num_features: channels of each axis, even, > 0.
+        base: ``temperature`` of the sources, > 0.
+        normalize: whether positions are scaled to the extent of the mask.
+        scale: that extent, used only with ``normalize``.
+        dtype: of the result; None is torch's default dtype. Positions are exact in every dtype, where the
+            sources count in that of the result.
+
+    Returns:
+        [B, 2 num_features, H, W] in channels-last memory, on the device of mask; rounded as in
+        :func:`sinusoidal`.
+
+    Raises:
+        ValueError: mask is not a bool or integer [B, H, W], or num_features is not even and positive.
+        RuntimeError: ``posenc_ext::sinusoidal: ...``, for base or dtype.
+
+    Complexity: O(B H W num_features). Nothing to differentiate.
+
+    Source: Carion et al., "End-to-End Object Detection with Transformers", 2020, ``PositionEmbeddingSine``;
+    ``DetrSinePositionEmbedding`` of transformers and its copies.
+
+    >>> detr_sine(torch.ones(1, 1, 2, dtype=torch.bool), 2)[0, :, 0]
+    tensor([[ 0.8415,  0.8415],
+            [ 0.5403,  0.5403],
+            [ 0.8415,  0.9093],
+            [ 0.5403, -0.4161]])
+    """
+    if mask.dim() != 3:
+        raise ValueError(f"posenc_ext.detr_sine: mask must have 3 dimensions, got {mask.dim()}")
+    if mask.is_floating_point() or mask.is_complex():
+        raise ValueError(f"posenc_ext.detr_sine: mask must be bool or integer, got {mask.dtype}")
+    if num_features < 2 or num_features % 2 != 0:
+        rule = "num_features must be even and positive"
+        raise ValueError(f"posenc_ext.detr_sine: {rule}, got {num_features}")
+    if dtype is None:
+        dtype = torch.empty(0).dtype  # the default dtype, which TorchScript cannot ask for
+    parts: list[Tensor] = []
+    for axis in [1, 2]:
+        positions = mask.ne(0).to(torch.int64).cumsum(axis)
+        if normalize:
+            extent = positions.narrow(axis, mask.size(axis) - 1, 1) if mask.size(axis) > 0 else positions
+            positions = positions.to(torch.float64) / (extent.to(torch.float64) + 1e-6) * scale
+        parts.append(sinusoidal(positions, num_features, base=base, dtype=dtype))
+    return torch.cat(parts, -1).permute(0, 3, 1, 2)
+
+
+def resample_position_embedding(
+    pos_embed: Tensor,
+    new_size: list[int],
+    prefix_tokens: int = 1,
+    old_size: Optional[list[int]] = None,
+    mode: str = "bicubic",
+    antialias: bool = True,
+    align_corners: bool = False,
+) -> Tensor:
+    """Resamples learned embeddings of an image's patches to another grid; the rows of prefix tokens stay.
+
+    Half-precision embeddings are resampled in float32 and rounded once. Where libraries disagree:
+    ``resample_abs_pos_embed`` of timm is the default here. ``interpolate_pos_encoding`` of transformers (ViT,
+    DeiT, DINOv2) and the fine-tuning code of DeiT have antialias=False. ``interpolate_embeddings`` of
+    torchvision has antialias=False, align_corners=True. DINO's own code passes a scale factor instead of a
+    size, which shifts its sampling points by up to a tenth of a new cell; that is not offered.
+
+    Args:
+        pos_embed: [1, P + H W, D] or [P + H W, D], P = prefix_tokens; float64, float32, float16 or bfloat16,
+            any strides.
+        new_size: [H', W'], > 0.
+        prefix_tokens: rows in front that belong to no patch (cls, dist, registers).
+        old_size: [H, W]; None is a square.
+        mode: "bicubic", "bilinear" or "nearest", as in ``torch.nn.functional.interpolate``.
+        antialias: low-pass filter where the grid shrinks; "bicubic" and "bilinear" alone.
+        align_corners: whether the corner cells of both grids coincide; "bicubic" and "bilinear" alone.
+
+    Returns:
+        [1, P + H' W', D] or [P + H' W', D], in the dtype of pos_embed; pos_embed itself if the size is the
+        same.
+
+    Raises:
+        ValueError: pos_embed has not 2 or 3 dimensions, or 3 with a first that is not 1; it has other than
+            prefix_tokens + H W rows; old_size is None and the rows are no square; new_size or old_size has
+            not 2 positive sizes; prefix_tokens is negative; mode is unknown.
+
+    Complexity: O((H W + H' W') D). Gradients: of pos_embed, those of ``interpolate``.
+
+    Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021, section 3.2.
+
+    >>> resample_position_embedding(torch.arange(5.0).view(1, 5, 1), [1, 1], mode="bilinear").flatten()
+    tensor([0.0000, 2.5000])
+    """
+    name = "posenc_ext.resample_position_embedding"
+    if pos_embed.dim() != 2 and (pos_embed.dim() != 3 or pos_embed.size(0) != 1):
+        raise ValueError(f"{name}: pos_embed must be [rows, D] or [1, rows, D], got {list(pos_embed.shape)}")
+    if prefix_tokens < 0:
+        raise ValueError(f"{name}: prefix_tokens must be >= 0, got {prefix_tokens}")
+    if len(new_size) != 2 or min(new_size) < 1:
+        raise ValueError(f"{name}: new_size must have 2 positive sizes, got {new_size}")
+    if mode not in ["bicubic", "bilinear", "nearest"]:
+        raise ValueError(f"{name}: mode must be bicubic, bilinear or nearest, got {mode}")
+    rows = pos_embed.size(-2) - prefix_tokens
+    if old_size is None:
+        side = int(math.sqrt(max(rows, 0)) + 0.5)
+        if rows < 1 or side * side != rows:
+            raise ValueError(f"{name}: rows after the prefix must be a square without old_size, got {rows}")
+        old = [side, side]
+    else:
+        if len(old_size) != 2 or min(old_size) < 1:
+            raise ValueError(f"{name}: old_size must have 2 positive sizes, got {old_size}")
+        old = [old_size[0], old_size[1]]
+        if rows != old[0] * old[1]:
+            rule = f"pos_embed must have {prefix_tokens + old[0] * old[1]} rows for old_size {old}"
+            raise ValueError(f"{name}: {rule}, got {pos_embed.size(-2)}")
+    if old[0] == new_size[0] and old[1] == new_size[1]:
+        return pos_embed
+    patches = pos_embed.narrow(-2, prefix_tokens, rows).reshape(1, old[0], old[1], -1).permute(0, 3, 1, 2)
+    patches = _interpolate(patches, new_size, mode, antialias, align_corners)
+    patches = patches.permute(0, 2, 3, 1).reshape(new_size[0] * new_size[1], -1)
+    if pos_embed.dim() == 3:
+        patches = patches.unsqueeze(0)
+    return torch.cat([pos_embed.narrow(-2, 0, prefix_tokens), patches], -2) if prefix_tokens > 0 else patches
+
+
+def resample_window_table(
+    table: Tensor,
+    old_window: list[int],
+    new_window: list[int],
+    prefix_tokens: int = 0,
+) -> Tensor:
+    """Resamples a table of relative-position biases (see :func:`window_bias`) to another 2-D window.
+
+    The table is an image of (2h-1) x (2w-1) cells for each head, resampled bicubically without antialiasing,
+    half precision in float32 and rounded once; the three rows of a class token stay. It is what
+    ``resize_rel_pos_bias_table_simple`` of timm and the loaders of Swin do; they assume a square window.
+    BEiT's own loader, ``resize_rel_pos_bias_table`` of timm, places the cells in a geometric progression
+    instead: that is not offered.
+
+    Args:
+        table: [(2h-1)(2w-1) + 3 prefix_tokens, heads]; float64, float32, float16 or bfloat16, any strides.
+        old_window: [h, w], > 0.
+        new_window: [h', w'], > 0.
+        prefix_tokens: 0, or 1 for the three rows of a class token at the end of the table (BEiT).
+
+    Returns:
+        [(2h'-1)(2w'-1) + 3 prefix_tokens, heads], in the dtype of table; table itself if the window is the
+        same.
+
+    Raises:
+        ValueError: table is not [rows, heads] with the rows of old_window; a window has not 2 positive sizes;
+            prefix_tokens is neither 0 nor 1.
+
+    Complexity: O((h w + h' w') heads). Gradients: of table, those of ``interpolate``.
+
+    Source: Liu et al., "Swin Transformer V2", 2022, section 3.1.
+
+    >>> resample_window_table(torch.ones(9, 2), [2, 2], [3, 4]).shape
+    torch.Size([35, 2])
+    """
+    name = "posenc_ext.resample_window_table"
+    if len(old_window) != 2 or min(old_window) < 1:
+        raise ValueError(f"{name}: old_window must have 2 positive sizes, got {old_window}")
+    if len(new_window) != 2 or min(new_window) < 1:
+        raise ValueError(f"{name}: new_window must have 2 positive sizes, got {new_window}")
+    if prefix_tokens != 0 and prefix_tokens != 1:
+        raise ValueError(f"{name}: prefix_tokens must be 0 or 1, got {prefix_tokens}")
+    old = [2 * old_window[0] - 1, 2 * old_window[1] - 1]
+    new = [2 * new_window[0] - 1, 2 * new_window[1] - 1]
+    rows = old[0] * old[1]
+    if table.dim() != 2 or table.size(0) != rows + 3 * prefix_tokens:
+        rule = f"table must be [{rows + 3 * prefix_tokens}, heads] for window {old_window}"
+        raise ValueError(f"{name}: {rule}, got {list(table.shape)}")
+    if old == new:
+        return table
+    cells = table.narrow(0, 0, rows).t().reshape(1, -1, old[0], old[1])
+    cells = _interpolate(cells, new, "bicubic", False, False).view(-1, new[0] * new[1]).t()
+    prefix = table.narrow(0, rows, 3 * prefix_tokens)
+    return torch.cat([cells, prefix]) if prefix_tokens > 0 else cells.contiguous()
+
+
+def _interpolate(image: Tensor, size: list[int], mode: str, antialias: bool, align_corners: bool) -> Tensor:
+    """An [1, C, H, W] image at another size: float64 as it is, every other dtype by way of float32."""
+    wide = image if image.dtype == torch.float64 else image.to(torch.float32)
+    if mode == "nearest":
+        resized = F.interpolate(wide, size, mode=mode)
+    else:
+        resized = F.interpolate(wide, size, mode=mode, antialias=antialias, align_corners=align_corners)
+    return resized.to(image.dtype)

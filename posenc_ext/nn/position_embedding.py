@@ -1,0 +1,400 @@
+"""Modules that hold a learned table of absolute positions."""
+
+from collections.abc import Sequence
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..compositions import resample_position_embedding, sinusoidal_grid
+from ..ops import add_position_embedding, sinusoidal_table
+
+
+def _pair(name: str, what: str, size: Union[int, Sequence[int]]) -> list[int]:
+    """[size, size] of one size, or the two that are given."""
+    pair = [size, size] if isinstance(size, int) else list(size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"{name}: {what} must be a positive size or two, got {size}")
+    return pair
+
+
+def _check_dropout(name: str, dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{name}: dropout must be in [0, 1), got {dropout}")
+
+
+def _resample_loaded(
+    state_dict: dict[str, Any], key: str, own: Tensor, size: list[int], prefix_tokens: int, antialias: bool
+) -> None:
+    """Brings a checkpoint's embedding of another square grid to our size; leaves any other alone."""
+    loaded = state_dict.get(key)
+    if not isinstance(loaded, Tensor) or loaded.dim() != own.dim() or loaded.size(-1) != own.size(-1):
+        return
+    patches = loaded.size(-2) - prefix_tokens
+    if loaded.size(-2) != own.size(-2) and patches > 0 and round(patches**0.5) ** 2 == patches:
+        with torch.no_grad():
+            state_dict[key] = resample_position_embedding(loaded, size, prefix_tokens, antialias=antialias)
+
+
+class VisionPositionEmbedding(nn.Module):
+    """Puts class, distillation and register tokens in front of an image's patches, adds learned positions and
+    applies dropout, in one pass, at any resolution.
+
+    Replaces what stands between ``patch_embed`` and the blocks of a ViT: ``cls_token``, ``dist_token``,
+    ``reg_token``, ``pos_embed`` and ``_pos_embed`` of timm's ``VisionTransformer`` and
+    ``VisionTransformerDistilled`` (DeiT, DeiT-3, MAE, MoCo v3). The parameters have the names and shapes of
+    theirs, so checkpoints go both ways. A ``pos_embed`` of another square grid is resampled as it is loaded.
+
+    Args:
+        grid_size: patches along the height and the width, or one number for both.
+        dim: channels.
+        class_token, dist_token: whether there is one.
+        registers: number of register tokens. The order is class, distillation, registers, patches.
+        embed_prefix: True: pos_embed has rows for the tokens in front, ``cat(tokens, x) + pos_embed`` (ViT,
+            DeiT). False: ``cat(tokens, x + pos_embed)`` (DeiT-3; ``no_embed_class`` of timm).
+        dropout: probability in [0, 1) of zeroing an element of the result while training.
+        antialias: of the resampling to another grid (:func:`posenc_ext.resample_position_embedding`).
+
+    Shapes and dtypes:
+        cls_token, dist_token: parameters [1, 1, dim]; reg_token: parameter [1, registers, dim].
+        pos_embed: parameter [1, P + N, dim] with P tokens in front and N = prod(grid_size), or [1, N, dim] if
+            not embed_prefix.
+        x: [B, N, dim], or the map [B, dim, H, W] of a patch convolution, which is read in place; any strides.
+        size: [H, W] of the patches in [B, H W, dim]; None is grid_size. Of a map it is its own.
+        Result: [B, P + H W, dim], contiguous.
+
+    Raises:
+        ValueError: a size or dim is not positive, registers is negative, dropout is not in [0, 1), x has
+            neither 3 nor 4 dimensions or other than H W patches, or size is given with a map.
+        RuntimeError: ``posenc_ext::add_position_embedding: ...``, for x of other channels or dtype.
+
+    Complexity: O(B (P + N) dim), one read of x and one write of the result; at another grid than its own,
+    pos_embed is resampled in each call. Gradients: of x and all parameters.
+
+    Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021; Touvron et al., "DeiT", 2021, and
+    "DeiT III", 2022; Darcet et al., "Vision Transformers Need Registers", 2024.
+
+    Example:
+        >>> embedding = VisionPositionEmbedding((14, 14), 384, dist_token=True)
+        >>> embedding(torch.zeros(2, 196, 384)).shape
+        torch.Size([2, 198, 384])
+        >>> embedding(torch.zeros(2, 384, 16, 20)).shape  # a larger image, as a map
+        torch.Size([2, 322, 384])
+    """
+
+    grid_size: list[int]
+
+    def __init__(
+        self,
+        grid_size: Union[int, Sequence[int]],
+        dim: int,
+        class_token: bool = True,
+        dist_token: bool = False,
+        registers: int = 0,
+        embed_prefix: bool = True,
+        dropout: float = 0.0,
+        antialias: bool = True,
+    ) -> None:
+        super().__init__()
+        name = "VisionPositionEmbedding"
+        self.grid_size = _pair(name, "grid_size", grid_size)
+        if dim < 1:
+            raise ValueError(f"{name}: dim must be positive, got {dim}")
+        if registers < 0:
+            raise ValueError(f"{name}: registers must be >= 0, got {registers}")
+        _check_dropout(name, dropout)
+        self.embed_prefix = embed_prefix
+        self.antialias = antialias
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
+        self.dist_token = nn.Parameter(torch.empty(1, 1, dim)) if dist_token else None
+        self.reg_token = nn.Parameter(torch.empty(1, registers, dim)) if registers else None
+        tokens = int(class_token) + int(dist_token) + registers
+        self.embedded_tokens = tokens if embed_prefix else 0
+        patches = self.grid_size[0] * self.grid_size[1]
+        self.pos_embed = nn.Parameter(torch.empty(1, self.embedded_tokens + patches, dim))
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            nn.init.trunc_normal_(parameter, std=0.02)
+
+    @classmethod
+    def from_sinusoidal(
+        cls,
+        grid_size: Union[int, Sequence[int]],
+        dim: int,
+        order: str = "mae",
+        base: float = 10000.0,
+        trainable: bool = True,
+        **options: Any,
+    ) -> "VisionPositionEmbedding":
+        """The module with pos_embed set to :func:`posenc_ext.sinusoidal_grid`; zeros for the tokens in front.
+
+        ``trainable=False`` freezes pos_embed, as MAE and MoCo v3 do.
+
+        >>> VisionPositionEmbedding.from_sinusoidal(2, 8).pos_embed[0, :2, :4]
+        tensor([[0., 0., 0., 0.],
+                [0., 0., 1., 1.]], grad_fn=<SliceBackward0>)
+        """
+        module = cls(grid_size, dim, **options)
+        tokens = module.embedded_tokens
+        grid = sinusoidal_grid(module.grid_size, dim, order=order, base=base, extra_tokens=tokens)
+        module.pos_embed = nn.Parameter(grid.unsqueeze(0), requires_grad=trainable)
+        return module
+
+    def forward(self, x: Tensor, size: Optional[list[int]] = None) -> Tensor:
+        if x.dim() == 4:
+            if size is not None:
+                raise ValueError(f"VisionPositionEmbedding: size must be None with a map, got {size}")
+            size = [x.size(2), x.size(3)]
+            x = x.flatten(2).transpose(1, 2)
+        elif x.dim() != 3:
+            raise ValueError(f"VisionPositionEmbedding: x must have 3 or 4 dimensions, got {x.dim()}")
+        if size is None:
+            size = self.grid_size
+        elif len(size) != 2:
+            raise ValueError(f"VisionPositionEmbedding: size must have 2 sizes, got {size}")
+        if x.size(1) != size[0] * size[1]:
+            rule = f"x must have {size[0] * size[1]} patches for size {size}"
+            raise ValueError(f"VisionPositionEmbedding: {rule}, got {x.size(1)}")
+        pos_embed = resample_position_embedding(
+            self.pos_embed, size, self.embedded_tokens, self.grid_size, antialias=self.antialias
+        )
+        prefix: list[Tensor] = []
+        if self.cls_token is not None:
+            prefix.append(self.cls_token)
+        if self.dist_token is not None:
+            prefix.append(self.dist_token)
+        if self.reg_token is not None:
+            prefix.append(self.reg_token)
+        return add_position_embedding(
+            x,
+            pos_embed,
+            prefix,
+            embed_prefix=self.embed_prefix,
+            dropout_p=self.dropout.p,
+            training=self.dropout.training,
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        key = prefix + "pos_embed"
+        _resample_loaded(
+            state_dict, key, self.pos_embed, self.grid_size, self.embedded_tokens, self.antialias
+        )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f"grid_size={self.grid_size}, dim={self.pos_embed.size(-1)}, embed_prefix={self.embed_prefix}"
+
+
+class LearnedPositionalEmbedding(nn.Module):
+    """Scales x, adds the rows of a learned table for its positions and applies dropout, in one pass.
+
+    Replaces the position table of BERT and GPT-2 (an ``nn.Embedding`` indexed by arange, an add, a dropout)
+    and ``BartLearnedPositionalEmbedding`` (offset=2; also mBART, OPT) with the add behind it. ``weight`` has
+    the name and shape of theirs, so checkpoints go both ways.
+
+    Args:
+        num_embeddings: positions.
+        embedding_dim: channels.
+        offset: rows of the table in front of position 0; 2 for BART, which keeps them for padding.
+        dropout: probability in [0, 1) of zeroing an element of the result while training.
+        x_scale: factor on x.
+        batch_first: whether x is [B, L, D] or [L, B, D].
+
+    Shapes and dtypes:
+        weight: parameter [num_embeddings + offset, embedding_dim], initially normal, std 0.02.
+        x: [B, L, D], or [L, B, D] without batch_first; any strides.
+        past_length: int >= 0, the position of the first row of x (decoding with a cache).
+        Result: like x, contiguous.
+
+    Raises:
+        ValueError: num_embeddings or embedding_dim is not positive, offset is negative, dropout is not in
+            [0, 1), x has not 3 dimensions, past_length is negative, or past_length + L > num_embeddings.
+        RuntimeError: ``posenc_ext::add_position_embedding: ...``, for x of other channels or dtype.
+
+    Complexity: O(B L D), one read of x and one write of the result; no positions are stored or read.
+    Gradients: of x and weight; the sum over the batch has a fixed order.
+
+    Source: Gehring et al., "Convolutional Sequence to Sequence Learning", 2017; Devlin et al., "BERT", 2019.
+
+    Example:
+        >>> embedding = LearnedPositionalEmbedding(512, 64)
+        >>> x = torch.randn(2, 5, 64)
+        >>> torch.equal(embedding(x, past_length=3), x + embedding.weight[3:8])
+        True
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        offset: int = 0,
+        dropout: float = 0.0,
+        x_scale: float = 1.0,
+        batch_first: bool = True,
+    ) -> None:
+        super().__init__()
+        name = "LearnedPositionalEmbedding"
+        if num_embeddings < 1:
+            raise ValueError(f"{name}: num_embeddings must be positive, got {num_embeddings}")
+        if embedding_dim < 1:
+            raise ValueError(f"{name}: embedding_dim must be positive, got {embedding_dim}")
+        if offset < 0:
+            raise ValueError(f"{name}: offset must be >= 0, got {offset}")
+        _check_dropout(name, dropout)
+        self.num_embeddings = num_embeddings
+        self.offset = offset
+        self.x_scale = float(x_scale)
+        self.batch_first = batch_first
+        self.weight = nn.Parameter(torch.empty(num_embeddings + offset, embedding_dim))
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.02)
+
+    @classmethod
+    def from_sinusoidal(
+        cls,
+        num_embeddings: int,
+        embedding_dim: int,
+        base: float = 10000.0,
+        freq_shift: float = 0.0,
+        layout: str = "interleaved",
+        odd: str = "error",
+        trainable: bool = True,
+        **options: Any,
+    ) -> "LearnedPositionalEmbedding":
+        """The module with its positions set to :func:`posenc_ext.sinusoidal_table`; zeros before the offset.
+
+        Whisper's encoder is freq_shift=1, layout="concat", trainable=False.
+
+        >>> LearnedPositionalEmbedding.from_sinusoidal(2, 2, offset=1, trainable=False).weight
+        Parameter containing:
+        tensor([[0.0000, 0.0000],
+                [0.0000, 1.0000],
+                [0.8415, 0.5403]])
+        """
+        module = cls(num_embeddings, embedding_dim, **options)
+        table = sinusoidal_table(
+            num_embeddings, embedding_dim, base=base, freq_shift=freq_shift, layout=layout, odd=odd
+        )
+        table = F.pad(table, (0, 0, module.offset, 0))
+        module.weight = nn.Parameter(table, requires_grad=trainable)
+        return module
+
+    def forward(self, x: Tensor, past_length: int = 0) -> Tensor:
+        if x.dim() != 3:
+            raise ValueError(f"LearnedPositionalEmbedding: x must have 3 dimensions, got {x.dim()}")
+        length = x.size(1) if self.batch_first else x.size(0)
+        if past_length < 0:
+            raise ValueError(f"LearnedPositionalEmbedding: past_length must be >= 0, got {past_length}")
+        if past_length + length > self.num_embeddings:
+            rule = f"past_length + L must be at most {self.num_embeddings}"
+            raise ValueError(f"LearnedPositionalEmbedding: {rule}, got {past_length} + {length}")
+        return add_position_embedding(
+            x,
+            self.weight.narrow(0, self.offset + past_length, length),
+            x_scale=self.x_scale,
+            batch_first=self.batch_first,
+            dropout_p=self.dropout.p,
+            training=self.dropout.training,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.weight.size(1)}, offset={self.offset}"
+
+
+class AttentionPool2d(nn.Module):
+    """Pools a map by one attention query, its mean, at any size of the map.
+
+    Replaces ``AttentionPool2d`` of CLIP and open_clip: same arguments and parameters, so checkpoints go both
+    ways; those of another square map are resampled as they are loaded. The map is read in place: no
+    (HW + 1)-token copy is made for the mean before the positions are added, and only the mean makes a query.
+
+    Args:
+        spacial_dim: height and width of the map that positional_embedding is for (CLIP's spelling), or both.
+        embed_dim: channels of the map, a multiple of num_heads.
+        num_heads: attention heads.
+        output_dim: channels of the result; None is embed_dim.
+        antialias: of the resampling to another size (:func:`posenc_ext.resample_position_embedding`).
+
+    Shapes and dtypes:
+        positional_embedding: parameter [spacial_dim ** 2 + 1, embed_dim], initially normal, std embed_dim **
+            -0.5; the first row is the mean's.
+        q_proj, k_proj, v_proj, c_proj: ``nn.Linear``.
+        x: [B, embed_dim, H, W], any strides, in the dtype of the projections.
+        Result: [B, output_dim].
+
+    Raises:
+        ValueError: a size is not positive, embed_dim is no multiple of num_heads, or x is not a map of
+            embed_dim channels and at least one cell.
+
+    Complexity: O(B H W embed_dim^2), two projections of the map. Gradients: of x and all parameters.
+
+    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021,
+    section 2.4.
+
+    Example:
+        >>> pool = AttentionPool2d(7, 64, num_heads=4, output_dim=32)
+        >>> pool(torch.randn(2, 64, 7, 7)).shape, pool(torch.randn(2, 64, 9, 12)).shape
+        (torch.Size([2, 32]), torch.Size([2, 32]))
+    """
+
+    size: list[int]
+
+    def __init__(
+        self,
+        spacial_dim: Union[int, Sequence[int]],
+        embed_dim: int,
+        num_heads: int,
+        output_dim: Optional[int] = None,
+        antialias: bool = True,
+    ) -> None:
+        super().__init__()
+        name = "AttentionPool2d"
+        self.size = _pair(name, "spacial_dim", spacial_dim)
+        if num_heads < 1:
+            raise ValueError(f"{name}: num_heads must be positive, got {num_heads}")
+        if embed_dim < 1 or embed_dim % num_heads != 0:
+            rule = f"embed_dim must be a positive multiple of num_heads {num_heads}"
+            raise ValueError(f"{name}: {rule}, got {embed_dim}")
+        if output_dim is not None and output_dim < 1:
+            raise ValueError(f"{name}: output_dim must be positive, got {output_dim}")
+        self.num_heads = num_heads
+        self.antialias = antialias
+        self.positional_embedding = nn.Parameter(torch.empty(self.size[0] * self.size[1] + 1, embed_dim))
+        self.k_proj = nn.Linear(embed_dim, embed_dim)
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.v_proj = nn.Linear(embed_dim, embed_dim)
+        self.c_proj = nn.Linear(embed_dim, embed_dim if output_dim is None else output_dim)
+        nn.init.normal_(self.positional_embedding, std=embed_dim**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dim = self.positional_embedding.size(1)
+        if x.dim() != 4 or x.size(1) != dim or x.size(2) * x.size(3) == 0:
+            raise ValueError(
+                f"AttentionPool2d: x must be [B, {dim}, H, W] with H, W > 0, got {list(x.shape)}"
+            )
+        positions = resample_position_embedding(
+            self.positional_embedding, [x.size(2), x.size(3)], 1, self.size, antialias=self.antialias
+        )
+        cells = x.flatten(2).transpose(1, 2)
+        tokens = add_position_embedding(cells, positions.to(x.dtype), [cells.mean(1, keepdim=True)])
+        heads = [self.num_heads, -1]
+        query = self.q_proj(tokens.narrow(1, 0, 1)).unflatten(2, heads).transpose(1, 2)
+        key = self.k_proj(tokens).unflatten(2, heads).transpose(1, 2)
+        value = self.v_proj(tokens).unflatten(2, heads).transpose(1, 2)
+        pooled = F.scaled_dot_product_attention(query, key, value)
+        return self.c_proj(pooled.flatten(1))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        key = prefix + "positional_embedding"
+        _resample_loaded(state_dict, key, self.positional_embedding, self.size, 1, self.antialias)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, num_heads={self.num_heads}, antialias={self.antialias}"

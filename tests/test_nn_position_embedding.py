@@ -1,0 +1,474 @@
+"""The modules that hold learned positions, against plain code; tests/parity has the libraries."""
+
+import copy
+import math
+import pickle
+import re
+
+import pytest
+import torch
+from support import same_bits
+from test_nn import saved_and_loaded
+from torch.nn import functional as F
+
+import posenc_ext
+from posenc_ext.nn import AttentionPool2d, LearnedPositionalEmbedding, VisionPositionEmbedding
+from posenc_ext.reference import round_once
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+TOKENS = {
+    "cls": {},
+    "cls-dist": {"dist_token": True},
+    "cls-dist-registers": {"dist_token": True, "registers": 3},
+    "registers": {"class_token": False, "registers": 2},
+    "none": {"class_token": False},
+    "cls-apart": {"embed_prefix": False},
+    "cls-dist-registers-apart": {"dist_token": True, "registers": 3, "embed_prefix": False},
+}
+EVERY_TOKENS = pytest.mark.parametrize("options", TOKENS.values(), ids=TOKENS)
+
+
+def vision(grid=(3, 4), dim=6, **options):
+    return VisionPositionEmbedding(grid, dim, **options)
+
+
+MODULES = {
+    **{f"vision-{name}": (lambda o=o: vision(**o), (torch.randn(2, 12, 6),)) for name, o in TOKENS.items()},
+    "vision-map": (lambda: vision(), (torch.randn(2, 6, 3, 4),)),
+    "vision-resampled": (lambda: vision(dist_token=True), (torch.randn(2, 6, 4, 5),)),
+    "vision-size": (lambda: vision(antialias=False), (torch.randn(2, 10, 6), [2, 5])),
+    "learned": (lambda: LearnedPositionalEmbedding(9, 6), (torch.randn(2, 4, 6),)),
+    "learned-past": (lambda: LearnedPositionalEmbedding(9, 6, 2, 0.0, 1.5), (torch.randn(2, 4, 6), 5)),
+    "learned-seq-first": (
+        lambda: LearnedPositionalEmbedding(9, 6, batch_first=False),
+        (torch.randn(4, 2, 6),),
+    ),
+    "pool": (lambda: AttentionPool2d(3, 6, 2), (torch.randn(2, 6, 3, 3),)),
+    "pool-resampled": (lambda: AttentionPool2d((3, 4), 6, 2, 5), (torch.randn(2, 6, 4, 2),)),
+}
+EVERY = pytest.mark.parametrize(("build", "arguments"), MODULES.values(), ids=MODULES)
+
+
+def results(module, arguments):
+    """The output and its gradients, of the input and of every parameter."""
+    x = arguments[0].clone().requires_grad_()
+    output = module(x, *arguments[1:])
+    upstream = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    return [output, *torch.autograd.grad(output, [x, *module.parameters()], upstream)]
+
+
+def close(mine, theirs, module):
+    """Equality, but where TorchScript and torch.compile have other kernels: for matrix products, and for
+    interpolation without antialiasing. These differ by a few roundings of values of order 1."""
+    if isinstance(module, AttentionPool2d) or not module.__dict__.get("antialias", True):
+        torch.testing.assert_close(mine, theirs, rtol=2**-20, atol=2**-20)
+        return True
+    return same_bits(mine, theirs)
+
+
+@EVERY
+def test_state_dict_has_parameters_alone(build, arguments):
+    module, other = build(), build()
+    assert list(module.buffers()) == []
+    assert set(module.state_dict()) == {name for name, _ in module.named_parameters()}
+    assert other.load_state_dict(module.state_dict()) == ([], [])
+    assert same_bits(other(*arguments), module(*arguments))
+
+
+@EVERY
+def test_copies_are_equal_and_independent(build, arguments):
+    module = build()
+    expected = module(*arguments).detach().clone()
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert same_bits(other(*arguments), expected)
+        assert repr(other) == repr(module)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.zero_()
+    assert same_bits(module(*arguments), expected)
+
+
+@EVERY
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_saved_script_gives_the_same_values_and_gradients(build, arguments):
+    module = build()
+    loaded = saved_and_loaded(module)
+    expected = results(module, arguments)
+    for _ in range(3):  # the second call profiles, the third runs optimised
+        for mine, theirs in zip(results(loaded, arguments), expected, strict=True):
+            assert close(mine, theirs, module)
+
+
+@EVERY
+def test_compiles_to_one_graph(build, arguments):
+    module = build()
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for mine, theirs in zip(results(compiled, arguments), results(module, arguments), strict=True):
+        assert close(mine, theirs, module)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_dtypes(build, arguments, dtype):
+    module = build().to(dtype)
+    output, *gradients = results(module, (arguments[0].to(dtype), *arguments[1:]))
+    assert output.dtype == dtype
+    assert {gradient.dtype for gradient in gradients} == {dtype}
+    assert output.is_contiguous()
+
+
+# VisionPositionEmbedding
+
+
+def plain_vision(module, x, pos_embed=None):
+    """Concatenate and add, or add and concatenate, in float64."""
+    parameters = {name: p.double() for name, p in module.named_parameters()}
+    pos_embed = parameters["pos_embed"] if pos_embed is None else pos_embed.double()
+    names = [name for name in ("cls_token", "dist_token", "reg_token") if name in parameters]
+    tokens = [parameters[name].expand(len(x), -1, -1) for name in names]
+    if module.embed_prefix:
+        return torch.cat([*tokens, x.double()], 1) + pos_embed
+    return torch.cat([*tokens, x.double() + pos_embed], 1)
+
+
+@EVERY_TOKENS
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vision_is_concatenation_and_sum(options, dtype):
+    module = vision(**options).to(dtype)
+    x = torch.randn(2, 12, 6).to(dtype)
+    assert same_bits(module(x), round_once(plain_vision(module, x), dtype))
+    image = x.transpose(1, 2).contiguous().view(2, 6, 3, 4)
+    assert same_bits(module(image), module(x))
+    assert same_bits(module(image.contiguous(memory_format=torch.channels_last)), module(x))
+
+
+@EVERY_TOKENS
+def test_gradients_of_vision(options):
+    module = vision(**options).double()
+    x = torch.randn(3, 12, 6, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn_like(module(x))
+    inputs = [x, *module.parameters()]
+    actual = torch.autograd.grad(module(x), inputs, upstream)
+    expected = torch.autograd.grad(plain_vision(module, x), inputs, upstream)
+    for mine, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-14, atol=1e-14)
+
+
+@EVERY_TOKENS
+@pytest.mark.parametrize("size", [[5, 6], [4, 3], [1, 1]])
+def test_vision_at_another_size(options, size):
+    module = vision(**options)
+    prefix = module.pos_embed.shape[1] - 12
+    pos_embed = posenc_ext.resample_position_embedding(module.pos_embed, size, prefix, [3, 4])
+    x = torch.randn(2, size[0] * size[1], 6)
+    expected = round_once(plain_vision(module, x, pos_embed), x.dtype)
+    assert same_bits(module(x, size), expected)
+    assert same_bits(module(x.transpose(1, 2).reshape(2, 6, *size)), expected)
+
+
+@EVERY_TOKENS
+def test_vision_loads_another_square_grid(options):
+    small, large = vision(5, **options), vision((7, 6), **options)
+    prefix = small.pos_embed.shape[1] - 25
+    state = small.state_dict()
+    keys = {key: tensor.clone() for key, tensor in state.items()}
+    assert large.load_state_dict(state) == ([], [])
+    expected = posenc_ext.resample_position_embedding(small.pos_embed, [7, 6], prefix)
+    assert same_bits(large.pos_embed, expected)
+    assert large.pos_embed.requires_grad
+    assert all(
+        same_bits(state[key], tensor) for key, tensor in keys.items()
+    )  # the caller's own is left alone
+    model, loaded = (torch.nn.ModuleDict({"embed": vision(s, **options)}) for s in (5, (7, 6)))
+    assert loaded.load_state_dict(model.state_dict()) == ([], [])
+    assert loaded["embed"].pos_embed.shape == large.pos_embed.shape
+
+
+def test_vision_leaves_what_is_no_square_to_the_error_of_torch():
+    state = vision((3, 4)).state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch for pos_embed"):
+        vision((5, 4)).load_state_dict(state)
+    with pytest.raises(RuntimeError, match="size mismatch for pos_embed"):
+        vision(3, dim=8).load_state_dict(vision(4, dim=6).state_dict())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        vision().load_state_dict({"pos_embed": vision().pos_embed})
+
+
+@pytest.mark.parametrize("order", ["mae", "mocov3", "timm"])
+@pytest.mark.parametrize("embed_prefix", [True, False])
+@pytest.mark.parametrize("trainable", [True, False])
+def test_vision_from_sinusoidal(order, embed_prefix, trainable):
+    module = VisionPositionEmbedding.from_sinusoidal(
+        (2, 3), 8, order, 100.0, trainable, embed_prefix=embed_prefix, dist_token=True
+    )
+    rows = 2 if embed_prefix else 0
+    expected = posenc_ext.sinusoidal_grid([2, 3], 8, order, 100.0, extra_tokens=rows)
+    assert same_bits(module.pos_embed, expected.unsqueeze(0))
+    assert module.pos_embed.requires_grad == trainable
+    assert module.cls_token.requires_grad
+    assert set(dict(module.named_parameters())) == {"cls_token", "dist_token", "pos_embed"}
+
+
+@EVERY_TOKENS
+def test_vision_starts_small(options):
+    module = VisionPositionEmbedding(40, 40, **options)
+    for parameter in module.parameters():
+        assert parameter.abs().max() < 0.1
+    assert module.pos_embed.std().item() == pytest.approx(0.02, rel=0.02)
+
+
+@EVERY_TOKENS
+def test_vision_promotes_half_patches_as_cat_and_add_do(options):
+    """Under autocast a convolution's patches are bfloat16 and the parameters float32."""
+    module = vision(**options)
+    x = torch.randn(2, 12, 6).bfloat16()
+    assert same_bits(module(x), round_once(plain_vision(module, x), torch.float32))
+
+
+# LearnedPositionalEmbedding
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(("offset", "past", "scale"), [(0, 0, 1.0), (2, 3, 1.0), (2, 3, math.sqrt(6))])
+def test_learned_is_a_sum(dtype, batch_first, offset, past, scale):
+    module = LearnedPositionalEmbedding(9, 6, offset, 0.0, scale, batch_first).to(dtype)
+    x = torch.randn(2, 4, 6).to(dtype)
+    rows = module.weight[offset + past : offset + past + 4].double()
+    exact = x.double() * scale + rows
+    actual = module(x if batch_first else x.transpose(0, 1), past)
+    actual = actual if batch_first else actual.transpose(0, 1)
+    if dtype == torch.float64:  # the plain product, below 8, is rounded on its own
+        torch.testing.assert_close(actual, exact, rtol=0, atol=2**-50)
+    else:
+        assert same_bits(actual, round_once(exact, dtype))
+
+
+def test_decoding_step_by_step_is_the_whole():
+    module = LearnedPositionalEmbedding(9, 6, offset=2)
+    x = torch.randn(2, 9, 6)
+    steps = [module(x[:, i : i + 1], i) for i in range(9)]
+    assert same_bits(torch.cat(steps, 1), module(x))
+
+
+def test_gradient_of_learned():
+    module = LearnedPositionalEmbedding(9, 6, offset=2, x_scale=1.5).double()
+    x = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn_like(x)
+    grad_x, grad_weight = torch.autograd.grad(module(x, 1), [x, module.weight], upstream)
+    torch.testing.assert_close(grad_x, upstream * 1.5, rtol=1e-15, atol=0)
+    expected = F.pad(upstream.sum(0), (0, 0, 3, 4))
+    torch.testing.assert_close(grad_weight, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_learned_from_sinusoidal():
+    module = LearnedPositionalEmbedding.from_sinusoidal(5, 7, 50.0, 1.0, "concat", "zero", False, offset=2)
+    expected = posenc_ext.sinusoidal_table(5, 7, base=50.0, freq_shift=1.0, layout="concat", odd="zero")
+    assert same_bits(module.weight, torch.cat([torch.zeros(2, 7), expected]))
+    assert not module.weight.requires_grad
+    assert LearnedPositionalEmbedding.from_sinusoidal(5, 6).weight.requires_grad
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+@pytest.mark.parametrize("build", ["vision", "learned"])
+def test_dropout_in_training(build, p):
+    if build == "vision":
+        module, x = vision((16, 16), 32, dropout=p), torch.rand(4, 256, 32) + 1
+    else:
+        module, x = LearnedPositionalEmbedding(256, 32, dropout=p), torch.rand(4, 256, 32) + 1
+    kept = module.eval()(x)
+    torch.manual_seed(3)
+    dropped = module.train()(x)
+    mask = dropped == 0
+    n = mask.numel()
+    assert abs(mask.sum().item() - p * n) < 5 * math.sqrt(p * (1 - p) * n)
+    torch.testing.assert_close(dropped[~mask], kept[~mask] / (1 - p), rtol=2**-22, atol=0)
+    torch.manual_seed(3)
+    assert same_bits(module(x), dropped)
+    module.dropout.p = 0.0
+    assert same_bits(module(x), kept)
+
+
+# AttentionPool2d
+
+
+def plain_pool(module, x, positions=None):
+    """CLIP's formula: prepend the mean, add positions, one attention layer, keep its first row."""
+    positions = module.positional_embedding if positions is None else positions
+    cells = x.flatten(2).permute(2, 0, 1)
+    tokens = torch.cat([cells.mean(0, keepdim=True), cells]) + positions[:, None]
+    q, k, v, c = module.q_proj, module.k_proj, module.v_proj, module.c_proj
+    out, _ = F.multi_head_attention_forward(
+        tokens,
+        tokens,
+        tokens,
+        embed_dim_to_check=x.shape[1],
+        num_heads=module.num_heads,
+        in_proj_weight=None,
+        in_proj_bias=torch.cat([q.bias, k.bias, v.bias]),
+        bias_k=None,
+        bias_v=None,
+        add_zero_attn=False,
+        dropout_p=0.0,
+        out_proj_weight=c.weight,
+        out_proj_bias=c.bias,
+        use_separate_proj_weight=True,
+        q_proj_weight=q.weight,
+        k_proj_weight=k.weight,
+        v_proj_weight=v.weight,
+        need_weights=False,
+    )
+    return out[0]
+
+
+@pytest.mark.parametrize("size", [(5, 5), (3, 8), (1, 1)])
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("out", [None, 3])
+def test_pool_is_the_formula_of_clip(size, heads, out):
+    module = AttentionPool2d(5, 8, heads, out).double()
+    x = torch.randn(2, 8, *size, dtype=torch.float64, requires_grad=True)
+    positions = posenc_ext.resample_position_embedding(module.positional_embedding, list(size))
+    actual, expected = module(x), plain_pool(module, x, positions)
+    assert actual.shape == (2, out or 8)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(actual)
+    inputs = [x, *module.parameters()]
+    for mine, theirs in zip(
+        torch.autograd.grad(actual, inputs, upstream),
+        torch.autograd.grad(expected, inputs, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    last = x.detach().contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(module(last), actual, rtol=1e-12, atol=1e-12)
+
+
+def test_pool_has_the_parameters_of_clip():
+    shapes = {name: tuple(p.shape) for name, p in AttentionPool2d(7, 8, 2, 3).named_parameters()}
+    linear = {f"{p}_proj.{w}": s for p in "kqv" for w, s in (("weight", (8, 8)), ("bias", (8,)))}
+    output = {"c_proj.weight": (3, 8), "c_proj.bias": (3,)}
+    assert shapes == {"positional_embedding": (50, 8), **linear, **output}
+
+
+def test_pool_loads_another_square_map():
+    small, large = AttentionPool2d(4, 8, 2), AttentionPool2d((6, 5), 8, 2)
+    assert large.load_state_dict(small.state_dict()) == ([], [])
+    expected = posenc_ext.resample_position_embedding(small.positional_embedding, [6, 5])
+    assert same_bits(large.positional_embedding, expected)
+    assert same_bits(large.c_proj.weight, small.c_proj.weight)
+    with pytest.raises(RuntimeError, match="size mismatch for positional_embedding"):
+        small.load_state_dict(large.state_dict())
+
+
+def test_pool_adds_float32_positions_to_half_maps():
+    """CLIP's mixed precision: projections in float16, the positions in float32."""
+    module = AttentionPool2d(3, 8, 2)
+    for layer in (module.q_proj, module.k_proj, module.v_proj, module.c_proj):
+        layer.half()
+    x = torch.randn(2, 8, 3, 3).half()
+    positions = module.positional_embedding.half()
+    assert module(x).dtype == torch.float16
+    exact = plain_pool(copy.deepcopy(module).double(), x.double(), positions.double())
+    # Four products and a softmax in float16, of values of order 1.
+    torch.testing.assert_close(module(x).double(), exact, rtol=0, atol=2**-8)
+
+
+def test_pool_starts_as_clip_does():
+    module = AttentionPool2d(30, 64, 2)
+    assert module.positional_embedding.std().item() == pytest.approx(64**-0.5, rel=0.02)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: vision(0), "VisionPositionEmbedding: grid_size must be a positive size or two, got 0"),
+        (
+            lambda: vision((2, 3, 4)),
+            "VisionPositionEmbedding: grid_size must be a positive size or two, got (2, 3, 4)",
+        ),
+        (lambda: vision(dim=0), "VisionPositionEmbedding: dim must be positive, got 0"),
+        (lambda: vision(registers=-1), "VisionPositionEmbedding: registers must be >= 0, got -1"),
+        (lambda: vision(dropout=1.0), "VisionPositionEmbedding: dropout must be in [0, 1), got 1.0"),
+        (
+            lambda: vision()(torch.zeros(12, 6)),
+            "VisionPositionEmbedding: x must have 3 or 4 dimensions, got 2",
+        ),
+        (
+            lambda: vision()(torch.zeros(1, 11, 6)),
+            "VisionPositionEmbedding: x must have 12 patches for size [3, 4], got 11",
+        ),
+        (
+            lambda: vision()(torch.zeros(1, 12, 6), [3, 5]),
+            "VisionPositionEmbedding: x must have 15 patches for size [3, 5], got 12",
+        ),
+        (
+            lambda: vision()(torch.zeros(1, 12, 6), [12]),
+            "VisionPositionEmbedding: size must have 2 sizes, got [12]",
+        ),
+        (
+            lambda: vision()(torch.zeros(1, 6, 3, 4), [3, 4]),
+            "VisionPositionEmbedding: size must be None with a map, got [3, 4]",
+        ),
+        (
+            lambda: vision()(torch.zeros(1, 6, 0, 4)),
+            "posenc_ext.resample_position_embedding: new_size must have 2 positive sizes, got [0, 4]",
+        ),
+        (
+            lambda: LearnedPositionalEmbedding(0, 6),
+            "LearnedPositionalEmbedding: num_embeddings must be positive, got 0",
+        ),
+        (
+            lambda: LearnedPositionalEmbedding(9, 0),
+            "LearnedPositionalEmbedding: embedding_dim must be positive, got 0",
+        ),
+        (
+            lambda: LearnedPositionalEmbedding(9, 6, -1),
+            "LearnedPositionalEmbedding: offset must be >= 0, got -1",
+        ),
+        (
+            lambda: LearnedPositionalEmbedding(9, 6, dropout=-0.5),
+            "LearnedPositionalEmbedding: dropout must be in [0, 1), got -0.5",
+        ),
+        (
+            lambda: LearnedPositionalEmbedding(9, 6)(torch.zeros(4, 6)),
+            "LearnedPositionalEmbedding: x must have 3 dimensions, got 2",
+        ),
+        (
+            lambda: LearnedPositionalEmbedding(9, 6)(torch.zeros(1, 4, 6), -1),
+            "LearnedPositionalEmbedding: past_length must be >= 0, got -1",
+        ),
+        (
+            lambda: LearnedPositionalEmbedding(9, 6, 2)(torch.zeros(1, 4, 6), 6),
+            "LearnedPositionalEmbedding: past_length + L must be at most 9, got 6 + 4",
+        ),
+        (
+            lambda: AttentionPool2d(0, 6, 2),
+            "AttentionPool2d: spacial_dim must be a positive size or two, got 0",
+        ),
+        (lambda: AttentionPool2d(3, 6, 0), "AttentionPool2d: num_heads must be positive, got 0"),
+        (
+            lambda: AttentionPool2d(3, 6, 4),
+            "AttentionPool2d: embed_dim must be a positive multiple of num_heads 4, got 6",
+        ),
+        (lambda: AttentionPool2d(3, 6, 2, 0), "AttentionPool2d: output_dim must be positive, got 0"),
+        (
+            lambda: AttentionPool2d(3, 6, 2)(torch.zeros(1, 5, 3, 3)),
+            "AttentionPool2d: x must be [B, 6, H, W] with H, W > 0, got [1, 5, 3, 3]",
+        ),
+        (
+            lambda: AttentionPool2d(3, 6, 2)(torch.zeros(1, 6, 3, 0)),
+            "AttentionPool2d: x must be [B, 6, H, W] with H, W > 0, got [1, 6, 3, 0]",
+        ),
+    ],
+)
+def test_value_errors(call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call()

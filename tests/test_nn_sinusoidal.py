@@ -1,0 +1,342 @@
+"""What tests/test_nn.py leaves of the modules that make sinusoids; tests/parity has the libraries."""
+
+import copy
+import math
+import pickle
+import re
+
+import pytest
+import torch
+from support import same_bits
+from test_nn import plain_positions, saved_and_loaded
+
+import posenc_ext
+from posenc_ext import reference
+from posenc_ext.nn import SinusoidalPositionalEmbedding, SinusoidalPositionalEncoding, TimestepEmbedding
+from posenc_ext.reference import round_once
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+TOKENS = torch.tensor([[5, 6, 7, 8], [1, 1, 5, 6], [5, 1, 6, 1]])
+STARTS = torch.tensor([7, 0, 10**6])
+
+# Module and arguments, for what every module must do.
+MODULES = {
+    "batch-first": (lambda: SinusoidalPositionalEncoding(6, 0.0, batch_first=True), (torch.randn(3, 5, 6),)),
+    "batch-first-step": (
+        lambda: SinusoidalPositionalEncoding(6, 0.0, batch_first=True),
+        (torch.randn(3, 5, 6), 4),
+    ),
+    "start": (lambda: SinusoidalPositionalEncoding(6, 0.0), (torch.randn(5, 3, 6), None, 9)),
+    "starts": (lambda: SinusoidalPositionalEncoding(6, 0.0), (torch.randn(5, 3, 6), None, STARTS)),
+    "opennmt": (lambda: SinusoidalPositionalEncoding.opennmt(0.0, 6), (torch.randn(5, 3, 6),)),
+    "tokens": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (TOKENS,)),
+    "tokens-past": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (TOKENS, None, 30)),
+    "embeds": (lambda: SinusoidalPositionalEmbedding.fairseq(8, 0), (None, torch.randn(2, 5, 3), 4)),
+    "timesteps": (lambda: TimestepEmbedding(6, True, 0), (torch.tensor([0.5, 3.0, 999.0]),)),
+    "timesteps-odd": (lambda: TimestepEmbedding(7, False, 1, 2.0, 500, torch.float64), (torch.arange(4),)),
+}
+EVERY = pytest.mark.parametrize(("build", "arguments"), MODULES.values(), ids=MODULES)
+
+
+def leaves(arguments):
+    """The arguments with floating tensors that require gradients, and these."""
+    given = [
+        a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
+        for a in arguments
+    ]
+    return given, [a for a in given if isinstance(a, torch.Tensor) and a.is_floating_point()]
+
+
+def results(module, arguments):
+    """The output and, where it has any, the gradients."""
+    given, inputs = leaves(arguments)
+    output = module(*given)
+    if not output.requires_grad:
+        return [output]
+    return [
+        output,
+        *torch.autograd.grad(output, inputs, torch.linspace(-1, 1, output.numel()).view_as(output)),
+    ]
+
+
+@EVERY
+def test_no_state(build, arguments):
+    module = build()
+    assert list(module.parameters()) + list(module.buffers()) == []
+    assert module.state_dict() == {}
+
+
+@EVERY
+def test_copies_are_equal(build, arguments):
+    module = build()
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert same_bits(other(*arguments), module(*arguments))
+        assert repr(other) == repr(module)
+
+
+@EVERY
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_saved_script_gives_the_same(build, arguments):
+    module = build()
+    loaded = saved_and_loaded(module)
+    expected = results(module, arguments)
+    for _ in range(3):  # the second call profiles, the third runs optimised
+        for mine, theirs in zip(results(loaded, arguments), expected, strict=True):
+            assert same_bits(mine, theirs)
+
+
+@EVERY
+def test_compiles_to_one_graph(build, arguments):
+    module = build()
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for mine, theirs in zip(results(compiled, arguments), results(module, arguments), strict=True):
+        assert same_bits(mine, theirs)
+
+
+# SinusoidalPositionalEncoding
+
+
+def encoding(dim=6, **options):
+    return SinusoidalPositionalEncoding(dim, 0.0, **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("arguments", [(), (None, 5), (4,), (None, torch.tensor([4, 0, 9]))], ids=str)
+def test_batch_first_is_the_transpose(dtype, arguments):
+    emb = torch.randn(5, 3, 6).to(dtype)
+    actual = encoding(batch_first=True)(emb.transpose(0, 1).contiguous(), *arguments)
+    assert actual.is_contiguous()
+    assert same_bits(actual.transpose(0, 1), encoding()(emb, *arguments))
+    assert same_bits(encoding(batch_first=True)(emb.transpose(0, 1), *arguments), actual)
+
+
+def test_start_is_where_a_longer_sequence_was_cut():
+    emb = torch.randn(12, 3, 6)
+    assert same_bits(encoding()(emb[5:], start=5), encoding()(emb)[5:])
+    assert same_bits(encoding()(emb[5:6], start=5), encoding()(emb[5:6], 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_start_of_each_sample(dtype):
+    emb = torch.randn(5, 3, 6)
+    actual = encoding()(emb, start=STARTS.to(dtype))
+    for b, start in enumerate(STARTS.tolist()):
+        assert same_bits(actual[:, b : b + 1], encoding()(emb[:, b : b + 1], start=start))
+
+
+def test_far_starts_are_exact():
+    emb = torch.zeros(2, 3, 6)
+    positions = torch.tensor([[7, 0, 10**6], [8, 1, 10**6 + 1]])
+    exact = reference.sinusoidal(positions, 6, dtype=torch.float64)
+    assert same_bits(encoding()(emb, start=STARTS), round_once(exact, torch.float32))
+
+
+def test_argument_order_of_opennmt():
+    module = SinusoidalPositionalEncoding.opennmt(0.25, 8, 77)
+    assert (module.dim, module.dropout.p, module.max_len) == (8, 0.25, 77)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_pe_on_request(batch_first):
+    module = encoding(max_len=50, batch_first=batch_first, emit_pe=True)
+    pe = module.state_dict(prefix="a.")["a.pe"]
+    assert list(module.buffers()) == []
+    assert pe.shape == ((1, 50, 6) if batch_first else (50, 1, 6))
+    assert same_bits(pe.flatten(0, 1), posenc_ext.sinusoidal_table(50, 6))
+    assert module.load_state_dict(module.state_dict()) == ([], [])
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(module)))
+    assert same_bits(copied.state_dict()["pe"], pe)
+
+
+def test_the_classic_module_loads_pe():
+    plain = plain_positions.SinusoidalPositionalEncoding(6, 0.0, max_len=50)
+    assert plain.load_state_dict(encoding(max_len=50, emit_pe=True).state_dict()) == ([], [])
+    emb = torch.randn(50, 2, 6)
+    # The plain sum is rounded at the product and at the sum, the table once: ours is rounded once in all.
+    torch.testing.assert_close(plain(emb), encoding()(emb), rtol=2**-23, atol=2**-22)
+
+
+# SinusoidalPositionalEmbedding
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dim", "padding_idx", "past"), [(8, 1, 0), (7, 0, 3), (4, 5, 1000)])
+def test_embedding_of_tokens(dtype, dim, padding_idx, past):
+    tokens = torch.randint(0, 7, (4, 6))
+    actual = SinusoidalPositionalEmbedding(3, dim, padding_idx).to(dtype)(tokens, None, past)
+    positions = posenc_ext.padding_positions(tokens, padding_idx, past)
+    exact = reference.sinusoidal(
+        positions, dim, freq_shift=1, layout="concat", odd="zero", dtype=torch.float64
+    )
+    exact[tokens == padding_idx] = 0
+    if dtype == torch.float64:
+        torch.testing.assert_close(actual, exact, rtol=0, atol=1e-12)  # 1000 * 2^-50 of the angle
+    else:
+        assert same_bits(actual, round_once(exact, dtype))
+
+
+def test_embedding_without_tokens_is_that_of_tokens_without_padding():
+    module = SinusoidalPositionalEmbedding(3, 8, 1)
+    tokens = torch.full([2, 5], 9)
+    for past in (0, 7):
+        actual = module(inputs_embeds=torch.randn(2, 5, 3), past_key_values_length=past)
+        assert same_bits(actual, module(tokens, past_key_values_length=past))
+
+
+def test_decoding_step_by_step_is_the_whole():
+    module = SinusoidalPositionalEmbedding(3, 8, 1)
+    tokens = torch.tensor([[4, 5, 6, 7, 8]])
+    steps = [module(tokens[:, i : i + 1], past_key_values_length=i) for i in range(5)]
+    assert same_bits(torch.cat(steps, 1), module(tokens))
+
+
+def test_embedding_has_the_dtype_of_its_model():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), SinusoidalPositionalEmbedding(3, 8, 1))
+    assert model[1](TOKENS).dtype == torch.float32
+    for convert, dtype in (
+        (lambda m: m.half(), torch.float16),
+        (lambda m: m.to(torch.bfloat16), torch.bfloat16),
+        (copy.deepcopy, torch.bfloat16),
+        (lambda m: m.to("cpu"), torch.bfloat16),
+        (lambda m: m.double(), torch.float64),
+    ):
+        model = convert(model)
+        assert model[1](TOKENS).dtype == dtype
+        assert model[1](inputs_embeds=torch.zeros(1, 2, 3)).dtype == dtype
+    torch.set_default_dtype(torch.float64)
+    assert SinusoidalPositionalEmbedding(3, 8, 1)(TOKENS).dtype == torch.float64
+
+
+@pytest.mark.parametrize("keys", [["weights"], ["_float_tensor"], ["weights", "_float_tensor"]])
+def test_tables_in_checkpoints_are_dropped(keys):
+    model = torch.nn.ModuleDict({"embed_positions": SinusoidalPositionalEmbedding(3, 8, 1)})
+    state = {f"embed_positions.{key}": torch.zeros(5, 8) for key in keys}
+    assert model.load_state_dict(state) == ([], [])
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        model.load_state_dict({"embed_positions.weight": torch.zeros(5, 8)})
+
+
+def test_argument_order_of_fairseq():
+    module = SinusoidalPositionalEmbedding.fairseq(8, 1, init_size=77)
+    assert (module.embedding_dim, module.padding_idx, module.num_positions) == (8, 1, 77)
+
+
+# TimestepEmbedding
+
+
+@pytest.mark.parametrize("dim", [6, 7])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("shift", "scale", "period"), [(0, 1, 10000), (1, 0.5, 200)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_timesteps(dim, flip, shift, scale, period, dtype):
+    timesteps = torch.tensor([[0.0, 0.1, 1.0], [17.5, 998.0, -3.0]], dtype=torch.float64)
+    actual = TimestepEmbedding(dim, flip, shift, scale, period, dtype)(timesteps)
+    pairs = dim // 2
+    frequency = float(period) ** (-torch.arange(pairs).double() / (pairs - shift))
+    angle = scale * timesteps.unsqueeze(-1) * frequency
+    parts = [angle.cos(), angle.sin()] if flip else [angle.sin(), angle.cos()]
+    exact = torch.cat([*parts, torch.zeros(2, 3, dim % 2)], -1)
+    assert actual.shape == (2, 3, dim)
+    if dtype == torch.float64:
+        torch.testing.assert_close(actual, exact, rtol=0, atol=1e-12)
+    else:
+        assert same_bits(actual, round_once(exact, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.bfloat16, torch.float64])
+def test_timesteps_of_any_dtype_make_float32(dtype):
+    timesteps = torch.tensor([0, 3, 200]).to(dtype)
+    expected = TimestepEmbedding(6, True, 0)(timesteps.float())
+    assert expected.dtype == torch.float32
+    assert same_bits(TimestepEmbedding(6, True, 0).bfloat16()(timesteps), expected)
+
+
+def test_gradient_of_timesteps():
+    timesteps = torch.tensor([0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    module = TimestepEmbedding(7, True, 0, 0.5, dtype=torch.float64)
+    torch.autograd.gradcheck(module, timesteps)
+    torch.autograd.gradgradcheck(module, timesteps)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: SinusoidalPositionalEncoding.opennmt(0.1, 7),
+            "Cannot use sin/cos positional encoding with odd dim (got dim=7)",
+        ),
+        (
+            lambda: encoding()(torch.zeros(2, 1, 6), 3, 4),
+            "SinusoidalPositionalEncoding: start must be 0 with step, got 4",
+        ),
+        (
+            lambda: encoding()(torch.zeros(2, 1, 6), 3, torch.tensor([4])),
+            "SinusoidalPositionalEncoding: start must be 0 with step, got a tensor",
+        ),
+        (
+            lambda: SinusoidalPositionalEmbedding(9, 3, 1),
+            "SinusoidalPositionalEmbedding: embedding_dim must be at least 4, got 3",
+        ),
+        (
+            lambda: SinusoidalPositionalEmbedding(9, 4, -1),
+            "SinusoidalPositionalEmbedding: padding_idx must be >= 0, got -1",
+        ),
+        (
+            lambda: SinusoidalPositionalEmbedding(9, 4, 1)(),
+            "SinusoidalPositionalEmbedding: one of input_ids and inputs_embeds must be given, got neither",
+        ),
+        (
+            lambda: SinusoidalPositionalEmbedding(9, 4, 1)(TOKENS, torch.zeros(2, 3, 4)),
+            "SinusoidalPositionalEmbedding: one of input_ids and inputs_embeds must be given, got both",
+        ),
+        (
+            lambda: SinusoidalPositionalEmbedding(9, 4, 1)(TOKENS, past_key_values_length=-1),
+            "posenc_ext.padding_positions: past_length must be >= 0, got -1",
+        ),
+        (
+            lambda: TimestepEmbedding(2, True, 1),
+            "TimestepEmbedding: num_channels // 2 - downscale_freq_shift must be positive, got 0",
+        ),
+        (
+            lambda: TimestepEmbedding(8, True, math.nan),
+            "TimestepEmbedding: num_channels // 2 - downscale_freq_shift must be positive, got nan",
+        ),
+        (
+            lambda: TimestepEmbedding(8, True, 0, max_period=0),
+            "TimestepEmbedding: max_period must be positive, got 0",
+        ),
+    ],
+)
+def test_value_errors(call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: encoding()(torch.zeros(2, 1, 6), start=torch.tensor([1, 2])),
+            r"posenc_ext::add_sinusoidal: .*\[1\]",
+        ),
+        (
+            lambda: encoding()(torch.zeros(2, 1, 6), start=torch.tensor([1.5])),
+            "posenc_ext::add_sinusoidal: start must",
+        ),
+        (
+            lambda: TimestepEmbedding(8, True, 0)(torch.tensor([True])),
+            "posenc_ext::sinusoidal: positions must",
+        ),
+        (
+            lambda: TimestepEmbedding(8, True, 0, dtype=torch.int64)(torch.ones(1)),
+            "posenc_ext::sinusoidal: dtype must",
+        ),
+    ],
+)
+def test_errors_of_the_ops(call, message):
+    with pytest.raises(RuntimeError, match=message):
+        call()
