@@ -18,7 +18,7 @@ class PositionClock:
         self._started = 0.0
         self._handles = []
         for module in model.modules():
-            if type(module).__module__ == positions.__name__:
+            if getattr(positions, type(module).__name__, None) is type(module):
                 self._handles.append(module.register_forward_pre_hook(self._before_forward))
                 self._handles.append(module.register_forward_hook(self._after_forward))
                 self._handles += [table.register_hook(self._after_backward) for table in module.parameters()]
