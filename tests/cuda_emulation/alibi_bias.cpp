@@ -44,6 +44,27 @@ void test_forward(DType type, const Shape& s, int64_t slope_stride, int64_t skip
   });
 }
 
+// The first distance beyond T's share of float32's 24 bits where float32 would give other bits than float64.
+template <class T>
+void test_where_float32_is_not_enough(DType type, int significand_bits) {
+  for (int64_t distance = int64_t{1} << (24 - significand_bits); distance < int64_t{1} << 25; ++distance) {
+    for (double n = 0.5; n < 1.0; n += 0x1p-11) {
+      Buffer<T> slope(1), wanted(1);
+      slope[0] = round_to<T>(n);
+      const double value = to_double(slope[0]), far = static_cast<double>(distance);
+      wanted[0] = round_to<T>(0.0 - value * far);
+      if (same_bits(wanted[0], round_to<T>(0.0f - static_cast<float>(value) * static_cast<float>(far))))
+        continue;
+      return on_all_machines([&] {
+        Buffer<T> got(1);
+        cuda::alibi_forward({{distance, false}, type, slope.data(), 1, 1, 1, 1, got.data()}, nullptr);
+        all_same(got, wanted, "alibi_forward where float32 is not enough");
+      });
+    }
+  }
+  report("%s: float32 is always enough", name(type));
+}
+
 // Whole numbers, so that every sum in float64 is exact and the result has one right value.
 template <class T>
 void test_backward(DType type, const Shape& s, bool key_major, int64_t gap) {
@@ -157,6 +178,9 @@ int main(int argc, char** argv) {
       for (const int64_t heads : {1, 2, 3, 8, 12, 40, 300}) test_slopes<scalar_t>(type, heads, 1 + heads % 2);
     })
   }
+  test_where_float32_is_not_enough<float>(DType::float32, 0);
+  test_where_float32_is_not_enough<Half>(DType::float16, 11);
+  test_where_float32_is_not_enough<BFloat16>(DType::bfloat16, 8);
   test_backward_sums_in_float64();
   return finish(7 + 4 + 1 + 1);
 }
