@@ -220,6 +220,44 @@ def test_keys_inside_a_model():
         assert torch.equal(tensor, state[key])
 
 
+# Windows: another size
+
+
+@pytest.mark.parametrize("prefix_tokens", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_resampled_table(prefix_tokens, dtype):
+    module = WindowRelativePositionBias((3, 4), 2, prefix_tokens, emit_index="flat").to(dtype).eval()
+    other = module.resampled((6, 5))
+    table = module.relative_position_bias_table
+    expected = posenc_ext.resample_window_table(table, [3, 4], [6, 5], prefix_tokens)
+    assert same_bits(other.relative_position_bias_table, expected)
+    assert other.window == [6, 5]
+    assert isinstance(other.relative_position_bias_table, torch.nn.Parameter)
+    assert not other.training
+    assert other().shape == (1, 2, 30 + prefix_tokens, 30 + prefix_tokens)
+    assert list(other.state_dict()) == list(module.state_dict())
+
+
+def test_resampled_table_with_heads_first():
+    """Resampling knows no direction: reversed and transposed, the two layouts have the same biases."""
+    module = WindowRelativePositionBias((3, 4), 2, heads_first=True).double()
+    rows_first = WindowRelativePositionBias((3, 4), 2).double()
+    table = module.relative_position_bias_table.detach()
+    rows_first.load_state_dict({"relative_position_bias_table": table.flatten(1).flip(1).t()})
+    other = module.resampled((6, 5))
+    assert other.relative_position_bias_table.shape == (2, 11, 9)
+    torch.testing.assert_close(other(), rows_first.resampled((6, 5))(), rtol=0, atol=1e-14)
+
+
+def test_resampled_to_the_same_window_is_a_copy():
+    module = WindowRelativePositionBias((3, 4), 2)
+    other = module.resampled((3, 4))
+    assert same_bits(other(), module())
+    with torch.no_grad():
+        other.relative_position_bias_table.zero_()
+    assert module.relative_position_bias_table.any()
+
+
 # Expanded windows with the copied code's stride
 
 

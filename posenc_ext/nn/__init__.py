@@ -3,8 +3,8 @@
 They hold parameters and settings and call ``torch.ops.posenc_ext``; the maths is there. None of them has a
 buffer: no index to register or to mismatch in a state_dict, no table to run out of rows or to lose digits
 under ``.half()``. Keys that the replaced modules keep in their checkpoints are accepted and dropped by
-``load_state_dict``, also with ``strict=True``. Load before ``torch.jit.script``: a scripted module accepts
-its own keys alone.
+``load_state_dict``, also with ``strict=True``; window modules emit theirs again with ``emit_index``, for
+checkpoints that go back. Load before ``torch.jit.script``: a scripted module accepts its own keys alone.
 """
 
 from .distance_bias import AlibiBias, T5RelativePositionBias

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..compositions import resample_window_table
 from ..reference import window_index
 from ._checkpoints import ComputesKeys, rename_keys
 
@@ -121,7 +122,8 @@ class WindowRelativePositionBias(ComputesKeys):
       windows alone, the original mixes up the axes of others). 4.x keeps the index: "square".
     - the first releases of Swin, Video Swin and BEiT ("square").
 
-    Their tables load; ``relative_position_index`` is dropped in square or flat form.
+    Their tables load; ``relative_position_index`` is dropped in square or flat form. A table of another
+    window is an error; load it into a module of its own window and take that module's ``resampled(window)``.
 
     Args:
         window: sizes of the window, one to three of them, outermost axis first.
@@ -186,6 +188,22 @@ class WindowRelativePositionBias(ComputesKeys):
 
     def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def resampled(self, window: Sequence[int]) -> "WindowRelativePositionBias":
+        """A module for another 2-D window whose table is this one's, resampled bicubically.
+
+        See :func:`posenc_ext.resample_window_table`: a new parameter of the same dtype and device; the rows
+        of a class token stay.
+        """
+        options = (self.num_heads, self.prefix_tokens, self.heads_first, self.emit_index)
+        other = WindowRelativePositionBias(window, *options)
+        table = self.relative_position_bias_table.detach()
+        rows = table.flatten(1).t() if self.heads_first else table
+        rows = resample_window_table(rows, self.window, other.window, self.prefix_tokens)
+        shape = other.relative_position_bias_table.shape
+        rows = rows.t().reshape(shape) if self.heads_first else rows
+        other.relative_position_bias_table = nn.Parameter(rows.clone())
+        return other.train(self.training)
 
     def forward(self) -> Tensor:
         table = self.relative_position_bias_table
