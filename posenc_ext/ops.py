@@ -242,8 +242,8 @@ def add_position_embedding(
 
     ``dropout(cat([*prefix_tokens, x * x_scale], token axis) + pos_embed)``, the head of the Vision
     Transformer (Dosovitskiy et al. 2021; DeiT, Touvron et al. 2021, with a second token for distillation;
-    the visual towers of CLIP, Radford et al. 2021). The sum is computed in float64 (or float32, where that rounds to
-    the same value) and rounded once.
+    the visual towers of CLIP, Radford et al. 2021). The sum is computed in float64 (or float32, where that
+    rounds to the same value) and rounded once.
 
     Args:
         x: [B, N, D], or [N, B, D] with batch_first=False; any strides. The tokens of an image [B, D, H, W]
