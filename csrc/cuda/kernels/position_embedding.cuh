@@ -54,7 +54,7 @@ __device__ __forceinline__ uint64_t seed_of(const SeededDropout& d) {
 // Reads and writes batch x tokens x dim elements, pos once a chunk. A thread owns a vector of channels of a
 // token and walks over the samples of a chunk.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     add_position_embedding_kernel(const __grid_constant__ AddPositionEmbedding a,
                                   const __grid_constant__ TokenSplit split) {
   constexpr int kWidth = Pack<T>::kWidth;
