@@ -18,6 +18,11 @@ MAX_REGISTERS = {
     "sinusoid_backward_kernel": 80,
     "scale_dropout_kernel": 64,
     "scale_dropout_strided_kernel": 64,
+    "add_position_embedding_kernel": 64,
+    "add_position_embedding_strided_kernel": 64,
+    "add_position_embedding_transposed_kernel": 64,
+    "sum_batch_kernel": 64,
+    "sum_batch_strided_kernel": 64,
     "bias_forward_kernel": 64,
     "bias_backward_kernel": 128,
     "bias_reduce_kernel": 64,
@@ -29,6 +34,13 @@ MAX_REGISTERS = {
     "alibi_backward_kernel": 64,
     "alibi_reduce_kernel": 64,
     "alibi_slopes_kernel": 64,
+}
+
+READ_VECTORS = {
+    "add_sinusoidal_kernel",
+    "scale_dropout_kernel",
+    "add_position_embedding_kernel",
+    "sum_batch_kernel",
 }
 
 
@@ -49,6 +61,8 @@ class Kernel:
         """Kernels for rows made of 16-byte vectors; each has a counterpart for all other rows."""
         return "Vectors" in self.name or self.family in (
             "scale_dropout_kernel",
+            "add_position_embedding_kernel",
+            "sum_batch_kernel",
             "bias_forward_kernel",
             "gather_forward_kernel",
             "alibi_forward_kernel",
@@ -141,5 +155,5 @@ def test_vectors_are_16_bytes_and_nothing_is_atomic(compiled, arch):
         if not kernel.has_vectors:
             continue
         assert [i for i in code if re.fullmatch(r"STG\.E\..*128.*", i)], kernel.name
-        if kernel.family in ("add_sinusoidal_kernel", "scale_dropout_kernel"):
+        if kernel.family in READ_VECTORS:
             assert [i for i in code if re.fullmatch(r"LDG\.E\..*128.*", i)], kernel.name

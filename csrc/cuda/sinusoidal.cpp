@@ -7,6 +7,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include "cuda/dropout.h"
 #include "ops/sinusoidal.h"
 
 namespace posenc_ext::cuda {
@@ -15,11 +16,6 @@ namespace {
 Positions positions_of(const at::Tensor& positions) {
   return {positions.const_data_ptr(), *ops::to_position_type(positions.scalar_type()),
           ops::to_strided(positions, positions.dim()), 0};
-}
-
-SeededDropout seeded(double dropout_p, const std::optional<at::Tensor>& seed) {
-  return {core::make_dropout(dropout_p),
-          ops::drops(dropout_p, seed) ? seed->const_data_ptr<int64_t>() : nullptr};
 }
 
 at::Tensor& sinusoidal_table_out_cuda(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,

@@ -88,6 +88,20 @@ c10::SymDimVector check_sum_batch(const at::Tensor& grad, bool batch_first) {
   return {grad.sym_size(batch_first ? 1 : 0), grad.sym_size(2)};
 }
 
+std::vector<at::Tensor> in_few_prefixes(at::TensorList prefix_tokens, size_t count, int64_t batch,
+                                        bool batch_first) {
+  if (prefix_tokens.size() <= count) return prefix_tokens.vec();
+  const int64_t batch_axis = batch_first ? 0 : 1;
+  std::vector<at::Tensor> few = prefix_tokens.slice(0, count - 1).vec(), rest;
+  for (const at::Tensor& prefix : prefix_tokens.slice(count - 1)) {
+    c10::DimVector sizes(prefix.sizes().begin(), prefix.sizes().end());
+    sizes[batch_axis] = batch;
+    rest.push_back(prefix.expand(sizes));
+  }
+  few.push_back(at::cat(rest, 1 - batch_axis));
+  return few;
+}
+
 at::Tensor call_add_position_embedding(const at::Tensor& x, const at::Tensor& pos_embed,
                                        at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
                                        bool batch_first, double dropout_p,

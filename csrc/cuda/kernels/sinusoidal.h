@@ -3,10 +3,10 @@
 
 #include <cuda_runtime_api.h>
 
-#include "core/philox.h"
 #include "core/scalar.h"
 #include "core/sinusoid.h"
 #include "core/strided.h"
+#include "cuda/kernels/dropout.h"
 
 namespace posenc_ext::cuda {
 
@@ -40,12 +40,6 @@ struct SinusoidBackward {
   core::DType dtype;
   void* out;
   int64_t count;
-};
-
-// The seed is read where it lies, on the device; null means no dropout.
-struct SeededDropout {
-  core::Dropout dropout;
-  const int64_t* seed;
 };
 
 // y[b, l, :] = dropout(x[b, l, :] * x_scale + encoding(start + l + offset[b]))

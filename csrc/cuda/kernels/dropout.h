@@ -1,0 +1,14 @@
+// Dropout as the CUDA kernels take it.
+#pragma once
+
+#include "core/philox.h"
+
+namespace posenc_ext::cuda {
+
+// The seed is read where it lies, on the device; null means no dropout.
+struct SeededDropout {
+  core::Dropout dropout;
+  const int64_t* seed;
+};
+
+}  // namespace posenc_ext::cuda

@@ -1,0 +1,282 @@
+// The position-embedding kernels, emulated, against the CPU kernels of the baseline level: bit for bit where
+// a value is rounded once.
+#include <memory>
+
+#include "check.h"
+
+// Kernels come after check.h, which says what CUDA's words mean here.
+#include "cpu/kernels/position_embedding.h"
+#include "cuda/kernels/position_embedding.cu"
+
+namespace {
+
+using namespace posenc_ext;
+using namespace check;
+
+Random draw;
+
+enum class Form { contiguous, image, gaps, off_boundary, strided_channels, odd_tokens, expanded };
+constexpr Form kForms[] = {Form::contiguous,       Form::image,      Form::gaps,    Form::off_boundary,
+                           Form::strided_channels, Form::odd_tokens, Form::expanded};
+
+// Tokens of a batch in memory of their own.
+template <class T>
+struct TokenData {
+  cpu::Tokens view{};
+  std::unique_ptr<Buffer<T>> memory;
+
+  TokenData(int64_t batch, int64_t tokens, int64_t dim, Form form) {
+    view.channel_stride = form == Form::image ? tokens : form == Form::strided_channels ? 2 : 1;
+    view.token_stride = form == Form::image        ? 1
+                        : form == Form::gaps       ? dim + 16
+                        : form == Form::odd_tokens ? dim + 1
+                                                   : dim * view.channel_stride;
+    view.batch_stride = form == Form::expanded || batch == 1 ? 0
+                        : form == Form::image                ? tokens * dim
+                                                             : tokens * view.token_stride;
+    const int64_t last = (tokens - 1) * view.token_stride + (dim - 1) * view.channel_stride;
+    const int64_t extent = tokens == 0 ? 0 : (batch - 1) * view.batch_stride + last + 1;
+    memory = std::make_unique<Buffer<T>>(extent, form == Form::off_boundary ? 1 : 0);
+    for (int64_t i = 0; i < extent; ++i) (*memory)[i] = round_to<T>(draw.normal_like());
+    if (extent > 0 && draw.below(3) == 0)
+      (*memory)[draw.below(extent)] = round_to<T>(draw.of<double>({HUGE_VAL, NAN}));
+    view.data = memory->data();
+  }
+};
+
+cuda::Tokens on_device(const cpu::Tokens& t) {
+  return {t.data, t.batch_stride, t.token_stride, t.channel_stride};
+}
+
+// Prefixes: the number of tokens of each, negative where all samples share them.
+template <class T>
+void test_add(DType type, int64_t batch, int64_t tokens, int64_t dim, std::vector<int64_t> prefixes,
+              Form form, bool batch_first, bool embed_prefix, double x_scale, double p) {
+  cpu::AddPositionEmbedding host{};
+  host.dtype = type;
+  host.batch = batch;
+  host.dim = dim;
+  const TokenData<T> x(batch, tokens, dim, form);
+  host.x = x.view;
+  host.x_scale = x_scale;
+  std::vector<TokenData<T>> prefix_data;
+  for (const int64_t k : prefixes) {
+    const Form its_form = draw.below(4) == 0 ? form : Form::contiguous;
+    prefix_data.emplace_back(k < 0 ? 1 : batch, std::abs(k), dim, its_form);
+    host.prefix_length += std::abs(k);
+    host.prefix[host.prefixes] = prefix_data.back().view;
+    host.prefix_end[host.prefixes++] = host.prefix_length;
+  }
+  host.length = host.prefix_length + tokens;
+  const int64_t rows = embed_prefix ? host.length : tokens;
+  const TokenData<T> pos(1, rows, dim, draw.below(4) == 0 ? form : Form::contiguous);
+  host.pos = pos.view.data;
+  host.pos_token_stride = pos.view.token_stride;
+  host.pos_channel_stride = pos.view.channel_stride;
+  host.first_embedded = embed_prefix ? 0 : host.prefix_length;
+  const int64_t seed = draw.below(int64_t{1} << 60);
+  host.dropout = {make_dropout(p), p > 0.0 ? &seed : nullptr};
+  Buffer<T> wanted(batch * host.length * dim);
+  host.out = wanted.data();
+  host.out_batch_stride = batch_first ? host.length * dim : dim;
+  host.out_token_stride = batch_first ? dim : batch * dim;
+  host.item_tokens = host.length;
+  host.item_samples = batch;
+  cpu::baseline::add_position_embedding(host, 0, host.items());
+
+  cuda::AddPositionEmbedding device{};
+  device.dtype = type;
+  device.batch = batch;
+  device.length = host.length;
+  device.prefix_length = host.prefix_length;
+  device.dim = dim;
+  device.x = on_device(host.x);
+  device.x_scale = x_scale;
+  device.prefixes = host.prefixes;
+  for (int32_t i = 0; i < host.prefixes; ++i) {
+    device.prefix[i] = on_device(host.prefix[i]);
+    device.prefix_end[i] = host.prefix_end[i];
+  }
+  device.pos = host.pos;
+  device.pos_token_stride = host.pos_token_stride;
+  device.pos_channel_stride = host.pos_channel_stride;
+  device.first_embedded = host.first_embedded;
+  device.dropout = {host.dropout.dropout, host.dropout.seed};
+  device.out_batch_stride = host.out_batch_stride;
+  device.out_token_stride = host.out_token_stride;
+  const int64_t skip = draw.below(4) == 0 ? 1 : 0;
+  on_all_machines([&] {
+    Buffer<T> got(wanted.size(), skip);
+    device.out = got.data();
+    cuda::add_position_embedding(device, nullptr);
+    all_same(got, wanted,
+             "add_position_embedding " + std::string(name(type)) + " form " +
+                 std::to_string(static_cast<int>(form)) + " dim " + std::to_string(dim) + " tokens " +
+                 std::to_string(tokens) + " prefixes " + std::to_string(prefixes.size()));
+  });
+}
+
+template <class T>
+void test_add_of(DType type) {
+  const std::vector<int64_t> kPrefixes[] = {{}, {-1}, {1}, {-1, -1}, {-1, 0, 3}, {2, -1, 1, -2, 1, 1, -1, 1}};
+  for (const Form form : kForms) {
+    for (const int64_t dim : {int64_t{1}, int64_t{16}, 2 + draw.below(40), 8 * (1 + draw.below(9))}) {
+      test_add<T>(type, 1 + draw.below(5), 1 + draw.below(40), dim, kPrefixes[draw.below(6)], form,
+                  draw.below(2) == 0, draw.below(2) == 0, draw.of({1.0, 1.0, -1.7}),
+                  draw.of({0.0, 0.0, 0.4}));
+    }
+    test_add<T>(type, 2, 3, 16, kPrefixes[4], form, true, false, 1.0, 0.0);  // prefix tokens are copied
+  }
+  for (const double p : {0.0, 0.3}) {
+    test_add<T>(type, 3, 70, 96, {-1, 2}, Form::contiguous, true, true, 1.0, p);
+    test_add<T>(type, 2, 70, 66, {-1, 2}, Form::image, true, true, 1.0, p);  // several squares, with rests
+    test_add<T>(type, 3, 0, 8, {-1, 2}, Form::contiguous, false, true, 1.0, p);  // no token but prefixes
+    test_add<T>(type, 40, 1, 8, {-1}, Form::contiguous, true, true, 2.0,
+                p);  // more than one chunk of samples
+  }
+}
+
+// With small whole numbers every partial sum is exact and the result has one right value; with others it has
+// a narrow interval.
+template <class T>
+void test_sum(DType type, int64_t batch, int64_t rows, int64_t columns, int64_t column_stride, int64_t gap,
+              int64_t skip, bool turned, bool whole) {
+  const int64_t row_stride = columns * column_stride + gap;
+  const int64_t batch_stride = rows * row_stride;
+  Buffer<T> grad((batch - 1) * batch_stride + (rows - 1) * row_stride + (columns - 1) * column_stride + 1,
+                 skip);
+  for (int64_t i = 0; i < grad.size(); ++i) {
+    grad[i] = round_to<T>(whole ? static_cast<double>(draw.below(9) - 4) : draw.uniform());
+  }
+  cuda::SumBatch a{type,
+                   batch,
+                   rows,
+                   columns,
+                   grad.data(),
+                   batch_stride,
+                   row_stride,
+                   column_stride,
+                   nullptr,
+                   turned ? 1 : columns,
+                   turned ? rows : 1};
+  const double epsilon = whole ? 0.0 : std::is_same_v<T, double> ? 0x1p-52 : 0x1p-24;
+  std::vector<T> first;
+  on_all_machines([&] {
+    Buffer<T> got(rows * columns, skip);
+    a.out = got.data();
+    cuda::sum_batch(a, nullptr);
+    if (!got.guard_is_intact()) report("sum_batch wrote in front of its result");
+    for (int64_t i = 0; i < rows * columns; ++i) {
+      const int64_t row = i / columns, column = i % columns;
+      double sum = 0.0;
+      for (int64_t b = 0; b < batch; ++b) {
+        sum += to_double(grad[b * batch_stride + row * row_stride + column * column_stride]);
+      }
+      const double slack = epsilon * std::fabs(sum) * static_cast<double>(batch);
+      const double value = to_double(got[row * a.out_row_stride + column * a.out_column_stride]);
+      if (value >= to_double(round_to<T>(sum - slack)) && value <= to_double(round_to<T>(sum + slack)))
+        continue;
+      report("sum_batch %s [%lld, %lld, %lld]: element %lld is %.9g, not %.9g", name(type),
+             static_cast<long long>(batch), static_cast<long long>(rows), static_cast<long long>(columns),
+             static_cast<long long>(i), value, sum);
+      break;
+    }
+    // However threads and blocks run: the same bits.
+    if (first.empty()) first.assign(got.data(), got.data() + got.size());
+    for (int64_t i = 0; i < got.size(); ++i) {
+      if (!same_bits(first[static_cast<size_t>(i)], got[i])) report("sum_batch differs between runs");
+    }
+  });
+}
+
+template <class T>
+void test_sum_of(DType type) {
+  for (const bool whole : {true, false}) {
+    for (const int64_t batch : {1, 2, 7, 8, 9, 37}) {
+      test_sum<T>(type, batch, 1 + draw.below(3), 8 * (1 + draw.below(60)), 1, 8 * draw.below(2), 0, false,
+                  whole);
+      test_sum<T>(type, batch, 1 + draw.below(3), 1 + draw.below(90), 1 + draw.below(2), draw.below(3),
+                  draw.below(2), draw.below(2) == 0, whole);
+    }
+    test_sum<T>(type, 3, 40, 64, 1, 0, 0, false, whole);  // more rows than a small device holds blocks
+    test_sum<T>(type, 3, 40, 5, 1, 0, 0, true, whole);
+  }
+  test_sum<T>(type, 5, 1, 64, 0, 0, 0, false, true);  // an expanded gradient
+}
+
+// Strides beyond 2^32 elements: an index cut to 32 bits anywhere would land on another sample or token.
+void test_long_strides() {
+  constexpr int64_t kStride = (int64_t{1} << 32) + 16;
+  SparseMemory memory(2 * kStride * sizeof(BFloat16)), result(2 * kStride * sizeof(BFloat16));
+  BFloat16 *x = memory.as<BFloat16>(), *out = result.as<BFloat16>();
+  BFloat16 pos[16];
+  for (int64_t c = 0; c < 16; ++c) {
+    pos[c] = round_to<BFloat16>(static_cast<double>(c));
+    for (int64_t b = 0; b < 2; ++b) x[b * kStride + c] = round_to<BFloat16>(static_cast<double>(32 * b + c));
+  }
+  const auto check = [&](const char* what) {
+    for (int64_t i = 0; i < 32; ++i) {
+      if (to_float(out[i / 16 * kStride + i % 16]) != static_cast<float>(32 * (i / 16) + 2 * (i % 16))) {
+        report("add_position_embedding with long strides of %s", what);
+        return;
+      }
+    }
+  };
+  cuda::AddPositionEmbedding a{};
+  a.dtype = DType::bfloat16;
+  a.dim = 16;
+  a.x_scale = 1.0;
+  a.pos = pos;
+  a.pos_channel_stride = 1;
+  a.out = out;
+  for (const int64_t channel_stride :
+       {1, 2}) {  // with vectors; the second reads every other channel twice as far
+    if (channel_stride == 2) {
+      for (int64_t b = 0; b < 2; ++b) {
+        for (int64_t c = 15; c > 0; --c) x[b * kStride + 2 * c] = x[b * kStride + c];
+      }
+    }
+    a.batch = 2;
+    a.length = 1;
+    a.x = {x, kStride, 32, channel_stride};
+    a.out_batch_stride = kStride;
+    a.out_token_stride = 16;
+    on_all_machines([&] {
+      std::memset(out, 0, 32), std::memset(out + kStride, 0, 32);
+      cuda::add_position_embedding(a, nullptr);
+      check("samples");
+    });
+    a.batch = 1;
+    a.length = 2;
+    a.x = {x, 0, kStride, channel_stride};
+    a.pos_token_stride = 0;
+    a.out_batch_stride = 0;
+    a.out_token_stride = kStride;
+    on_all_machines([&] {
+      std::memset(out, 0, 32), std::memset(out + kStride, 0, 32);
+      cuda::add_position_embedding(a, nullptr);
+      check("tokens");
+    });
+  }
+  on_all_machines([&] {
+    BFloat16 got[16] = {};
+    cuda::sum_batch({DType::bfloat16, 2, 1, 16, out, kStride, 0, 1, got, 0, 1}, nullptr);
+    for (int64_t c = 0; c < 16; ++c) {
+      if (to_float(got[c]) != static_cast<float>(32 + 4 * c)) report("sum_batch with long strides");
+    }
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  read_arguments(argc, argv);
+  for (const DType type : kDTypes) {
+    POSENC_DISPATCH_DTYPE(type, {
+      test_add_of<scalar_t>(type);
+      test_sum_of<scalar_t>(type);
+    })
+  }
+  test_long_strides();
+  return finish(4 * 5);  // four dtypes of five kernels
+}
