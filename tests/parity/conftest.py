@@ -1,11 +1,14 @@
 """Comparisons with the libraries whose modules are replaced: recorded, and listed at the end of the run."""
 
+import os
 from collections import defaultdict
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
 
+README = Path(__file__).with_name("README.md")
 RECORDS = defaultdict(lambda: {"cases": 0, "forward": 0.0, "gradient": None, "allowed": 0.0})
 
 
@@ -36,13 +39,20 @@ def compare():
     return check
 
 
+def table() -> list[str]:
+    lines = ["| library | class or function | comparisons | forward | gradient |", "|---|---|---|---|---|"]
+    for (library, name), record in sorted(RECORDS.items()):
+        gradient = "-" if record["gradient"] is None else f"{record['gradient']:.1e}"
+        cells = (f"{library} {version(library)}", name, record["cases"], f"{record['forward']:.1e}", gradient)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
 def pytest_terminal_summary(terminalreporter):
     if not RECORDS:
         return
     terminalreporter.write_sep("=", "largest differences from the libraries")
-    terminalreporter.write_line("| library | class or function | comparisons | forward | gradient |")
-    terminalreporter.write_line("|---|---|---|---|---|")
-    for (library, name), record in sorted(RECORDS.items()):
-        gradient = "-" if record["gradient"] is None else f"{record['gradient']:.1e}"
-        cells = (f"{library} {version(library)}", name, record["cases"], f"{record['forward']:.1e}", gradient)
-        terminalreporter.write_line("| " + " | ".join(map(str, cells)) + " |")
+    for line in table():
+        terminalreporter.write_line(line)
+    if os.environ.get("POSENC_PARITY_TABLE") == "write":
+        README.write_text(README.read_text().partition("| library ")[0] + "\n".join(table()) + "\n")
