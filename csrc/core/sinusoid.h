@@ -51,6 +51,19 @@ POSENC_HD Channel channel(const Sinusoid& s, int64_t c) {
   return c < n ? Channel{c, 1} : Channel{c - n, 0};
 }
 
+// Its inverse: where the sines and the cosines of a row begin, the step from pair to pair, and the extra
+// channel of an odd dim.
+struct Places {
+  int64_t sine, cosine, step, extra;
+};
+
+POSENC_HD Places places(const Sinusoid& s) {
+  const int64_t last = s.dim - 1;
+  if (s.layout == Layout::interleaved) return {0, 1, 2, last};
+  if (s.layout == Layout::concat) return {0, s.frequencies(), 1, s.odd == Odd::sin ? s.pairs() : last};
+  return {s.pairs(), 0, 1, last};
+}
+
 // The i-th position from `start`; in double, which holds every position below 2^53 and cannot overflow.
 POSENC_HD double position_after(int64_t start, int64_t i) {
   return static_cast<double>(start) + static_cast<double>(i);

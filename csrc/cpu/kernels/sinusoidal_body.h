@@ -30,22 +30,6 @@ void encode_pairs(const double* hi, const double* lo, int64_t count, double p, i
   }
 }
 
-// Where the sines and the cosines of a row stand; core's channel(), turned round.
-struct Places {
-  int64_t sine, cosine, step;
-};
-
-inline Places places(const Sinusoid& s) {
-  switch (s.layout) {
-    case Layout::interleaved:
-      return {0, 1, 2};
-    case Layout::concat:
-      return {0, s.frequencies(), 1};
-    default:
-      return {s.pairs(), 0, 1};
-  }
-}
-
 // Calls put(channel, value) for every channel of the encoding of position p.
 template <class Put>
 inline void encode_row(const Frequencies& f, double p, int32_t order, Put put) {
@@ -71,9 +55,9 @@ inline void encode_row(const Frequencies& f, double p, int32_t order, Put put) {
       for (int64_t i = 0; i < both; ++i) put(at.sine + j + i, block.sine[i]);
       for (int64_t i = 0; i < both; ++i) put(at.cosine + j + i, block.cosine[i]);
     }
-    if (both < count) put(s.dim - 1 - (s.layout == Layout::concat ? cosines : 0), block.sine[both]);
+    if (both < count) put(at.extra, block.sine[both]);
   }
-  if (s.dim % 2 != 0 && s.odd == Odd::zero) put(s.dim - 1, 0.0);
+  if (s.dim % 2 != 0 && s.odd == Odd::zero) put(at.extra, 0.0);
 }
 
 inline double position_of(const Positions& p, int64_t i) {

@@ -17,18 +17,6 @@ constexpr int kMinBlocks = 2;             // per multiprocessor: 128 registers a
 // Pairs and, where dim is odd, one more slot for the extra channel.
 POSENC_HD int64_t slots(const Sinusoid& s) { return s.pairs() + s.dim % 2; }
 
-// Where sines and cosines stand in a row; core's channel(), turned round.
-struct Places {
-  int64_t sine, cosine, step, extra;
-};
-
-POSENC_HD Places places(const Sinusoid& s) {
-  const int64_t last = s.dim - 1;
-  if (s.layout == Layout::interleaved) return {0, 1, 2, last};
-  if (s.layout == Layout::concat) return {0, s.frequencies(), 1, s.odd == Odd::sin ? s.pairs() : last};
-  return {s.pairs(), 0, 1, last};
-}
-
 struct Frequency {
   DoubleDouble turns;
   double factor;  // of the derivative
