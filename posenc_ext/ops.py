@@ -252,7 +252,7 @@ def add_position_embedding(
             embed_prefix=False.
         prefix_tokens: tensors [1 or B, k, D] ([k, 1 or B, D] with batch_first=False), in the order in which
             they go in front: class, distillation and register tokens, or a pooled mean. P is the sum of the
-            k. None is the same as no tensors.
+            k. None is no prefix (the schema's default is [], which TorchScript allows no function).
         embed_prefix: False adds pos_embed to x alone, the order of DeiT III (Touvron et al. 2022;
             ``no_embed_class`` in timm); dropout applies to all tokens.
         x_scale: factor on x, not on prefix tokens.

@@ -105,6 +105,8 @@ def train_here(module_path, inputs) -> list[tuple[str, float]]:
         note(name, parameter)
     note("sinusoidal_table", posenc_ext.sinusoidal_table(inputs.shape[1], inputs.shape[2]))
     note("add_sinusoidal", posenc_ext.add_sinusoidal(inputs, start=3))
+    prefix = [inputs[:, :1]]
+    note("add_position_embedding", posenc_ext.add_position_embedding(inputs, inputs[0], prefix, False))
     note("window_bias", posenc_ext.window_bias(module.table, [2, 3]))
     return rows
 

@@ -46,6 +46,8 @@ void train(const char* module_path, const char* inputs_path, int steps, double l
   // The C++ functions of posenc_ext.h, next to the same ops called by the module.
   print("sinusoidal_table", posenc_ext::sinusoidal_table(inputs.size(1), inputs.size(2)));
   print("add_sinusoidal", posenc_ext::add_sinusoidal(inputs, 3));
+  print("add_position_embedding",
+        posenc_ext::add_position_embedding(inputs, inputs[0], {inputs.slice(1, 0, 1)}, false));
   print("window_bias", posenc_ext::window_bias(module.attr("table").toTensor(), {2, 3}));
 }
 
