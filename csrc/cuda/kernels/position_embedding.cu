@@ -17,7 +17,8 @@ bool in_vectors(const Tokens& tokens, int64_t size) {
 // Tokens [first, last), which are prefix tokens alone where `last` says so.
 void launch_tokens(const AddPositionEmbedding& a, int64_t first, int64_t last, cudaStream_t stream) {
   const int64_t size = size_of(a.dtype);
-  bool vectors = is_aligned(a.dim, size) && in_vectors({a.pos, 0, a.pos_token_stride, a.pos_channel_stride}, size) &&
+  bool vectors = is_aligned(a.dim, size) &&
+                 in_vectors({a.pos, 0, a.pos_token_stride, a.pos_channel_stride}, size) &&
                  in_vectors({a.out, a.out_batch_stride, a.out_token_stride, 1}, size);
   if (last > a.prefix_length) vectors = vectors && in_vectors(a.x, size);
   for (int32_t i = 0; i < a.prefixes; ++i) vectors = vectors && in_vectors(a.prefix[i], size);

@@ -10,8 +10,8 @@ namespace {
 
 using namespace posenc_ext::core;
 
-constexpr int kSquare = 32;     // tokens and channels of the transposed kernel's tiles
-constexpr int kSumSlices = 8;   // threadIdx.y of the kernels that sum
+constexpr int kSquare = 32;    // tokens and channels of the transposed kernel's tiles
+constexpr int kSumSlices = 8;  // threadIdx.y of the kernels that sum
 
 // Tokens [first, last), cut into chunks of samples.
 struct TokenSplit {
@@ -127,14 +127,14 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t last = min_of(a.batch, first + split.chunk_samples);
     for (int64_t b = first; b < last; ++b) {
       const int64_t out = b * a.out_batch_stride + (split.first + token) * a.out_token_stride + c;
-      static_cast<T*>(a.out)[out] = embed_element(a, seed, out, x[b * source.batch_stride], source.scale,
-                                                  source.embedded, pos);
+      static_cast<T*>(a.out)[out] =
+          embed_element(a, seed, out, x[b * source.batch_stride], source.scale, source.embedded, pos);
     }
   }
 }
 
-// The tokens of an x whose channels lie further apart than its tokens (an image, channels first): a block reads
-// a square along the tokens into shared memory and writes it along the channels.
+// The tokens of an x whose channels lie further apart than its tokens (an image, channels first): a block
+// reads a square along the tokens into shared memory and writes it along the channels.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     add_position_embedding_transposed_kernel(const __grid_constant__ AddPositionEmbedding a) {
