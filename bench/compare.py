@@ -42,6 +42,13 @@ def cases() -> dict[str, tuple[Contender, Contender]]:
             lambda: posenc_ext.add_sinusoidal(x, x_scale=22.6, dropout_p=0.1, training=True),
         ),
     }
+    patches, cls = torch.randn(48, 196, 768, requires_grad=True), torch.randn(1, 1, 768, requires_grad=True)
+    pos_embed = torch.randn(1, 197, 768, requires_grad=True)
+    forward = (
+        lambda: torch.cat([cls.expand(48, -1, -1), patches], 1) + pos_embed,
+        lambda: posenc_ext.add_position_embedding(patches, pos_embed, [cls]),
+    )
+    add(result, "ViT head 48 x 197 x 768", forward, [patches, cls, pos_embed], torch.rand(48, 197, 768))
     for size, heads in ((7, 12), (16, 4), (32, 4)):
         index = posenc_ext.reference.window_index([size, size])
         cells = size * size
@@ -82,13 +89,11 @@ def eager_t5(table: torch.Tensor, q_len: int, k_len: int, q_offset: int) -> torc
     return table[bucket].permute(2, 0, 1).contiguous()
 
 
-def add(
-    result, name: str, forward: tuple[Contender, ...], leaf: torch.Tensor, upstream: torch.Tensor
-) -> None:
+def add(result, name: str, forward: tuple[Contender, ...], leaves, upstream: torch.Tensor) -> None:
     """A line for forward alone and one with backward."""
     result[name] = forward
     result[f"{name}, with backward"] = tuple(
-        lambda f=f: torch.autograd.grad(f(), leaf, upstream) for f in forward
+        lambda f=f: torch.autograd.grad(f(), leaves, upstream) for f in forward
     )
 
 
