@@ -3,12 +3,15 @@
 A mark stands where pytest collects a case of that op in the column's test; the tests walk the table of ops.
 """
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 from op_db import OPS
+
+import posenc_ext
 
 TESTS = Path(__file__).resolve().parent
 README = TESTS.parent / "README.md"
@@ -32,7 +35,10 @@ def collected() -> dict[str, set[str]]:
     """The ops that each column's test has a case of."""
     files = sorted({str(TESTS / test.partition("::")[0]) for test in COLUMNS.values()})
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *files]
-    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=True)
+    path = os.pathsep.join([str(Path(posenc_ext.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    # From this folder: python -m imports from its own first, and the root may hold a build for another torch.
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, check=True)
     names = sorted((op.name for op in OPS), key=len, reverse=True)
     found = {column: set() for column in COLUMNS}
     for test, parameters in re.findall(r"(test_\w+\.py::\w+)\[(.*)\]", done.stdout):
