@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include <immintrin.h>
+
+#define POSENC_VECTOR_BYTES 32
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2"))), apply_to = function)
 #else
@@ -20,8 +24,9 @@
 #include "cpu/kernels/sinusoidal.h"
 
 namespace posenc_ext::cpu::avx2 {
-#include "cpu/kernels/dropout_body.h"  // these two before the bodies that use them
+#include "cpu/kernels/dropout_body.h"  // these before the bodies that use them
 #include "cpu/kernels/lane_sum.h"
+#include "cpu/kernels/stores.h"
 
 #include "cpu/kernels/alibi_bias_body.h"
 #include "cpu/kernels/gather_bias_body.h"

@@ -1,4 +1,10 @@
 // Kernels for any machine.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define POSENC_VECTOR_BYTES 16
+
 #include "cpu/kernels/alibi_bias.h"
 #include "cpu/kernels/gather_bias.h"
 #include "cpu/kernels/position_embedding.h"
@@ -6,8 +12,9 @@
 #include "cpu/kernels/sinusoidal.h"
 
 namespace posenc_ext::cpu::baseline {
-#include "cpu/kernels/dropout_body.h"  // these two before the bodies that use them
+#include "cpu/kernels/dropout_body.h"  // these before the bodies that use them
 #include "cpu/kernels/lane_sum.h"
+#include "cpu/kernels/stores.h"
 
 #include "cpu/kernels/alibi_bias_body.h"
 #include "cpu/kernels/gather_bias_body.h"

@@ -1,0 +1,73 @@
+#include "cpu/result.h"
+
+#include <ATen/EmptyTensor.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+#include "core/host_device.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace posenc_ext::cpu {
+namespace {
+
+constexpr size_t kPage = 4096;
+constexpr size_t kLargeResult = size_t{4} << 20;
+
+size_t round_up(size_t address) { return (address + kPage - 1) / kPage * kPage; }
+
+// Whether memory has been touched: its first, middle and last whole page stand in for it.
+bool is_warm(const void* data, size_t bytes) {
+#if defined(__linux__)
+  const size_t begin = round_up(reinterpret_cast<size_t>(data));
+  const size_t end = (reinterpret_cast<size_t>(data) + bytes) / kPage * kPage;
+  for (const size_t page : {begin, begin + (end - begin) / kPage / 2 * kPage, end - kPage}) {
+    unsigned char resident = 0;
+    if (mincore(reinterpret_cast<void*>(page), kPage, &resident) != 0 || (resident & 1) == 0) return false;
+  }
+#endif
+  return true;
+}
+
+void ask_for_huge_pages(void* data, size_t bytes) {
+#if defined(__linux__)
+  static const bool wanted = [] {
+    const char* value = std::getenv("POSENC_THP");
+    return value == nullptr || std::strcmp(value, "0") != 0;
+  }();
+  if (!wanted || is_warm(data, bytes)) return;
+  const size_t begin = round_up(reinterpret_cast<size_t>(data));
+  const size_t end = (reinterpret_cast<size_t>(data) + bytes) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: a refusal changes no result
+#endif
+}
+
+// Bytes of one last-level cache. From sysfs: sysconf sums up all caches of some machines.
+size_t last_cache() {
+  static const size_t bytes = [] {
+    size_t kilobytes = 0;
+    std::ifstream("/sys/devices/system/cpu/cpu0/cache/index3/size") >> kilobytes;
+    return kilobytes != 0 ? kilobytes << 10 : size_t{32} << 20;
+  }();
+  return bytes;
+}
+
+}  // namespace
+
+at::Tensor new_result(at::IntArrayRef sizes, at::ScalarType type) {
+  at::Tensor out = at::detail::empty_cpu(sizes, type);
+  const size_t bytes = out.nbytes();
+  if (bytes >= kLargeResult) ask_for_huge_pages(out.mutable_data_ptr(), bytes);
+  return out;
+}
+
+bool writes_past_caches(const at::Tensor& out) {
+  const size_t bytes = out.nbytes();
+  return bytes >= core::max_of(kLargeResult, last_cache() / 2) && is_warm(out.const_data_ptr(), bytes);
+}
+
+}  // namespace posenc_ext::cpu

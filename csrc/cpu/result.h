@@ -1,0 +1,16 @@
+// Memory for results on the CPU: how it is asked for, and how it is best written.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace posenc_ext::cpu {
+
+// A new contiguous tensor. Large memory that is fresh from the system is to come in huge pages: 4 KiB at a
+// time, its page faults would take longer than any kernel. POSENC_THP=0 leaves it as it is.
+at::Tensor new_result(at::IntArrayRef sizes, at::ScalarType type);
+
+// Whether to write `out` past the caches: where it would push out half of the last one and its pages are
+// there already.
+bool writes_past_caches(const at::Tensor& out);
+
+}  // namespace posenc_ext::cpu
