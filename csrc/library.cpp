@@ -91,12 +91,16 @@ TORCH_LIBRARY(posenc_ext, m) {
   def_bias(m, "t5_bias",
            "SymInt q_len, SymInt k_len, *, SymInt q_offset=0, bool bidirectional=True, int max_distance=128");
   m.def("gather_bias(Tensor table, Tensor index) -> Tensor");
+  m.def("gather_bias.out(Tensor table, Tensor index, *, Tensor(a!) out) -> Tensor(a!)");
   m.def("_gather_bias_backward(Tensor grad, Tensor index, SymInt num_rows) -> Tensor");
   m.def("alibi_slopes(int num_heads, *, ScalarType? dtype=None, Device? device=None) -> Tensor");
   m.def("alibi_slopes.out(int num_heads, *, Tensor(a!) out) -> Tensor(a!)");
   m.def(
       "alibi_bias(Tensor slopes, SymInt q_len, SymInt k_len, *, SymInt q_offset=0, bool causal=False) -> "
       "Tensor");
+  m.def(
+      "alibi_bias.out(Tensor slopes, SymInt q_len, SymInt k_len, *, SymInt q_offset=0, bool causal=False, "
+      "Tensor(a!) out) -> Tensor(a!)");
   m.def("_alibi_bias_backward(Tensor grad, *, SymInt q_offset=0, bool causal=False) -> Tensor");
 }
 

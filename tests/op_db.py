@@ -7,13 +7,14 @@ import op_position_embedding as embed
 import op_relative_bias as bias
 import op_sinusoidal as sinusoid
 import op_t5_bias as t5
+from op_out import UNSUPPORTED, into
 from op_types import Op
 
 from posenc_ext import reference
 
 NO_TENSOR = "takes no tensor: there is nothing to trace"
-OUT = "writes into an argument: transforms take the overload that returns a new tensor"
-ALIAS = "AOT autograd takes no custom op whose result is one of its arguments"
+
+WRITES_LIKE = {"gather_bias": "table", "alibi_bias": "slopes"}
 
 OPS = (
     Op(
@@ -32,7 +33,7 @@ OPS = (
         sinusoid.table_out_errors,
         error_bound=sinusoid.sinusoid_bound,
         costly=("out-strided",),
-        unsupported={"trace": OUT, "compile": ALIAS, "export": ALIAS},
+        unsupported=UNSUPPORTED,
     ),
     Op(
         "sinusoidal",
@@ -196,7 +197,7 @@ OPS = (
         alibi.slope_out_reference,
         alibi.slope_out_errors,
         costly=("out-strided",),
-        unsupported={"trace": OUT, "compile": ALIAS, "export": ALIAS},
+        unsupported=UNSUPPORTED,
     ),
     Op(
         "alibi_bias",
@@ -216,3 +217,5 @@ OPS = (
         costly=("cross", "grad-transposed"),
     ),
 )
+# Ops on tensors also write into `out`, of the dtype and device of the argument named here.
+OPS += tuple(into(op, WRITES_LIKE[op.name]) for op in OPS if op.name in WRITES_LIKE)

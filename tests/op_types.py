@@ -81,9 +81,13 @@ class Op:
         return self.name.partition(".")[0]
 
     @property
+    def writes_out(self) -> bool:
+        return self.name.partition(".")[2].endswith("out")
+
+    @property
     def wrapper(self) -> Callable | None:
         """The public Python function of this op, if it is a public one."""
-        public = not self.packet.startswith("_") and not self.name.endswith(".out")
+        public = not self.packet.startswith("_") and not self.writes_out
         return getattr(posenc_ext, self.packet) if public else None
 
     def __call__(self, sample: Sample, **replaced) -> Tensor:

@@ -13,7 +13,7 @@ import posenc_ext
 def test_values_are_those_of_the_reference(op, sample):
     actual = op(sample)
     check_against_reference(op, sample, actual)
-    if not op.name.endswith(".out"):
+    if not op.writes_out:
         assert actual.is_contiguous()
 
 
@@ -34,12 +34,12 @@ def test_meta_gives_shape_stride_and_dtype(op, sample):
     promised = op(sample, **moved)
     assert promised.is_meta
     assert (promised.shape, promised.dtype) == (actual.shape, actual.dtype)
-    if not op.name.endswith(".out"):
+    if not op.writes_out:
         assert promised.stride() == actual.stride()
 
 
 def reads_tensors(op, sample):
-    return bool(sample.tensors()) and not op.name.endswith(".out")
+    return bool(sample.tensors()) and not op.writes_out
 
 
 @pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float16,), keep=reads_tensors))
@@ -116,6 +116,13 @@ def test_out_of_a_wrong_shape_or_layout_is_an_error():
         with pytest.raises(RuntimeError) as caught:
             table(5, 6, out=out)
         assert str(caught.value) == f"posenc_ext::sinusoidal_table: {text}"
+
+
+def test_out_must_not_be_the_memory_of_the_index():
+    memory = torch.zeros(72, dtype=torch.int32)
+    index, out = memory[:24].view(2, 3, 4), memory.view(torch.float32).view(2, 3, 3, 4)
+    with pytest.raises(RuntimeError, match="gather_bias: out must share no memory with index"):
+        torch.ops.posenc_ext.gather_bias.out(torch.ones(1, 3), index, out=out)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

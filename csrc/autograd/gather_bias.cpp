@@ -15,6 +15,10 @@ at::Tensor gather_bias_autograd(const at::Tensor& table, const at::Tensor& index
       table.sym_size(0));
 }
 
+at::Tensor& gather_bias_out_autograd(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
+  return into("gather_bias", out, [&](at::Tensor& o) { ops::call_gather_bias_out(table, index, o); }, table);
+}
+
 at::Tensor gather_bias_backward_autograd(const at::Tensor& grad, const at::Tensor& index,
                                          c10::SymInt num_rows) {
   return linear<&ops::call_gather_bias>(
@@ -26,6 +30,7 @@ at::Tensor gather_bias_backward_autograd(const at::Tensor& grad, const at::Tenso
 
 TORCH_LIBRARY_IMPL(posenc_ext, Autograd, m) {
   m.impl("gather_bias", TORCH_FN(gather_bias_autograd));
+  m.impl("gather_bias.out", TORCH_FN(gather_bias_out_autograd));
   m.impl("_gather_bias_backward", TORCH_FN(gather_bias_backward_autograd));
 }
 

@@ -5,18 +5,17 @@
 #include <torch/library.h>
 
 #include "cpu/parallel.h"
+#include "cpu/result.h"
 #include "ops/alibi_bias.h"
 
 namespace posenc_ext::cpu {
 namespace {
 
-at::Tensor alibi_bias_cpu(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
-                          c10::SymInt q_offset, bool causal) {
-  ops::check_alibi_bias(slopes, q_len, k_len, q_offset);
-  const int64_t heads = slopes.size(0), queries = q_len.expect_int(), keys = k_len.expect_int();
-  at::Tensor out = at::empty({heads, queries, keys}, slopes.options());
-  if (out.numel() == 0) return out;
-  const AlibiForward a{{q_offset.expect_int(), causal},
+// `out` is contiguous and has the result's shape.
+void fill_alibi(const at::Tensor& slopes, int64_t q_offset, bool causal, at::Tensor& out) {
+  if (out.numel() == 0) return;
+  const int64_t heads = out.size(0), queries = out.size(1), keys = out.size(2);
+  const AlibiForward a{{q_offset, causal},
                        ops::to_core(slopes.scalar_type()),
                        slopes.const_data_ptr(),
                        slopes.stride(0),
@@ -25,7 +24,21 @@ at::Tensor alibi_bias_cpu(const at::Tensor& slopes, c10::SymInt q_len, c10::SymI
                        out.mutable_data_ptr()};
   parallel_for(heads * queries, keys,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(alibi_forward, a, begin, end); });
+}
+
+at::Tensor alibi_bias_cpu(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
+                          c10::SymInt q_offset, bool causal) {
+  ops::check_alibi_bias(slopes, q_len, k_len, q_offset);
+  at::Tensor out = new_result({slopes.size(0), q_len.expect_int(), k_len.expect_int()}, slopes.scalar_type());
+  fill_alibi(slopes, q_offset.expect_int(), causal, out);
   return out;
+}
+
+at::Tensor& alibi_bias_out_cpu(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
+                               c10::SymInt q_offset, bool causal, at::Tensor& out) {
+  ops::check_alibi_bias_out(slopes, q_len, k_len, q_offset, out);
+  return ops::write_contiguous(out,
+                               [&](at::Tensor& o) { fill_alibi(slopes, q_offset.expect_int(), causal, o); });
 }
 
 at::Tensor alibi_bias_backward_cpu(const at::Tensor& grad, c10::SymInt q_offset, bool causal) {
@@ -68,6 +81,7 @@ at::Tensor& alibi_slopes_out_cpu(int64_t num_heads, at::Tensor& out) {
 
 TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
   m.impl("alibi_bias", TORCH_FN(alibi_bias_cpu));
+  m.impl("alibi_bias.out", TORCH_FN(alibi_bias_out_cpu));
   m.impl("_alibi_bias_backward", TORCH_FN(alibi_bias_backward_cpu));
   m.impl("alibi_slopes.out", TORCH_FN(alibi_slopes_out_cpu));
 }

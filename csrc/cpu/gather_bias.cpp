@@ -8,6 +8,7 @@
 
 #include "cpu/kernels/relative_bias.h"
 #include "cpu/parallel.h"
+#include "cpu/result.h"
 #include "ops/gather_bias.h"
 
 namespace posenc_ext::cpu {
@@ -47,16 +48,13 @@ void check_range(const char* op, const at::Tensor& index, const LinesOfIndex& li
   POSENC_CHECK(false, op, "index must be in [0, ", rows, "), got ", value, " at ", at::IntArrayRef(at));
 }
 
-at::Tensor gather_bias_cpu(const at::Tensor& table, const at::Tensor& index) {
-  ops::check_gather_bias(table, index);
+// `out` is contiguous and has the result's shape.
+void gather(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
   const at::Tensor few = ops::with_few_dims(index, index.dim() - 1);
   const LinesOfIndex lines = lines_of(few);
   const int64_t rows = table.size(0), heads = table.size(1);
   check_range("gather_bias", few, lines, rows);
-  c10::DimVector sizes(index.sizes().begin(), index.sizes().end());
-  sizes.insert(sizes.end() - 2, heads);
-  at::Tensor out = at::empty(sizes, table.options());
-  if (out.numel() == 0) return out;
+  if (out.numel() == 0) return;
   at::Tensor reversed = at::empty({heads, rows}, table.options());
   const ReverseTable reverse{table.element_size(),   rows,
                              table.const_data_ptr(), table.stride(0),
@@ -67,7 +65,20 @@ at::Tensor gather_bias_cpu(const at::Tensor& table, const at::Tensor& index) {
                         heads, out.mutable_data_ptr()};
   parallel_for(index.numel() / lines.keys, lines.keys * heads,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(gather_forward, a, begin, end); });
+}
+
+at::Tensor gather_bias_cpu(const at::Tensor& table, const at::Tensor& index) {
+  ops::check_gather_bias(table, index);
+  c10::DimVector sizes(index.sizes().begin(), index.sizes().end());
+  sizes.insert(sizes.end() - 2, table.size(1));
+  at::Tensor out = new_result(sizes, table.scalar_type());
+  gather(table, index, out);
   return out;
+}
+
+at::Tensor& gather_bias_out_cpu(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
+  ops::check_gather_bias_out(table, index, out);
+  return ops::write_contiguous(out, [&](at::Tensor& o) { gather(table, index, o); });
 }
 
 // Blocks of at least this many pairs, and of a few times a table's rows: sums of blocks are kept and added.
@@ -115,6 +126,7 @@ at::Tensor gather_bias_backward_cpu(const at::Tensor& grad, const at::Tensor& in
 
 TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
   m.impl("gather_bias", TORCH_FN(gather_bias_cpu));
+  m.impl("gather_bias.out", TORCH_FN(gather_bias_out_cpu));
   m.impl("_gather_bias_backward", TORCH_FN(gather_bias_backward_cpu));
 }
 

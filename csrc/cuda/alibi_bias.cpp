@@ -12,14 +12,11 @@
 namespace posenc_ext::cuda {
 namespace {
 
-at::Tensor alibi_bias_cuda(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
-                           c10::SymInt q_offset, bool causal) {
-  ops::check_alibi_bias(slopes, q_len, k_len, q_offset);
-  const c10::cuda::CUDAGuard guard(slopes.device());
-  const int64_t heads = slopes.size(0), queries = q_len.expect_int(), keys = k_len.expect_int();
-  at::Tensor out = at::empty({heads, queries, keys}, slopes.options());
-  if (out.numel() == 0) return out;
-  alibi_forward({{q_offset.expect_int(), causal},
+// `out` is contiguous and has the result's shape.
+void fill_alibi(const at::Tensor& slopes, int64_t q_offset, bool causal, at::Tensor& out) {
+  if (out.numel() == 0) return;
+  const int64_t heads = out.size(0), queries = out.size(1), keys = out.size(2);
+  alibi_forward({{q_offset, causal},
                  ops::to_core(slopes.scalar_type()),
                  slopes.const_data_ptr(),
                  slopes.stride(0),
@@ -29,7 +26,23 @@ at::Tensor alibi_bias_cuda(const at::Tensor& slopes, c10::SymInt q_len, c10::Sym
                  out.mutable_data_ptr()},
                 c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+at::Tensor alibi_bias_cuda(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
+                           c10::SymInt q_offset, bool causal) {
+  ops::check_alibi_bias(slopes, q_len, k_len, q_offset);
+  const c10::cuda::CUDAGuard guard(slopes.device());
+  at::Tensor out = at::empty({slopes.size(0), q_len.expect_int(), k_len.expect_int()}, slopes.options());
+  fill_alibi(slopes, q_offset.expect_int(), causal, out);
   return out;
+}
+
+at::Tensor& alibi_bias_out_cuda(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
+                                c10::SymInt q_offset, bool causal, at::Tensor& out) {
+  const c10::cuda::CUDAGuard guard(slopes.device());
+  ops::check_alibi_bias_out(slopes, q_len, k_len, q_offset, out);
+  return ops::write_contiguous(out,
+                               [&](at::Tensor& o) { fill_alibi(slopes, q_offset.expect_int(), causal, o); });
 }
 
 at::Tensor alibi_bias_backward_cuda(const at::Tensor& grad, c10::SymInt q_offset, bool causal) {
@@ -70,6 +83,7 @@ at::Tensor& alibi_slopes_out_cuda(int64_t num_heads, at::Tensor& out) {
 
 TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) {
   m.impl("alibi_bias", TORCH_FN(alibi_bias_cuda));
+  m.impl("alibi_bias.out", TORCH_FN(alibi_bias_out_cuda));
   m.impl("_alibi_bias_backward", TORCH_FN(alibi_bias_backward_cuda));
   m.impl("alibi_slopes.out", TORCH_FN(alibi_slopes_out_cuda));
 }

@@ -22,15 +22,11 @@ void check_rows(const char* op, const at::Tensor& index, int64_t rows) {
                index.sizes());
 }
 
-at::Tensor gather_bias_cuda(const at::Tensor& table, const at::Tensor& index) {
-  ops::check_gather_bias(table, index);
+// `out` is contiguous and has the result's shape.
+void gather(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
   const int64_t rows = table.size(0), heads = table.size(1);
   check_rows("gather_bias", index, rows);
-  const c10::cuda::CUDAGuard guard(table.device());
-  c10::DimVector sizes(index.sizes().begin(), index.sizes().end());
-  sizes.insert(sizes.end() - 2, heads);
-  at::Tensor out = at::empty(sizes, table.options());
-  if (out.numel() == 0) return out;
+  if (out.numel() == 0) return;
   const at::Tensor few = ops::with_few_dims(index, index.dim());
   const int64_t plane = index.size(-2) * index.size(-1);
   gather_forward({few.const_data_ptr(), few.scalar_type() == at::kLong, ops::to_strided(few, few.dim()),
@@ -38,7 +34,22 @@ at::Tensor gather_bias_cuda(const at::Tensor& table, const at::Tensor& index) {
                   table.stride(1), rows, heads, out.mutable_data_ptr()},
                  c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+at::Tensor gather_bias_cuda(const at::Tensor& table, const at::Tensor& index) {
+  ops::check_gather_bias(table, index);
+  const c10::cuda::CUDAGuard guard(table.device());
+  c10::DimVector sizes(index.sizes().begin(), index.sizes().end());
+  sizes.insert(sizes.end() - 2, table.size(1));
+  at::Tensor out = at::empty(sizes, table.options());
+  gather(table, index, out);
   return out;
+}
+
+at::Tensor& gather_bias_out_cuda(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
+  const c10::cuda::CUDAGuard guard(table.device());
+  ops::check_gather_bias_out(table, index, out);
+  return ops::write_contiguous(out, [&](at::Tensor& o) { gather(table, index, o); });
 }
 
 // The index is sorted, never the gradient: each row's places then stand together, in ascending order, and are
@@ -77,6 +88,7 @@ at::Tensor gather_bias_backward_cuda(const at::Tensor& grad, const at::Tensor& i
 
 TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) {
   m.impl("gather_bias", TORCH_FN(gather_bias_cuda));
+  m.impl("gather_bias.out", TORCH_FN(gather_bias_out_cuda));
   m.impl("_gather_bias_backward", TORCH_FN(gather_bias_backward_cuda));
 }
 

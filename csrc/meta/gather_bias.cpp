@@ -12,6 +12,11 @@ at::Tensor gather_bias_meta(const at::Tensor& table, const at::Tensor& index) {
   return at::empty_symint(ops::gather_bias_sizes(index, table.sym_size(1)), table.options());
 }
 
+at::Tensor& gather_bias_out_meta(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
+  ops::check_gather_bias_out(table, index, out);
+  return out;
+}
+
 at::Tensor gather_bias_backward_meta(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows) {
   ops::check_gather_bias_backward(grad, index, num_rows);
   return at::empty_symint({std::move(num_rows), grad.sym_size(-3)}, grad.options());
@@ -21,6 +26,7 @@ at::Tensor gather_bias_backward_meta(const at::Tensor& grad, const at::Tensor& i
 
 TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) {
   m.impl("gather_bias", TORCH_FN(gather_bias_meta));
+  m.impl("gather_bias.out", TORCH_FN(gather_bias_out_meta));
   m.impl("_gather_bias_backward", TORCH_FN(gather_bias_backward_meta));
 }
 

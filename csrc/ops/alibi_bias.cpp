@@ -17,6 +17,12 @@ void check_alibi_bias(const at::Tensor& slopes, const c10::SymInt& q_len, const 
   check_lengths(op, q_len, k_len, q_offset);
 }
 
+void check_alibi_bias_out(const at::Tensor& slopes, const c10::SymInt& q_len, const c10::SymInt& k_len,
+                          const c10::SymInt& q_offset, const at::Tensor& out) {
+  check_alibi_bias(slopes, q_len, k_len, q_offset);
+  resize_out("alibi_bias", {slopes.sym_size(0), q_len, k_len}, "slopes", slopes, out);
+}
+
 void check_alibi_bias_backward(const at::Tensor& grad, const c10::SymInt& q_offset) {
   const char* op = "_alibi_bias_backward";
   POSENC_CHECK(grad.dim() == 3, op, "grad must have 3 dimensions [heads, q_len, k_len], got ", grad.dim());
@@ -39,6 +45,14 @@ at::Tensor call_alibi_bias(const at::Tensor& slopes, c10::SymInt q_len, c10::Sym
   static const auto op = find_op<at::Tensor(const at::Tensor&, c10::SymInt, c10::SymInt, c10::SymInt, bool)>(
       "posenc_ext::alibi_bias");
   return op.call(slopes, std::move(q_len), std::move(k_len), std::move(q_offset), causal);
+}
+
+at::Tensor& call_alibi_bias_out(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
+                                c10::SymInt q_offset, bool causal, at::Tensor& out) {
+  static const auto op =
+      find_op<at::Tensor&(const at::Tensor&, c10::SymInt, c10::SymInt, c10::SymInt, bool, at::Tensor&)>(
+          "posenc_ext::alibi_bias", "out");
+  return op.call(slopes, std::move(q_len), std::move(k_len), std::move(q_offset), causal, out);
 }
 
 at::Tensor call_alibi_bias_backward(const at::Tensor& grad, c10::SymInt q_offset, bool causal) {

@@ -43,9 +43,21 @@ c10::SymDimVector gather_bias_sizes(const at::Tensor& index, const c10::SymInt& 
   return sizes;
 }
 
+void check_gather_bias_out(const at::Tensor& table, const at::Tensor& index, const at::Tensor& out) {
+  check_gather_bias(table, index);
+  check_apart("gather_bias", "index", index, out);
+  resize_out("gather_bias", gather_bias_sizes(index, table.sym_size(1)), "table", table, out);
+}
+
 at::Tensor call_gather_bias(const at::Tensor& table, const at::Tensor& index) {
   static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&)>("posenc_ext::gather_bias");
   return op.call(table, index);
+}
+
+at::Tensor& call_gather_bias_out(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
+  static const auto op = find_op<at::Tensor&(const at::Tensor&, const at::Tensor&, at::Tensor&)>(
+      "posenc_ext::gather_bias", "out");
+  return op.call(table, index, out);
 }
 
 at::Tensor call_gather_bias_backward(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows) {

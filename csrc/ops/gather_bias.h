@@ -14,7 +14,11 @@ void check_gather_bias_backward(const at::Tensor& grad, const at::Tensor& index,
 // [..., Q, K] -> [..., heads, Q, K]
 c10::SymDimVector gather_bias_sizes(const at::Tensor& index, const c10::SymInt& heads);
 
+// check_gather_bias, and the rules on `out`, which is given the result's shape where it is empty.
+void check_gather_bias_out(const at::Tensor& table, const at::Tensor& index, const at::Tensor& out);
+
 at::Tensor call_gather_bias(const at::Tensor& table, const at::Tensor& index);
+at::Tensor& call_gather_bias_out(const at::Tensor& table, const at::Tensor& index, at::Tensor& out);
 at::Tensor call_gather_bias_backward(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows);
 
 }  // namespace posenc_ext::ops

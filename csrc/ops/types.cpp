@@ -50,4 +50,21 @@ void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out
   out.resize__symint(shape);
 }
 
+void resize_out(const char* op, c10::SymIntArrayRef shape, const char* argument, const at::Tensor& input,
+                const at::Tensor& out) {
+  POSENC_CHECK(out.scalar_type() == input.scalar_type(), op, "out must have the dtype of ", argument, " (",
+               input.scalar_type(), "), got ", out.scalar_type());
+  POSENC_CHECK(out.device() == input.device(), op, "out must be on the device of ", argument, " (",
+               input.device(), "), got ", out.device());
+  check_apart(op, argument, input, out);
+  resize_out(op, shape, out);
+}
+
+void check_apart(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out) {
+  const at::MemOverlapStatus overlap = at::get_overlap_status(input, out);
+  const bool apart = overlap == at::MemOverlapStatus::No || (overlap == at::MemOverlapStatus::TooHard &&
+                                                             !input.storage().is_alias_of(out.storage()));
+  POSENC_CHECK(apart, op, "out must share no memory with ", argument, ", got tensors of one storage");
+}
+
 }  // namespace posenc_ext::ops

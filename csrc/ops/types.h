@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
 #include <cmath>
@@ -79,7 +80,27 @@ core::Strided to_strided(const at::Tensor& tensor, int64_t dims);
 // not merge.
 at::Tensor with_few_dims(const at::Tensor& tensor, int64_t dims);
 
-// The argument `out` of a generator must have the shape of the result; an empty one is given it.
+// The argument `out` must have the shape of the result; an empty one is given it.
 void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out);
+
+// The same for the `out` of an op on `input`, whose dtype and device are the result's. Apart from the inputs:
+// see check_apart.
+void resize_out(const char* op, c10::SymIntArrayRef shape, const char* argument, const at::Tensor& input,
+                const at::Tensor& out);
+
+// `out` and an input share no memory.
+void check_apart(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out);
+
+// Has write(t) fill `out`, by way of a contiguous tensor t where `out` is none.
+template <class Write>
+at::Tensor& write_contiguous(at::Tensor& out, Write write) {
+  if (out.is_contiguous()) {
+    write(out);
+    return out;
+  }
+  at::Tensor contiguous = at::empty(out.sizes(), out.options());
+  write(contiguous);
+  return out.copy_(contiguous);
+}
 
 }  // namespace posenc_ext::ops
