@@ -19,7 +19,10 @@ tensor2tensor, diffusers); or ``"sin"``, one more sine, of frequency w_n, after 
 of Marian, whose frequencies for an odd dim are those of freq_shift=-0.5).
 """
 
-from typing import Optional, Union
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -37,6 +40,29 @@ __all__ = [
 ]
 
 
+def _direct(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Passes calls on to the op with the arguments that were given and no others.
+
+    Reading an option takes torch longer than a small kernel takes, also where it stands at its default. What
+    is no plain call goes through the function itself, and so does TorchScript, which looks behind this.
+    """
+    op = getattr(torch.ops.posenc_ext, function.__name__).default
+    arguments = op._schema.arguments
+    count = sum(not argument.kwarg_only for argument in arguments)
+    # An option that the schema has in another type than the function is left to the function.
+    types = inspect.get_annotations(function)
+    options = {a.name for a in arguments if a.kwarg_only and types[a.name] != Union[int, Tensor]}
+
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Tensor:
+        if len(args) == count and given.keys() <= options:
+            return op(*args, **given)
+        return function(*args, **given)
+
+    return call
+
+
+@_direct
 def sinusoidal_table(
     length: int,
     dim: int,
@@ -94,6 +120,7 @@ def sinusoidal_table(
     )
 
 
+@_direct
 def sinusoidal(
     positions: Tensor,
     dim: int,
@@ -136,6 +163,7 @@ def sinusoidal(
     )
 
 
+@_direct
 def add_sinusoidal(
     x: Tensor,
     start: Union[int, Tensor] = 0,
@@ -296,6 +324,7 @@ def add_position_embedding(
     )
 
 
+@_direct
 def window_bias(
     table: Tensor,
     window: list[int],
@@ -342,6 +371,7 @@ def window_bias(
     return torch.ops.posenc_ext.window_bias(table, window, query_size=query_size, prefix_tokens=prefix_tokens)
 
 
+@_direct
 def t5_bias(
     table: Tensor,
     q_len: int,
@@ -388,6 +418,7 @@ def t5_bias(
     )
 
 
+@_direct
 def gather_bias(table: Tensor, index: Tensor) -> Tensor:
     """The bias of any index: rows of a table per pair of query and key, with the heads in front of the pairs.
 
@@ -420,6 +451,7 @@ def gather_bias(table: Tensor, index: Tensor) -> Tensor:
     return torch.ops.posenc_ext.gather_bias(table, index)
 
 
+@_direct
 def alibi_slopes(
     num_heads: int, dtype: Optional[torch.dtype] = None, device: Optional[torch.device] = None
 ) -> Tensor:
@@ -447,6 +479,7 @@ def alibi_slopes(
     return torch.ops.posenc_ext.alibi_slopes(num_heads, dtype=dtype, device=device)
 
 
+@_direct
 def alibi_bias(slopes: Tensor, q_len: int, k_len: int, q_offset: int = 0, causal: bool = False) -> Tensor:
     """ALiBi: a penalty on the attention score that grows with the distance between query and key.
 
