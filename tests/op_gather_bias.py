@@ -33,7 +33,11 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         # The gaps of the strided one hold 77, which is no row: nothing may read them.
         yield Sample(f"index-{view}", {"table": table, "index": index})
     yield Sample("no-rows", {"table": table[:0], "index": indices([0, 4], device)})
-    for name, shape, rows in (("boxes", [2, 70, 90], 64), ("wide", [3, 700], 40)):
+    for name, shape, rows in (
+        ("boxes", [2, 70, 90], 64),
+        ("wide", [3, 5000], 40),
+        ("many", [2, 30, 41], 700),
+    ):
         table = values((5, rows), device, dtype).T  # a [heads, rows] weight
         yield Sample(name, {"table": table, "index": indices(shape, device, rows)}, gradients=False)
 
@@ -108,7 +112,12 @@ def backward_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for view, index in layouts(indices([2, 3, 4], device)):
         yield sample(f"index-{view}", upstream([2, 3, 4], 2), index)
     yield sample("no-rows", upstream([0, 4]), indices([0, 4], device), rows=0)
-    for name, shape, rows in (("boxes", [2, 70, 90], 64), ("wide", [3, 700], 40), ("blocks", [9, 80, 70], 9)):
+    for name, shape, rows in (
+        ("boxes", [2, 70, 90], 64),
+        ("wide", [3, 700], 40),
+        ("blocks", [9, 80, 70], 9),
+        ("many", [2, 30, 41], 700),
+    ):
         yield sample(name, upstream(shape, 2), indices(shape, device, rows), rows, gradients=False)
 
 

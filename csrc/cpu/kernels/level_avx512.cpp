@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+// g++ 12's intrinsics leave undefined what they overwrite.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #define POSENC_VECTOR_BYTES 64
