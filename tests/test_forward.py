@@ -118,6 +118,18 @@ def test_out_of_a_wrong_shape_or_layout_is_an_error():
         assert str(caught.value) == f"posenc_ext::sinusoidal_table: {text}"
 
 
+@pytest.mark.parametrize("rows", [32, 100])
+def test_large_gather_into_touched_memory(rows):
+    """Results that are written past the caches: lines that begin at any byte, between bytes that stay."""
+    table, index = torch.randn(rows, 12), torch.randint(0, rows, (2, 481, 483))
+    memory = torch.full((2 * 12 * 481 * 483 + 2,), 7.0)
+    out = memory[1:-1].view(2, 12, 481, 483)
+    assert out.nbytes > 2**24
+    torch.ops.posenc_ext.gather_bias.out(table, index, out=out)
+    assert torch.equal(out, table[index].permute(0, 3, 1, 2))
+    assert memory[0] == memory[-1] == 7.0
+
+
 def test_out_must_not_be_the_memory_of_the_index():
     memory = torch.zeros(72, dtype=torch.int32)
     index, out = memory[:24].view(2, 3, 4), memory.view(torch.float32).view(2, 3, 3, 4)

@@ -61,8 +61,8 @@ void gather(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
                              table.stride(1),        reversed.mutable_data_ptr()};
   parallel_for(heads, rows,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(reverse_table, reverse, begin, end); });
-  const GatherForward a{lines, table.element_size(),  reversed.const_data_ptr(), rows,
-                        heads, out.mutable_data_ptr()};
+  const GatherForward a{lines, table.element_size(),   reversed.const_data_ptr(), rows,
+                        heads, out.mutable_data_ptr(), writes_past_caches(out)};
   parallel_for(index.numel() / lines.keys, lines.keys * heads,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(gather_forward, a, begin, end); });
 }

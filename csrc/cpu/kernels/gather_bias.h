@@ -21,7 +21,8 @@ struct GatherForward {
   int64_t element_size;        // a gather copies bits: only the size of an element matters
   const void* reversed_table;  // [heads, rows], rows in descending order, as for the schemes
   int64_t rows, heads;
-  void* out;  // contiguous
+  void* out;         // contiguous
+  bool past_caches;  // how it is written
 };
 
 // Sums of one head over one block of lines, per row; an item is such a block. Blocks are cut by size, never

@@ -81,6 +81,16 @@ inline void gather_heads(const GatherForward& a, const Row* row, int64_t count, 
   const int64_t plane = a.index.queries * a.index.keys;
   const T* table = static_cast<const T*>(a.reversed_table);
   int64_t head = 0;
+  if (a.past_caches) {
+    for (T values[kGatherPairs]; head < a.heads; ++head) {
+      const T* __restrict from = table + head * a.rows;
+      if (!look_up(from, a.rows, row, count, values)) {
+        for (int64_t i = 0; i < count; ++i) values[i] = from[row[i]];
+      }
+      stream_row(out + head * plane, values, count);
+    }
+    return;
+  }
   for (; head + 2 <= a.heads; head += 2) {  // two heads for one look at a row
     const T* __restrict from0 = table + head * a.rows;
     const T* __restrict from1 = from0 + a.rows;
@@ -118,6 +128,7 @@ void gather_forward_typed(const GatherForward& a, int64_t begin, int64_t end) {
     }
     line += lines;
   }
+  if (a.past_caches) finish_streams();
 }
 
 template <class T>
