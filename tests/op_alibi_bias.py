@@ -78,7 +78,13 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     slopes = reference.alibi_slopes(12, dtype=dtype, device=device)
     yield Sample("bloom", {"slopes": slopes, **alibi_inputs(60, 70, 10, True)}, gradients=False)
     # Distances beyond float16's range: infinite there, rounded once elsewhere.
-    yield Sample("far", {"slopes": slopes, **alibi_inputs(2, 3, 2**24 + 1)}, gradients=False)
+    for name, sizes in {
+        "long": (35, 2100, 3),
+        "far": (2, 3, 2**24 + 1),
+        "farthest": (2, 3, 2**53 - 1),
+        "farthest-ahead": (2, 3, 1 - 2**53),
+    }.items():
+        yield Sample(name, {"slopes": slopes, **alibi_inputs(*sizes)}, gradients=False)
 
 
 def checks(call: Callable[..., dict[str, Any]], name: str) -> Iterator[Error]:
@@ -115,6 +121,7 @@ def backward_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for view, grad in layouts(values((2, 6, 5), device, dtype)):
         yield sample(f"grad-{view}", grad, 1)
     yield sample("bloom", values((4, 60, 70), device, dtype), 10, True, gradients=False)
+    yield sample("farthest", values((4, 5, 6), device, dtype), 2**53 - 1, gradients=False)
 
 
 def backward_reference(grad: Tensor, q_offset: int, causal: bool) -> Tensor:

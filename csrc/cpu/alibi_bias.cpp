@@ -21,7 +21,8 @@ void fill_alibi(const at::Tensor& slopes, int64_t q_offset, bool causal, at::Ten
                        slopes.stride(0),
                        queries,
                        keys,
-                       out.mutable_data_ptr()};
+                       out.mutable_data_ptr(),
+                       writes_past_caches(out)};
   parallel_for(heads * queries, keys,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(alibi_forward, a, begin, end); });
 }

@@ -14,7 +14,8 @@ struct AlibiForward {
   const void* slopes;
   int64_t slope_stride;
   int64_t queries, keys;
-  void* out;  // contiguous
+  void* out;         // contiguous
+  bool past_caches;  // how it is written
 };
 
 // partial[head, q] = the sum over k of -distance(q, k) * grad[head, q, k]; an item is one query of one head.
