@@ -1,4 +1,4 @@
-"""No memory is lost: the resident set does not grow over ten thousand calls, with and without errors."""
+"""No memory is lost over ten thousand calls, with and without errors; large results ask for huge pages."""
 
 import json
 import os
@@ -78,14 +78,46 @@ def growth() -> dict[str, int]:
     return grown
 
 
-@pytest.mark.skipif(not os.path.exists(STATM), reason=f"reads {STATM}, which is Linux's")
-def test_resident_set_does_not_grow():
-    """In a fresh process, where no freed memory can hide a leak; 100 bytes a call are 1 MB."""
+def in_fresh_process(call: str, **variables: str):
+    """What a function of this file returns in a process of its own, with these environment variables."""
     folders = [Path(__file__).parent, Path(posenc_ext.__file__).parents[1], os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
-    program = "import json, test_memory; print(json.dumps(test_memory.growth()))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), **variables}
+    program = f"import json, test_memory; print(json.dumps(test_memory.{call}))"
     # From this folder: python -c imports from its own first, and the root may hold a build for another torch.
     command, here = [sys.executable, "-c", program], Path(__file__).parent
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True)
-    grown = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(not os.path.exists(STATM), reason=f"reads {STATM}, which is Linux's")
+def test_resident_set_does_not_grow():
+    """In a fresh process, where no freed memory can hide a leak; 100 bytes a call are 1 MB."""
+    grown = in_fresh_process("growth()")
     assert max(grown.values()) < 1_000_000, grown
+
+
+SMAPS = "/proc/self/smaps"
+
+
+def asks_for_huge_pages() -> bool:
+    """Whether a result of 64 MiB lies in memory that madvise marked so."""
+    result = posenc_ext.alibi_bias(torch.ones(1), 4096, 4096)
+    middle = result.data_ptr() + result.nbytes // 2
+    inside = False
+    for line in Path(SMAPS).read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            first, last = (int(word, 16) for word in words[0].split("-"))
+            inside = first <= middle < last
+        elif inside and words[0] == "VmFlags:":
+            return "hg" in words
+    raise AssertionError(f"{SMAPS} has no flags for the result")
+
+
+@pytest.mark.skipif(
+    not os.path.exists(SMAPS) or "VmFlags" not in Path(SMAPS).read_text(),
+    reason=f"reads flags in {SMAPS}, which are Linux's",
+)
+@pytest.mark.parametrize(("setting", "expected"), [("1", True), ("0", False)])
+def test_large_results_ask_for_huge_pages(setting, expected):
+    assert in_fresh_process("asks_for_huge_pages()", POSENC_THP=setting) is expected
