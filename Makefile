@@ -3,6 +3,7 @@
 #   ARGS="-k window"    more arguments for pytest or for the demo
 PYTHON ?= python3
 VENV ?= .venv
+CUDA_VENV ?= .venv-cuda
 REQUIREMENTS ?= requirements.txt
 ifeq ($(origin CXX),default)
 CXX := c++
@@ -20,7 +21,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Compiled code of torch.compile stays in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
 
-.PHONY: demo test build lint format wheel clean
+.PHONY: demo test build lint format wheel clean cuda-check
 
 demo: $(BUILD)
 	$(BIN)/python examples/train_digits.py $(ARGS)
@@ -29,6 +30,12 @@ test: $(BUILD)
 	$(BIN)/python -m pytest $(ARGS)
 
 build: $(BUILD)
+
+# The machine code of the CUDA kernels, for six archs: nvcc from PATH, the disassembler from the CUDA environment, where
+# torch brings it. No GPU. Writes the table in csrc/cuda/README.md; fails with the name of a fault.
+cuda-check:
+	@$(MAKE) --no-print-directory VENV=$(CUDA_VENV) REQUIREMENTS=requirements-cuda.txt $(CUDA_VENV)/.posenc-environment
+	$(CUDA_VENV)/bin/python tests/cuda_static.py --write
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check .

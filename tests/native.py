@@ -33,7 +33,8 @@ def build(name: str, sources: list[str], flags: list[str], compiler: Sequence[st
     """What the compiler makes of these sources; made anew when any source of ours or a flag changed."""
     command = [*compiler, *flags, *sources]
     target = BUILD / f"{name}-{hashlib.sha256(shlex.join(command).encode()).hexdigest()[:10]}"
-    files = [path for folder in ("csrc", "tests") for path in (ROOT / folder).rglob("*.*")]
+    folders = {ROOT / "csrc", *((ROOT / source).parent for source in sources)}
+    files = [path for folder in folders for path in folder.rglob("*.*")]
     changed = max(path.stat().st_mtime for path in files if path.suffix in (".h", ".cuh", ".cu", ".cpp"))
     if not target.exists() or target.stat().st_mtime < changed:
         BUILD.mkdir(parents=True, exist_ok=True)

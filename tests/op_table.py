@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import markdown_block
 from op_db import OPS
 
 import posenc_ext
 
 TESTS = Path(__file__).resolve().parent
 README = TESTS.parent / "README.md"
-BEGIN, END = "<!-- begin: python tests/op_table.py --write -->\n", "<!-- end -->\n"
+COMMAND = "python tests/op_table.py --write"
 
 # column: the test that proves a mark
 COLUMNS = {
@@ -72,16 +73,8 @@ def markdown() -> str:
     return "\n".join([*lines, "", "A mark is a test under `tests/`: " + "; ".join(tests) + ".", ""])
 
 
-def parts() -> tuple[str, str, str]:
-    """README.md up to the table, the table, and the rest."""
-    head, _, rest = README.read_text().partition(BEGIN)
-    table, _, tail = rest.partition(END)
-    return head + BEGIN, table, END + tail
-
-
 if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
-        head, _, tail = parts()
-        README.write_text(head + markdown() + tail)
+        markdown_block.write(README, COMMAND, markdown())
     else:
         print(markdown())

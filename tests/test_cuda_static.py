@@ -1,159 +1,113 @@
-"""The compiled CUDA kernels, without running them: no spills, no atomics, 16-byte accesses, few registers."""
+"""The compiled CUDA kernels, without running them: what tests/cuda_static.py finds in their machine code."""
 
-import re
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
-
+import cuda_static
+import markdown_block
 import native
 import pytest
+from cuda_static import ARCHS, Kernel, Rule
 
-ARCHS = ["75", "80", "86", "90", "100", "120"]
-FILES = sorted(path.stem for path in (native.ROOT / "csrc" / "cuda" / "kernels").glob("*.cu"))
-
-# Registers per thread at most. 128 lets two blocks of 256 threads share a multiprocessor, 80 three, 64 four.
-MAX_REGISTERS = {
-    "sinusoid_rows_kernel": 128,
-    "add_sinusoidal_kernel": 128,
-    "sinusoid_backward_kernel": 80,
-    "scale_dropout_kernel": 64,
-    "scale_dropout_strided_kernel": 64,
-    "add_position_embedding_kernel": 64,
-    "add_position_embedding_strided_kernel": 64,
-    "add_position_embedding_transposed_kernel": 64,
-    "sum_batch_kernel": 64,
-    "sum_batch_strided_kernel": 64,
-    "bias_forward_kernel": 64,
-    "bias_backward_kernel": 128,
-    "bias_reduce_kernel": 64,
-    "gather_forward_kernel": 64,
-    "gather_starts_kernel": 64,
-    "gather_backward_kernel": 128,
-    "gather_reduce_kernel": 64,
-    "alibi_forward_kernel": 64,
-    "alibi_backward_kernel": 64,
-    "alibi_reduce_kernel": 64,
-    "alibi_slopes_kernel": 64,
+FAULTS = "tests/cuda_static_faults.cu"
+# A kernel of that file: the fault that has to be named.
+EXPECTED = {
+    "stack_kernel": ["stack frame", "local memory"],
+    "spilling_kernel": ["stack frame", "spills", "local memory"],
+    "greedy_kernel": ["occupancy"],
+    "float_atomic_kernel": ["float atomic"],
+    "shared_float_atomic_kernel": ["float atomic"],
+    "counting_kernel": ["atomic"],
+    "scalar_store_kernel": ["no 16-byte store"],
+    "scalar_load_kernel": ["no 16-byte load"],
+    "wide_shared_kernel": ["occupancy"],
+    "unbounded_kernel": ["no launch bounds"],
+    "faultless_kernel": [],
 }
-
-READ_VECTORS = {
-    "add_sinusoidal_kernel",
-    "scale_dropout_kernel",
-    "add_position_embedding_kernel",
-    "sum_batch_kernel",
-}
-
-
-@dataclass
-class Kernel:
-    name: str  # mangled
-    registers: int = 0
-    stack: int = 0
-    spills: int = 0
-    instructions: list[str] = field(default_factory=list)
-
-    @property
-    def family(self) -> str:
-        return re.search(r"\d([a-z_]+_kernel)", self.name)[1]
-
-    @property
-    def has_vectors(self) -> bool:
-        """Kernels for rows made of 16-byte vectors; each has a counterpart for all other rows."""
-        return "Vectors" in self.name or self.family in (
-            "scale_dropout_kernel",
-            "add_position_embedding_kernel",
-            "sum_batch_kernel",
-            "bias_forward_kernel",
-            "gather_forward_kernel",
-            "alibi_forward_kernel",
-        )
-
-
-def compile_kernels(file: str, arch: str) -> tuple[Path, list[Kernel]]:
-    """The cubin of one file for one arch, and what ptxas says of each kernel."""
-    config = (native.ROOT / "cmake" / "build_config.cmake").read_text()
-    flags = re.search(r"POSENC_NVCC_FLAGS([^)]*)", config)[1].split()
-    nvcc = [str(native.toolkit() / "bin" / "nvcc"), "-cubin", f"-arch=sm_{arch}", "-O3", "-DNDEBUG"]
-    nvcc += ["-Xptxas", "-v"]
-    cubin = native.build(
-        f"{file}_{arch}.cubin", [f"csrc/cuda/kernels/{file}.cu"], ["-Icsrc", *flags], compiler=nvcc
-    )
-    log = native.log_of(cubin).read_text()
-    assert "warning" not in log, log[-6000:]
-    kernels = []
-    for line in log.splitlines():
-        if found := re.search(r"Compiling entry function '(\w+)'", line):
-            kernels.append(Kernel(found[1]))
-        elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+)", line):
-            # Of the kernel, or of a function that it calls.
-            kernels[-1].stack += int(found[1])
-            kernels[-1].spills += int(found[2]) + int(found[3])
-        elif found := re.search(r"Used (\d+) registers", line):
-            kernels[-1].registers = int(found[1])
-            if stack := re.search(r"(\d+) bytes cumulative stack size", line):
-                kernels[-1].stack += int(stack[1])
-    return cubin, kernels
-
-
-def disassemble(cubin: Path, kernels: list[Kernel]) -> None:
-    """Adds the machine instructions, such as STG.E.128, to each kernel."""
-    text = native.run(native.cuobjdump(), "--dump-sass", cubin).stdout
-    by_name = {kernel.name: kernel for kernel in kernels}
-    for part in re.split(r"^\s*Function : ", text, flags=re.MULTILINE)[1:]:
-        name = part.split(maxsplit=1)[0]
-        lines = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", part, re.MULTILINE)
-        by_name[name].instructions = lines
 
 
 @pytest.fixture(scope="session")
-def compiled() -> dict[tuple[str, str], list[Kernel]]:
-    """By file and arch: every kernel, with instructions where there is a disassembler."""
+def archs() -> list[str]:
     if native.toolkit() is None:
         pytest.skip("no CUDA toolkit: nvcc is needed to compile the kernels")
-    known = native.run(native.toolkit() / "bin" / "nvcc", "--list-gpu-code").stdout.split()
-    wanted = [(file, arch) for arch in ARCHS if f"sm_{arch}" in known for file in FILES]
-
-    def one(file_and_arch):
-        cubin, kernels = compile_kernels(*file_and_arch)
-        if native.cuobjdump():
-            disassemble(cubin, kernels)
-        return kernels
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(wanted, pool.map(one, wanted)))
+    return cuda_static.known_archs()
 
 
-def kernels_of(compiled, arch: str) -> list[Kernel]:
-    kernels = [kernel for (_, a), found in compiled.items() if a == arch for kernel in found]
-    if not kernels:
-        pytest.skip(f"this nvcc does not know sm_{arch}")
-    return kernels
+@pytest.fixture(scope="session")
+def compiled(archs) -> list[Kernel]:
+    """Every kernel for every arch, with instructions where there is a disassembler."""
+    return cuda_static.compile_all(archs)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_no_spills_no_stack_few_registers(compiled, arch):
-    kernels = kernels_of(compiled, arch)
-    assert {kernel.family for kernel in kernels} == set(MAX_REGISTERS)
-    for kernel in kernels:
-        assert kernel.spills == 0, kernel.name
-        assert kernel.stack == 0, kernel.name
-        assert 0 < kernel.registers <= MAX_REGISTERS[kernel.family], f"{kernel.name}: {kernel.registers}"
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_vectors_are_16_bytes_and_nothing_is_atomic(compiled, arch):
-    kernels = kernels_of(compiled, arch)
+def needs_disassembler() -> None:
     if native.cuobjdump() is None:
         pytest.skip("no cuobjdump, in the toolkit or in the triton package: cannot read the machine code")
+
+
+@pytest.mark.parametrize("arch", list(ARCHS))
+def test_no_spills_and_no_stack(compiled, archs, arch):
+    if arch not in archs:
+        pytest.skip(f"this nvcc does not know sm_{arch}")
+    kernels = [kernel for kernel in compiled if kernel.arch == arch]
+    assert kernels
     for kernel in kernels:
-        code = kernel.instructions
-        assert len(code) > 50, f"{kernel.name}: not disassembled"
-        # No results that depend on the order of threads; and nothing in local memory.
-        assert not [i for i in code if i.split(".")[0] in ("RED", "ATOM", "ATOMG", "ATOMS", "LDL", "STL")], (
-            kernel.name
-        )
-        if not kernel.has_vectors:
-            continue
-        assert [i for i in code if re.fullmatch(r"STG\.E\..*128.*", i)], kernel.name
-        if kernel.family in READ_VECTORS:
-            assert [i for i in code if re.fullmatch(r"LDG\.E\..*128.*", i)], kernel.name
+        assert (kernel.spills, kernel.stack) == (0, 0), kernel.name
+        assert kernel.registers > 0, kernel.name
+
+
+@pytest.mark.parametrize("arch", list(ARCHS))
+def test_machine_code_has_no_faults(compiled, archs, arch):
+    """16-byte accesses, nothing in local memory, no atomics, half of the threads resident."""
+    needs_disassembler()
+    if arch not in archs:
+        pytest.skip(f"this nvcc does not know sm_{arch}")
+    kernels = [kernel for kernel in compiled if kernel.arch == arch]
+    faults = [
+        f"{cuda_static.demangled(kernel.name)}: {fault}" for kernel in kernels for fault in kernel.faults()
+    ]
+    assert not faults, "\n".join(faults)
+    assert all(len(kernel.code) > 50 for kernel in kernels)
+
+
+def test_rules_name_kernels(compiled):
+    """A rule for a kernel that is gone would hold for nothing."""
+    families = {kernel.family for kernel in compiled}
+    assert set(cuda_static.RULES) <= families
+    vectors = {kernel.family for kernel in compiled if kernel.has_vectors}
+    assert {name for name, rule in cuda_static.RULES.items() if rule.loads or rule.stores} == vectors
+
+
+@pytest.mark.parametrize("arch", list(ARCHS))
+def test_each_planted_fault_is_named(archs, arch, monkeypatch):
+    needs_disassembler()
+    if arch not in archs:
+        pytest.skip(f"this nvcc does not know sm_{arch}")
+    vectors = Rule(loads=True, stores=True)
+    for name in ("scalar_store_kernel", "scalar_load_kernel", "faultless_kernel"):
+        monkeypatch.setitem(cuda_static.RULES, name, vectors)
+    kernels = cuda_static.compile_file(FAULTS, arch)
+    found = {kernel.family: [fault.partition(":")[0] for fault in kernel.faults()] for kernel in kernels}
+    assert found == EXPECTED
+    for kernel in kernels:  # for -s
+        print(f"sm_{arch} {kernel.family}: {'; '.join(kernel.faults()) or 'no fault'}")
+
+
+def test_occupancy_is_that_of_the_toolkit(archs):
+    """cuda_occupancy.h, which the toolkit's own calculator is made of, for every arch and many kernels."""
+    include = ["-isystem", f"{native.toolkit()}/include"]
+    program = native.build("occupancy", ["tests/cuda_occupancy.cpp"], ["-std=c++20", "-O1", *include])
+    lines = native.run(program).stdout.split("\n")
+    numbers = [[int(word) for word in line.split()] for line in lines if line]
+    assert len(numbers) > 1000 * len(ARCHS)
+    for arch, threads, registers, shared, block, blocks in numbers:
+        assert ARCHS[str(arch)].threads == threads
+        mine = cuda_static.occupancy(str(arch), registers, shared, block)
+        assert mine == blocks * -(-block // 32) * 32 / threads, (arch, registers, shared, block)
+
+
+def test_readme_has_the_table_of_these_kernels(compiled, archs):
+    needs_disassembler()
+    _, table, _ = markdown_block.parts(cuda_static.README, cuda_static.COMMAND)
+    if archs == list(ARCHS) and f"nvcc {cuda_static.nvcc_release()}," in table:
+        assert table == cuda_static.markdown(compiled), f"out of date: {cuda_static.COMMAND}"
+        return
+    families = {f"`{kernel.family}`" for kernel in compiled}  # registers are another nvcc's
+    rows = {line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| `")}
+    assert rows == families, f"out of date: {cuda_static.COMMAND}"
