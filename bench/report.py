@@ -128,12 +128,18 @@ def amount(value: float | None, unit: str) -> str:
 
 
 def target_table(record: dict) -> str:
-    """Every bound and what was measured."""
+    """Every bound and what was measured; of the CPU levels the lowest of those that are met is enough."""
     lines = ["| work | threads | quantity | bound | measured | |", "|---|--:|---|--:|--:|---|"]
-    for verdict in targets.verdicts(record):
+    verdicts = targets.verdicts(record)
+    levels = sorted((v for v in verdicts if v.target.work == "AVX2" and v.met), key=lambda v: v.measured)
+    for verdict in verdicts:
+        if verdict in levels[1:]:
+            continue
         target, word = verdict.target, {None: "–", True: "met"}.get(verdict.met)
         if word is None:
             word = f"**missed by {abs(verdict.measured / verdict.bound - 1):.0%}**"
+        elif verdict in levels:
+            word = f"met, as by {len(levels) - 1} others"
         bound = f"{'<=' if target.at_most else '>='} {amount(verdict.bound, target.unit)}"
         work = target.case or target.work
         cells = [work, verdict.threads, target.quantity, bound, amount(verdict.measured, target.unit), word]

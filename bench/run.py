@@ -30,7 +30,8 @@ from case import Case, Contenders, disagreement
 BENCH = Path(__file__).resolve().parent
 # glibc reads these once: results of any size come from memory that was freed before, which stays mapped.
 RECYCLED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 35)}
-AVX2 = "POSENC_CPU_ISA=avx2"
+# Both in processes of their own: a process beside this one is not quite as fast as this one.
+LEVELS = ["POSENC_CPU_ISA=avx512", "POSENC_CPU_ISA=avx2"]
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -45,8 +46,9 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--against",
         metavar="NAME=VALUE",
-        help="posenc_ext in a second process with this in its environment, too, such as POSENC_THP=0 "
-        f"(default, where the CPU level is avx512: {AVX2}; none: nothing)",
+        action="append",
+        help="posenc_ext in a process of its own with this in its environment, such as POSENC_THP=0; may be "
+        f"given again (default, where the CPU level is avx512: {' and '.join(LEVELS)}; none: nothing)",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: see bench/README.md")
     parser.add_argument("--list", action="store_true", help="print the names of the cases and end")
@@ -94,10 +96,11 @@ class Runner:
         self,
         effort: timing.Effort,
         threads: list[int],
-        child: settings.Child | None = None,
+        children: list[settings.Child] | None = None,
         with_compile: bool = False,
     ) -> None:
-        self.effort, self.threads, self.child, self.with_compile = effort, threads, child, with_compile
+        self.effort, self.threads, self.with_compile = effort, threads, with_compile
+        self.children = children or []
 
     def build(self, case: Case, dtype: torch.dtype) -> tuple[Contenders, dict[str, str]]:
         """The contenders of a case that take part, and those that do not, with the reason."""
@@ -118,8 +121,8 @@ class Runner:
         results = []
         for threads in self.threads:
             blocks = {name: timing.local(f, threads) for name, f in {**ours, **memory}.items()}
-            if self.child is not None and case.other_settings:
-                blocks |= self.child.blocks(case, list(ours), threads)
+            for child in self.children if case.other_settings else []:
+                blocks |= child.blocks(case, list(ours), threads)
             results.append(
                 {
                     "case": case.name,
@@ -172,11 +175,11 @@ def main() -> None:
         return
     facts = machine.facts()
     if chosen.against is None:
-        chosen.against = AVX2 if facts["cpu_level"] == "avx512" and not chosen.quick else "none"
-    child = None if chosen.against == "none" else settings.Child(chosen.against)
+        chosen.against = LEVELS if facts["cpu_level"] == "avx512" and not chosen.quick else []
+    children = [settings.Child(words) for words in chosen.against if words != "none"]
     threads = [int(n) for n in chosen.threads.split(",")] if chosen.threads else [1, torch.get_num_threads()]
     effort = timing.QUICK if chosen.quick else timing.FULL
-    runner = Runner(effort, sorted(set(threads)), child, chosen.compile)
+    runner = Runner(effort, sorted(set(threads)), children, chosen.compile)
     print(f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}, CPU level {facts['cpu_level']}")
     print(
         f"{len(wanted)} cases, regime {chosen.regime}, threads {runner.threads}; microseconds a call",
@@ -190,7 +193,7 @@ def main() -> None:
             print(f"{at}  {case.name}, {result['threads']} thr: {line(result)}", flush=True)
         for name, reason in results[-1]["skipped"].items():
             print(f"{'':15} left out: {name} ({reason})")
-    if child is not None:
+    for child in children:
         child.close()
     output = chosen.output or default_output(chosen)
     record = {

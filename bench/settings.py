@@ -4,12 +4,20 @@ in turn with the blocks of this process."""
 import os
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import timing
 from case import Case
 
 OURS = ("posenc_ext", "posenc_ext out=")
+
+
+def let_workers_sleep(threads: int) -> None:
+    """OpenMP's threads spin for some ms after their work: beside them another process would have no core."""
+    if threads > 1:
+        time.sleep(0.01)
 
 
 class Child:
@@ -38,10 +46,13 @@ class Child:
     def blocks(self, case: Case, names: list[str], threads: int) -> dict[str, timing.Block]:
         """The contenders `names` of a case, in the child."""
 
-        def block(name: str) -> timing.Block:
-            return lambda number: float(self.ask(case.name, name, threads, number))
+        def block(name: str, number: int) -> float:
+            let_workers_sleep(threads)
+            seconds = float(self.ask(case.name, name, threads, number))
+            let_workers_sleep(threads)
+            return seconds
 
-        return {f"{name} [{self.settings}]": block(name) for name in names if name in OURS}
+        return {f"{name} [{self.settings}]": partial(block, name) for name in names if name in OURS}
 
     def close(self) -> None:
         self.process.stdin.close()

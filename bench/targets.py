@@ -220,7 +220,8 @@ def levels(record: dict) -> list[Verdict]:
         if result["limit"] is None or result["reads"] + result["writes"] < 4 << 20:
             continue
         for name in ("posenc_ext out=", "posenc_ext"):
-            speed = measures.ratio(result, name, f"{name} [POSENC_CPU_ISA=avx2]")
+            fast, slow = (f"{name} [POSENC_CPU_ISA={level}]" for level in ("avx512", "avx2"))
+            speed = measures.ratio(result, fast, slow)
             if speed is not None:
                 words = f"of the AVX-512 speed{' (out=)' if name.endswith('out=') else ''}"
                 threads = "1" if result["threads"] == 1 else "all"
