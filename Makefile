@@ -1,6 +1,6 @@
-# make demo, make test: each sets up what it needs (a virtual environment, pinned packages, the build) and reuses it.
+# make demo, make test, make bench: each sets up what it needs (a virtual environment, pinned packages, the build) and reuses it.
 #   PYTHON=python3.12   the Python to make the environment with        VENV=.venv   where it stands
-#   ARGS="-k window"    more arguments for pytest or for the demo
+#   ARGS="-k window"    more arguments for pytest, the demo or the benchmarks
 PYTHON ?= python3
 VENV ?= .venv
 CUDA_VENV ?= .venv-cuda
@@ -13,21 +13,25 @@ export CXX
 BIN := $(VENV)/bin
 ENVIRONMENT := $(VENV)/.posenc-environment
 BUILD := $(VENV)/.posenc-build
+PLOTS := $(VENV)/.posenc-plots
 BUILD_INPUTS := $(shell find csrc cmake -type f) setup.py pyproject.toml version.txt
-CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find bench csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 # Compiled code of torch.compile stays in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
 
-.PHONY: demo test build lint format wheel clean cuda-check
+.PHONY: demo test bench build lint format wheel clean cuda-check
 
 demo: $(BUILD)
 	$(BIN)/python examples/train_digits.py $(ARGS)
 
 test: $(BUILD)
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(BUILD) $(PLOTS)
+	$(BIN)/python bench/run.py $(ARGS)
 
 build: $(BUILD)
 
@@ -56,6 +60,10 @@ clean:
 $(BUILD): $(ENVIRONMENT) $(BUILD_INPUTS)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	$(BIN)/python -m posenc_ext.info
+	@touch $@
+
+$(PLOTS): requirements-bench.txt $(ENVIRONMENT)
+	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
 	@touch $@
 
 $(ENVIRONMENT): requirements-tools.txt $(REQUIREMENTS)
