@@ -17,6 +17,7 @@
 #pragma GCC target("avx2,fma,f16c,bmi,bmi2")
 #endif
 
+#include "cpu/kernels/add_sinusoidal.h"
 #include "cpu/kernels/alibi_bias.h"
 #include "cpu/kernels/gather_bias.h"
 #include "cpu/kernels/position_embedding.h"
@@ -32,7 +33,9 @@ namespace posenc_ext::cpu::avx2 {
 #include "cpu/kernels/gather_bias_body.h"
 #include "cpu/kernels/position_embedding_body.h"
 #include "cpu/kernels/relative_bias_body.h"
-#include "cpu/kernels/sinusoidal_body.h"
+#include "cpu/kernels/sinusoidal_body.h"  // before the next, which encodes rows with it
+
+#include "cpu/kernels/add_sinusoidal_body.h"
 }  // namespace posenc_ext::cpu::avx2
 
 #if defined(__clang__)

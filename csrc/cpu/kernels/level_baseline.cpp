@@ -5,6 +5,7 @@
 
 #define POSENC_VECTOR_BYTES 16
 
+#include "cpu/kernels/add_sinusoidal.h"
 #include "cpu/kernels/alibi_bias.h"
 #include "cpu/kernels/gather_bias.h"
 #include "cpu/kernels/position_embedding.h"
@@ -20,5 +21,7 @@ namespace posenc_ext::cpu::baseline {
 #include "cpu/kernels/gather_bias_body.h"
 #include "cpu/kernels/position_embedding_body.h"
 #include "cpu/kernels/relative_bias_body.h"
-#include "cpu/kernels/sinusoidal_body.h"
+#include "cpu/kernels/sinusoidal_body.h"  // before the next, which encodes rows with it
+
+#include "cpu/kernels/add_sinusoidal_body.h"
 }  // namespace posenc_ext::cpu::baseline
