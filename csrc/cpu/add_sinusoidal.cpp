@@ -2,12 +2,12 @@
 // cut by thread count.
 #include "cpu/kernels/add_sinusoidal.h"
 
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "cpu/dropout.h"
 #include "cpu/frequencies.h"
 #include "cpu/parallel.h"
+#include "cpu/result.h"
 #include "ops/sinusoidal.h"
 
 namespace posenc_ext::cpu {
@@ -20,7 +20,7 @@ at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tenso
   ops::Encoding rule{};
   ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
                             &rule);
-  at::Tensor out = at::empty(x.sizes(), x.options());
+  at::Tensor out = new_result(x.sizes(), x.scalar_type());
   if (out.numel() == 0) return out;
   const int64_t batch_axis = batch_first ? 0 : 1, length_axis = 1 - batch_axis, dim = x.size(2);
   const auto table = frequency_table(dim, base, freq_shift, 1.0);
@@ -44,7 +44,8 @@ at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tenso
   a.out = out.mutable_data_ptr();
   a.out_batch_stride = out.stride(batch_axis);
   a.out_length_stride = out.stride(length_axis);
-  parallel_for(a.items(), dim * core::min_of(a.batch, a.kBatchChunk),
+  a.past_caches = writes_past_caches(out);
+  parallel_for(a.items(), a.item_elements(),
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_sinusoidal, a, begin, end); });
   return out;
 }
@@ -52,7 +53,7 @@ at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tenso
 at::Tensor scale_dropout_cpu(const at::Tensor& x, double scale, double dropout_p,
                              const std::optional<at::Tensor>& seed) {
   ops::check_scale_dropout(x, scale, dropout_p, seed);
-  at::Tensor out = at::empty(x.sizes(), x.options());
+  at::Tensor out = new_result(x.sizes(), x.scalar_type());
   const int64_t total = out.numel();
   if (total == 0) return out;
   ScaleDropout a{};
@@ -61,6 +62,7 @@ at::Tensor scale_dropout_cpu(const at::Tensor& x, double scale, double dropout_p
   a.dtype = ops::to_core(x.scalar_type());
   a.total = total;
   a.out = out.mutable_data_ptr();
+  a.past_caches = writes_past_caches(out);
   constexpr int64_t kStretch = 4096;
   const at::Tensor few = x.is_contiguous() ? x : ops::with_few_dims(x, x.dim() - 1);
   a.x = few.const_data_ptr();

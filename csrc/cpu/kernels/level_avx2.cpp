@@ -25,9 +25,13 @@
 #include "cpu/kernels/sinusoidal.h"
 
 namespace posenc_ext::cpu::avx2 {
-#include "cpu/kernels/dropout_body.h"  // these before the bodies that use them
-#include "cpu/kernels/lane_sum.h"
+// These before the bodies that use them, in this order.
 #include "cpu/kernels/stores.h"
+//
+#include "cpu/kernels/octet.h"
+//
+#include "cpu/kernels/dropout_body.h"
+#include "cpu/kernels/lane_sum.h"
 
 #include "cpu/kernels/alibi_bias_body.h"
 #include "cpu/kernels/gather_bias_body.h"
