@@ -2,12 +2,12 @@
 // count.
 #include "ops/position_embedding.h"
 
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "cpu/dropout.h"
 #include "cpu/kernels/position_embedding.h"
 #include "cpu/parallel.h"
+#include "cpu/result.h"
 
 namespace posenc_ext::cpu {
 namespace {
@@ -18,7 +18,7 @@ at::Tensor add_position_embedding_cpu(const at::Tensor& x, const at::Tensor& pos
                                       const std::optional<at::Tensor>& seed) {
   const auto shape = ops::check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale,
                                                        batch_first, dropout_p, seed);
-  at::Tensor out = at::empty(C10_AS_INTARRAYREF_SLOW(shape.sizes()), x.options());
+  at::Tensor out = new_result(C10_AS_INTARRAYREF_SLOW(shape.sizes()), x.scalar_type());
   if (out.numel() == 0) return out;
   AddPositionEmbedding a{};
   if (prefix_tokens.size() > static_cast<size_t>(a.kMaxPrefixes)) {
@@ -28,6 +28,7 @@ at::Tensor add_position_embedding_cpu(const at::Tensor& x, const at::Tensor& pos
   }
   ops::describe(a, shape, x, pos_embed, prefix_tokens, embed_prefix, x_scale, out);
   a.dropout = seeded(dropout_p, seed);
+  a.past_caches = writes_past_caches(out);
   // An item's rows of pos_embed stay in cache while it, and the next items, walk over the samples. Where x
   // has its channels apart, its cache lines must stay there instead, and it is read in squares of 32 tokens.
   constexpr int64_t kItemElements = 16384, kSquare = 32;
@@ -43,7 +44,7 @@ at::Tensor add_position_embedding_cpu(const at::Tensor& x, const at::Tensor& pos
 
 at::Tensor sum_batch_cpu(const at::Tensor& grad, bool batch_first) {
   at::Tensor out =
-      at::empty(C10_AS_INTARRAYREF_SLOW(ops::check_sum_batch(grad, batch_first)), grad.options());
+      new_result(C10_AS_INTARRAYREF_SLOW(ops::check_sum_batch(grad, batch_first)), grad.scalar_type());
   if (out.numel() == 0) return out;
   SumBatch a{};
   ops::describe_sum(a, grad, batch_first, out);

@@ -3,6 +3,7 @@
 #include "check.h"
 
 // Kernels come after check.h, which says what CUDA's words mean here.
+#include "cpu/kernels/add_sinusoidal.h"
 #include "cpu/kernels/sinusoidal.h"
 #include "cuda/kernels/sinusoidal.cu"
 

@@ -3,47 +3,94 @@
 
 namespace {
 
-using namespace posenc_ext::core;
+// Counters worked on at a time, one per lane of 64 bits.
+typedef uint64_t Lanes __attribute__((vector_size(POSENC_VECTOR_BYTES)));
+constexpr int64_t kLanes = POSENC_VECTOR_BYTES / 8;
 
-// Factors for `count` elements from linear index `first`: the dropout scale where kept, zero where dropped.
-constexpr int64_t kDropoutBlock = 256;
-
-inline void dropout_factors(const SeededDropout& d, int64_t first, int64_t count, double* factor) {
-  constexpr int64_t kCounters = kDropoutBlock / kDrawsPerCounter + 1;
-  uint32_t word[4 * kCounters];
-  uint16_t draw[kDrawsPerCounter * kCounters];
-  const int64_t first_counter = first / kDrawsPerCounter;
-  const int64_t counters = (first + count - 1) / kDrawsPerCounter - first_counter + 1;
-  const uint64_t seed = static_cast<uint64_t>(*d.seed);
-  for (int64_t i = 0; i < counters; ++i) {
-    const Philox4 random = philox_4x32_10(seed, static_cast<uint64_t>(first_counter + i));
-    for (int w = 0; w < 4; ++w) word[4 * i + w] = random.word[w];
-  }
-  for (int64_t i = 0; i < 4 * counters; ++i) {
-    draw[2 * i] = static_cast<uint16_t>(word[i]);
-    draw[2 * i + 1] = static_cast<uint16_t>(word[i] >> 16);
-  }
-  const uint16_t* own = draw + first % kDrawsPerCounter;
-  const double scale = d.dropout.scale;
-  const uint32_t threshold = d.dropout.threshold;
-  for (int64_t i = 0; i < count; ++i) factor[i] = own[i] >= threshold ? scale : 0.0;
+// The products of the low words of every lane; the high words are left out of account.
+inline Lanes multiply_words(Lanes a, Lanes b) {
+#if !defined(__x86_64__)
+  return (a & 0xffffffffu) * (b & 0xffffffffu);
+#elif POSENC_VECTOR_BYTES == 64
+  return reinterpret_cast<Lanes>(
+      _mm512_mul_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif POSENC_VECTOR_BYTES == 32
+  return reinterpret_cast<Lanes>(
+      _mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#else
+  return reinterpret_cast<Lanes>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#endif
 }
 
-// y[c] = round(term(c) * factor), where term gives the value before dropout and `first` is y's linear index.
+// core::philox_4x32_10 for kLanes counters from `counter`: eight draws of 16 bits each, in order. Words stand
+// in the low halves of lanes; the high halves hold what no product looks at.
+inline void philox_draws(uint64_t key, uint64_t counter, uint64_t* draws) {
+  Lanes c0, c2 = {}, c3 = {};
+  for (int64_t i = 0; i < kLanes; ++i) c0[i] = counter + static_cast<uint64_t>(i);
+  Lanes c1 = c0 >> 32;
+  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const Lanes p0 = multiply_words(c0, Lanes{} + uint64_t{kPhiloxM0});
+    const Lanes p1 = multiply_words(c2, Lanes{} + uint64_t{kPhiloxM1});
+    c0 = (p1 >> 32) ^ c1 ^ k0;
+    c2 = (p0 >> 32) ^ c3 ^ k1;
+    c1 = p1;
+    c3 = p0;
+    k0 += kPhiloxW0;
+    k1 += kPhiloxW1;
+  }
+  const Lanes low = (c0 & 0xffffffffu) | (c1 << 32), high = (c2 & 0xffffffffu) | (c3 << 32);
+  for (int64_t i = 0; i < kLanes; ++i) {
+    draws[2 * i] = low[i];
+    draws[2 * i + 1] = high[i];
+  }
+}
+
+// Which of up to kStoreBlock elements are kept: all ones, or zero, per element.
+constexpr int64_t kStoreBlock = 256;
+
+struct Keep {
+  uint16_t mask[kStoreBlock + kDrawsPerCounter * (kLanes + 1)];
+
+  // Masks of `count` elements from linear index `first`.
+  const uint16_t* fill(const SeededDropout& d, int64_t first, int64_t count) {
+    const int64_t before = first % kDrawsPerCounter;
+    const uint64_t counter = static_cast<uint64_t>(first / kDrawsPerCounter);
+    const int64_t counters = (before + count + kDrawsPerCounter - 1) / kDrawsPerCounter;
+    const uint64_t seed = static_cast<uint64_t>(*d.seed);
+    const uint32_t threshold = d.dropout.threshold;
+    uint64_t draws[2 * kLanes];
+    for (int64_t i = 0; i < counters; i += kLanes) {
+      philox_draws(seed, counter + static_cast<uint64_t>(i), draws);
+      memcpy(mask + kDrawsPerCounter * i, draws, sizeof(draws));
+    }
+    // In 16 bits, which lack the threshold 2^16: then nothing is kept.
+    const uint16_t below = static_cast<uint16_t>(min_of(threshold, uint32_t{0xffff}));
+    const uint16_t all = threshold > 0xffff ? 0 : 0xffff;
+    for (int64_t i = 0; i < kDrawsPerCounter * counters; ++i) {
+      mask[i] = mask[i] >= below ? all : uint16_t{0};
+    }
+    return mask + before;
+  }
+};
+
+// y[c, c + n) = round(term(c, n)), then dropout, where terms are eight doubles and `first` is the linear
+// index of y[0].
 template <class T, class Term>
-inline void store_row(const SeededDropout& d, int64_t first, int64_t count, T* y, Term term) {
+inline void store_row(const SeededDropout& d, bool past_caches, int64_t first, int64_t count, T* y,
+                      Term term) {
   if (d.seed == nullptr) {
-    for (int64_t c = 0; c < count; ++c) y[c] = round_to<T>(term(c));
+    write_row(past_caches, count, y, [=](int64_t c, int64_t n) { return Octet<T>::round(term(c, n)); });
     return;
   }
-  double factor[kDropoutBlock];
-  for (int64_t c0 = 0; c0 < count; c0 += kDropoutBlock) {
-    const int64_t block = min_of(kDropoutBlock, count - c0);
-    dropout_factors(d, first + c0, block, factor);
-    // A select, not a product: what is dropped is zero, also where the term is infinite.
-    for (int64_t c = 0; c < block; ++c) {
-      y[c0 + c] = round_to<T>(factor[c] != 0.0 ? term(c0 + c) * factor[c] : 0.0);
-    }
+  const Doubles scale = all_of(d.dropout.scale);
+  Keep keep;
+  for (int64_t c0 = 0; c0 < count; c0 += kStoreBlock) {
+    const int64_t block = min_of(kStoreBlock, count - c0);
+    const uint16_t* mask = keep.fill(d, first + c0, block);
+    // A mask, not a product with zero: the term may be infinite.
+    write_row(past_caches, block, y + c0,
+              [=](int64_t c, int64_t n) { return Octet<T>::round(term(c0 + c, n) * scale).keep(mask + c); });
   }
 }
 

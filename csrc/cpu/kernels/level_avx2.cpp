@@ -17,6 +17,7 @@
 #pragma GCC target("avx2,fma,f16c,bmi,bmi2")
 #endif
 
+#include "cpu/kernels/add_sinusoidal.h"
 #include "cpu/kernels/alibi_bias.h"
 #include "cpu/kernels/gather_bias.h"
 #include "cpu/kernels/position_embedding.h"
@@ -24,15 +25,21 @@
 #include "cpu/kernels/sinusoidal.h"
 
 namespace posenc_ext::cpu::avx2 {
-#include "cpu/kernels/dropout_body.h"  // these before the bodies that use them
-#include "cpu/kernels/lane_sum.h"
+// These before the bodies that use them, in this order.
 #include "cpu/kernels/stores.h"
+//
+#include "cpu/kernels/octet.h"
+//
+#include "cpu/kernels/dropout_body.h"
+#include "cpu/kernels/lane_sum.h"
 
 #include "cpu/kernels/alibi_bias_body.h"
 #include "cpu/kernels/gather_bias_body.h"
 #include "cpu/kernels/position_embedding_body.h"
 #include "cpu/kernels/relative_bias_body.h"
-#include "cpu/kernels/sinusoidal_body.h"
+#include "cpu/kernels/sinusoidal_body.h"  // before the next, which encodes rows with it
+
+#include "cpu/kernels/add_sinusoidal_body.h"
 }  // namespace posenc_ext::cpu::avx2
 
 #if defined(__clang__)

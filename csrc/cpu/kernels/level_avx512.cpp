@@ -19,10 +19,12 @@
     __attribute__((target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), \
     apply_to = function)
 #else
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // g++ 12 warns of its own intrinsics
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 
+#include "cpu/kernels/add_sinusoidal.h"
 #include "cpu/kernels/alibi_bias.h"
 #include "cpu/kernels/gather_bias.h"
 #include "cpu/kernels/position_embedding.h"
@@ -30,15 +32,21 @@
 #include "cpu/kernels/sinusoidal.h"
 
 namespace posenc_ext::cpu::avx512 {
-#include "cpu/kernels/dropout_body.h"  // these before the bodies that use them
-#include "cpu/kernels/lane_sum.h"
+// These before the bodies that use them, in this order.
 #include "cpu/kernels/stores.h"
+//
+#include "cpu/kernels/octet.h"
+//
+#include "cpu/kernels/dropout_body.h"
+#include "cpu/kernels/lane_sum.h"
 
 #include "cpu/kernels/alibi_bias_body.h"
 #include "cpu/kernels/gather_bias_body.h"
 #include "cpu/kernels/position_embedding_body.h"
 #include "cpu/kernels/relative_bias_body.h"
-#include "cpu/kernels/sinusoidal_body.h"
+#include "cpu/kernels/sinusoidal_body.h"  // before the next, which encodes rows with it
+
+#include "cpu/kernels/add_sinusoidal_body.h"
 }  // namespace posenc_ext::cpu::avx512
 
 #if defined(__clang__)

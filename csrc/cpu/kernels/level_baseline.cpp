@@ -5,6 +5,7 @@
 
 #define POSENC_VECTOR_BYTES 16
 
+#include "cpu/kernels/add_sinusoidal.h"
 #include "cpu/kernels/alibi_bias.h"
 #include "cpu/kernels/gather_bias.h"
 #include "cpu/kernels/position_embedding.h"
@@ -12,13 +13,19 @@
 #include "cpu/kernels/sinusoidal.h"
 
 namespace posenc_ext::cpu::baseline {
-#include "cpu/kernels/dropout_body.h"  // these before the bodies that use them
-#include "cpu/kernels/lane_sum.h"
+// These before the bodies that use them, in this order.
 #include "cpu/kernels/stores.h"
+//
+#include "cpu/kernels/octet.h"
+//
+#include "cpu/kernels/dropout_body.h"
+#include "cpu/kernels/lane_sum.h"
 
 #include "cpu/kernels/alibi_bias_body.h"
 #include "cpu/kernels/gather_bias_body.h"
 #include "cpu/kernels/position_embedding_body.h"
 #include "cpu/kernels/relative_bias_body.h"
-#include "cpu/kernels/sinusoidal_body.h"
+#include "cpu/kernels/sinusoidal_body.h"  // before the next, which encodes rows with it
+
+#include "cpu/kernels/add_sinusoidal_body.h"
 }  // namespace posenc_ext::cpu::baseline

@@ -30,6 +30,7 @@ struct AddPositionEmbedding {
   SeededDropout dropout;
   void* out;  // channels lie side by side
   int64_t out_batch_stride, out_token_stride;
+  bool past_caches;
   int64_t item_tokens, item_samples;
   bool whole_samples;  // items walk over the tokens of a sample before the next sample; else the other way
                        // round

@@ -3,26 +3,24 @@
 
 namespace {
 
-// A stride of one, known when the loop is compiled.
-struct SideBySide {
-  constexpr operator int64_t() const { return 1; }
-};
-
 template <class T, class Stride, class PosStride>
-inline void embed_row(const AddPositionEmbedding& a, int64_t first, int64_t count, const T* __restrict x,
-                      Stride stride, double scale, const T* __restrict pos, PosStride pos_stride) {
+inline void embed_row(const AddPositionEmbedding& a, int64_t first, int64_t count, Row<T, Stride> x,
+                      double x_scale, Row<T, PosStride> pos) {
   T* y = static_cast<T*>(a.out) + first;
-  if (pos == nullptr) {
+  const Doubles scale = all_of(x_scale);
+  if (pos.first == nullptr) {
     if (a.dropout.seed == nullptr) {
-      for (int64_t c = 0; c < count; ++c) y[c] = x[c * stride];
+      write_row(a.past_caches, count, y, [=](int64_t c, int64_t n) { return x.load(c, n); });
     } else {
-      store_row<T>(a.dropout, first, count, y, [=](int64_t c) { return to_double(x[c * stride]); });
+      store_row(a.dropout, a.past_caches, first, count, y,
+                [=](int64_t c, int64_t n) { return to_double(x.load(c, n)); });
     }
-  } else if (scale == 1.0 && a.dropout.seed == nullptr) {
-    for (int64_t c = 0; c < count; ++c) y[c] = round_to<T>(plain_sum(x[c * stride], pos[c * pos_stride]));
+  } else if (x_scale == 1.0 && a.dropout.seed == nullptr) {
+    write_row(a.past_caches, count, y,
+              [=](int64_t c, int64_t n) { return Octet<T>::round(plain_sum(x.load(c, n), pos.load(c, n))); });
   } else {
-    store_row<T>(a.dropout, first, count, y,
-                 [=](int64_t c) { return scaled_plus(x[c * stride], scale, pos[c * pos_stride]); });
+    store_row(a.dropout, a.past_caches, first, count, y,
+              [=](int64_t c, int64_t n) { return scaled_plus(x.load(c, n), scale, pos.load(c, n)); });
   }
 }
 
@@ -37,9 +35,9 @@ inline void embed_token(const AddPositionEmbedding& a, int64_t b, int64_t token,
           c * a.pos_channel_stride;
   }
   if (stride == 1 && a.pos_channel_stride == 1) {
-    embed_row(a, first, count, x, SideBySide{}, scale, pos, SideBySide{});
+    embed_row<T, SideBySide, SideBySide>(a, first, count, {x, {}}, scale, {pos, {}});
   } else {
-    embed_row(a, first, count, x, stride, scale, pos, a.pos_channel_stride);
+    embed_row<T, int64_t, int64_t>(a, first, count, {x, stride}, scale, {pos, a.pos_channel_stride});
   }
 }
 
@@ -124,6 +122,7 @@ void add_position_embedding_typed(const AddPositionEmbedding& a, int64_t begin, 
       }
     }
   }
+  if (a.past_caches) finish_streams();
 }
 
 // Four samples a pass: the sums are read and written once for four rows of the gradient. Added in the order

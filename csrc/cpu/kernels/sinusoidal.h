@@ -4,7 +4,6 @@
 #include "core/scalar.h"
 #include "core/sinusoid.h"
 #include "core/strided.h"
-#include "cpu/kernels/dropout.h"
 #include "cpu/kernels/levels.h"
 
 namespace posenc_ext::cpu {
@@ -46,46 +45,10 @@ struct SinusoidBackward {
   void* out;
 };
 
-// y[b, l, :] = dropout(x[b, l, :] * x_scale + encoding(start + l + offset[b])); an item is one l of one batch
-// chunk.
-struct AddSinusoidal {
-  static constexpr int64_t kBatchChunk = 32;
-  Frequencies frequencies;
-  int64_t batch, length;
-  int64_t start;
-  const void* offsets;  // null: all samples start alike
-  core::PositionType offset_type;
-  int64_t offset_stride;
-  double x_scale;
-  SeededDropout dropout;
-  core::DType dtype;
-  const void* x;
-  int64_t x_batch_stride, x_length_stride, x_channel_stride;
-  void* out;
-  int64_t out_batch_stride, out_length_stride;
-
-  int64_t chunks() const { return (batch + kBatchChunk - 1) / kBatchChunk; }
-  int64_t items() const { return length * chunks(); }
-};
-
-// y[i, :] = x[i, :] * scale, then dropout; an item is a stretch of `inner` elements.
-struct ScaleDropout {
-  double scale;
-  SeededDropout dropout;
-  core::DType dtype;
-  const void* x;
-  core::Strided outer;
-  int64_t inner, inner_stride;
-  int64_t total;  // elements; the last item may be shorter
-  void* out;
-};
-
 #define POSENC_DECLARE(level)                                                  \
   namespace level {                                                            \
   void sinusoid_rows(const SinusoidRows&, int64_t begin, int64_t end);         \
   void sinusoid_backward(const SinusoidBackward&, int64_t begin, int64_t end); \
-  void add_sinusoidal(const AddSinusoidal&, int64_t begin, int64_t end);       \
-  void scale_dropout(const ScaleDropout&, int64_t begin, int64_t end);         \
   }
 POSENC_LEVELS(POSENC_DECLARE)
 #undef POSENC_DECLARE

@@ -3,6 +3,8 @@
 
 namespace {
 
+using namespace posenc_ext::core;
+
 constexpr int64_t kLine = 64;  // bytes; whole lines alone go past the caches
 
 // One line; `to` stands at a multiple of kLine.
@@ -36,10 +38,10 @@ inline void stream_row(T* to, const T* from, int64_t count) {
   const char* source = reinterpret_cast<const char*>(from);
   int64_t bytes = count * static_cast<int64_t>(sizeof(T));
   const int64_t head = min_of(bytes, static_cast<int64_t>(-reinterpret_cast<uintptr_t>(target) % kLine));
-  memcpy(target, source, static_cast<size_t>(head));
+  if (head != 0) memcpy(target, source, static_cast<size_t>(head));
   target += head, source += head, bytes -= head;
   for (; bytes >= kLine; target += kLine, source += kLine, bytes -= kLine) stream_line(target, source);
-  memcpy(target, source, static_cast<size_t>(bytes));
+  if (bytes != 0) memcpy(target, source, static_cast<size_t>(bytes));
 }
 
 }  // namespace

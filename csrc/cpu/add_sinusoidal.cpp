@@ -1,0 +1,90 @@
+// The adds of the encoding, and dropout alone, on the CPU: from tensors to pointers, and threads. No work is
+// cut by thread count.
+#include "cpu/kernels/add_sinusoidal.h"
+
+#include <torch/library.h>
+
+#include "cpu/dropout.h"
+#include "cpu/frequencies.h"
+#include "cpu/parallel.h"
+#include "cpu/result.h"
+#include "ops/sinusoidal.h"
+
+namespace posenc_ext::cpu {
+namespace {
+
+at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
+                              c10::SymInt start, double x_scale, double base, double freq_shift,
+                              std::string_view layout, std::string_view odd, bool batch_first,
+                              double dropout_p, const std::optional<at::Tensor>& seed) {
+  ops::Encoding rule{};
+  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
+                            &rule);
+  at::Tensor out = new_result(x.sizes(), x.scalar_type());
+  if (out.numel() == 0) return out;
+  const int64_t batch_axis = batch_first ? 0 : 1, length_axis = 1 - batch_axis, dim = x.size(2);
+  const auto table = frequency_table(dim, base, freq_shift, 1.0);
+  AddSinusoidal a{};
+  a.frequencies = table->with(rule.layout, rule.odd);
+  a.batch = x.size(batch_axis);
+  a.length = x.size(length_axis);
+  a.start = start.expect_int();
+  if (offsets.has_value()) {
+    a.offsets = offsets->const_data_ptr();
+    a.offset_type = *ops::to_position_type(offsets->scalar_type());
+    a.offset_stride = offsets->stride(0);
+  }
+  a.x_scale = x_scale;
+  a.dropout = seeded(dropout_p, seed);
+  a.dtype = ops::to_core(x.scalar_type());
+  a.x = x.const_data_ptr();
+  a.x_batch_stride = x.stride(batch_axis);
+  a.x_length_stride = x.stride(length_axis);
+  a.x_channel_stride = x.stride(2);
+  a.out = out.mutable_data_ptr();
+  a.out_batch_stride = out.stride(batch_axis);
+  a.out_length_stride = out.stride(length_axis);
+  a.past_caches = writes_past_caches(out);
+  parallel_for(a.items(), a.item_elements(),
+               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_sinusoidal, a, begin, end); });
+  return out;
+}
+
+at::Tensor scale_dropout_cpu(const at::Tensor& x, double scale, double dropout_p,
+                             const std::optional<at::Tensor>& seed) {
+  ops::check_scale_dropout(x, scale, dropout_p, seed);
+  at::Tensor out = new_result(x.sizes(), x.scalar_type());
+  const int64_t total = out.numel();
+  if (total == 0) return out;
+  ScaleDropout a{};
+  a.scale = scale;
+  a.dropout = seeded(dropout_p, seed);
+  a.dtype = ops::to_core(x.scalar_type());
+  a.total = total;
+  a.out = out.mutable_data_ptr();
+  a.past_caches = writes_past_caches(out);
+  constexpr int64_t kStretch = 4096;
+  const at::Tensor few = x.is_contiguous() ? x : ops::with_few_dims(x, x.dim() - 1);
+  a.x = few.const_data_ptr();
+  if (few.is_contiguous()) {
+    a.inner = core::min_of(kStretch, total);
+    a.inner_stride = 1;
+    a.outer = {1, {(total + a.inner - 1) / a.inner}, {a.inner}};
+  } else {
+    a.inner = few.size(-1);
+    a.inner_stride = few.stride(-1);
+    a.outer = ops::to_strided(few, few.dim() - 1);
+  }
+  parallel_for((total + a.inner - 1) / a.inner, a.inner,
+               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(scale_dropout, a, begin, end); });
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
+  m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_cpu));
+  m.impl("_scale_dropout", TORCH_FN(scale_dropout_cpu));
+}
+
+}  // namespace posenc_ext::cpu
