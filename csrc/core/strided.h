@@ -14,11 +14,11 @@ struct Strided {
 
   POSENC_HD int64_t offset(int64_t i) const {
     int64_t result = 0;
-    for (int32_t d = dims - 1; d >= 0; --d) {
+    for (int32_t d = dims - 1; d > 0; --d) {
       result += (i % size[d]) * stride[d];
       i /= size[d];
     }
-    return result;
+    return dims > 0 ? result + i * stride[0] : 0;
   }
 };
 
