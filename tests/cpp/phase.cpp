@@ -49,7 +49,8 @@ const Spec kSpecs[] = {{"transformer", 512, 10000.0, 0.0, 1.0},
                        {"diffusion", 320, 10000.0, 1.0, 1000.0},
                        {"tensor2tensor", 1024, 10000.0, 1.0, 1.0},
                        {"base 500, scale -0.37", 64, 500.0, 0.0, -0.37},
-                       {"base 1e7", 4096, 1e7, 0.0, 1.0}};
+                       {"base 1e7", 4096, 1e7, 0.0, 1.0},
+                       {"scale 1e-7", 64, 10000.0, 0.0, 1e-7}};  // angles near zero that no position reduces
 
 struct Pair {
   __float128 turns;  // per position
