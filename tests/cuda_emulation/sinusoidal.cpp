@@ -1,5 +1,5 @@
-// The sinusoid kernels, emulated, against the CPU kernels of the baseline level: bit for bit where a value is
-// rounded once.
+// The sinusoid kernels, emulated, against the CPU kernels of the baseline level: bit for bit where both
+// compute in float64; else within 0.76 ulp of float32 (0.501 of the halves) of the CPU's float64 values.
 #include "check.h"
 
 // Kernels come after check.h, which says what CUDA's words mean here.
@@ -31,14 +31,53 @@ struct HostFrequencies {
 Sinusoid random_spec(int64_t dim, Layout layout) {
   const Odd odd = dim % 2 == 0 ? Odd::error : draw.of({Odd::zero, Odd::sin});
   const double shift = dim >= 4 ? draw.of({0.0, 1.0}) : dim >= 2 ? 0.0 : -1.0;
-  return make_sinusoid(dim, draw.of({10000.0, 100.0, 0.5}), shift, draw.of({1.0, 1.0, 1000.0, -0.3}), layout,
-                       odd);
+  return make_sinusoid(dim, draw.of({10000.0, 100.0, 0.5}), shift, draw.of({1.0, 1.0, 1000.0, -0.3, 1e-20}),
+                       layout, odd);
 }
 
 std::string describe(const Sinusoid& s, DType type) {
   return std::string(name(type)) + " dim " + std::to_string(s.dim) + " layout " +
          std::to_string(static_cast<int>(s.layout)) + " odd " + std::to_string(static_cast<int>(s.odd));
 }
+
+// The largest frequency, in turns per position.
+double fastest(const Sinusoid& s) {
+  const double last = to_double(frequency(s, max_of<int64_t>(0, s.frequencies() - 1)).hi);
+  return 0.25 * max_of(std::fabs(s.turn.hi), std::fabs(last));
+}
+
+// What of an angle at this position the digits of the frequencies leave open: nothing that shows, but far
+// out.
+double open_angle(const Sinusoid& s, double position) {
+  return std::fabs(position) * fastest(s) * 2.0 * M_PI * 0x1p-92;
+}
+
+template <class T>
+double ulp(double x) {
+  constexpr int kDigits = sizeof(T) == 8 ? 53 : sizeof(T) == 4 ? 24 : std::is_same_v<T, Half> ? 11 : 8;
+  constexpr int kSmallest = sizeof(T) == 8            ? -1074
+                            : sizeof(T) == 4          ? -149
+                            : std::is_same_v<T, Half> ? -24
+                                                      : -133;
+  return std::ldexp(1.0, x == 0.0 ? kSmallest : max_of(std::ilogb(x) + 1 - kDigits, kSmallest));
+}
+
+// The right bits, or within so many ulp, and `slack`, of the value before rounding.
+template <class T>
+void all_near(Buffer<T>& got, Buffer<T>& wanted, Buffer<double>& exact, double ulps,
+              const std::function<double(int64_t)>& slack, const std::string& what) {
+  if (!got.guard_is_intact()) return report("%s: wrote in front of its result", what.c_str());
+  for (int64_t i = 0; i < wanted.size(); ++i) {
+    if (same(got[i], wanted[i])) continue;
+    const double value = to_double(got[i]), error = std::fabs(value - exact[i]);
+    if (std::fabs(exact[i]) < HUGE_VAL && error <= ulps * ulp<T>(exact[i]) + slack(i)) continue;
+    return report("%s: element %lld is %.17g, not %.17g", what.c_str(), static_cast<long long>(i), value,
+                  exact[i]);
+  }
+}
+
+template <class T>
+constexpr double kUlps = sizeof(T) == 4 ? 0.76 : 0.501;
 
 constexpr int kWideDim =
     2 * cuda::kBackwardTilePairs + 66;  // more than one tile of frequencies in the backward kernel
@@ -118,11 +157,24 @@ void test_rows(DType type, const Sinusoid& spec, int64_t rows, int64_t gap, int6
     device.positions = {positions->memory.data(), positions->type, positions->at, 0};
   }
   cpu::baseline::sinusoid_rows(host, 0, rows);
+  Buffer<double> exact(elements, skip);
+  host.dtype = DType::float64;
+  host.out = exact.data();
+  cpu::baseline::sinusoid_rows(host, 0, rows);
+  const bool floats = cuda::in_floats(spec, type, order);
+  const auto slack = [&](int64_t i) {
+    const int64_t row = min_of(i / row_stride, rows - 1);
+    return open_angle(spec, positions == nullptr ? position_after(start, row)
+                                                 : load_position(positions->memory.data(), positions->type,
+                                                                 positions->at.offset(row)));
+  };
   on_all_machines([&] {
     Buffer<T> got(elements, skip);
     device.out = got.data();
     cuda::sinusoid_rows(device, nullptr);
-    all_same(got, wanted, "sinusoid_rows " + describe(spec, type));
+    const std::string what = "sinusoid_rows " + describe(spec, type);
+    if (floats) return all_near(got, wanted, exact, kUlps<T>, slack, what);
+    all_same(got, wanted, what);
   });
 }
 
@@ -181,12 +233,16 @@ void test_backward(DType grad_type, DType type, PositionType position_type, int6
     cuda::sinusoid_backward(a, nullptr);
     if (!got.guard_is_intact()) report("sinusoid_backward wrote in front of its result");
     for (int64_t i = 0; i < rows; ++i) {
-      long double sum = 0, size = 0;
+      long double sum = 0, size = 0, grads = 0;
       for (int64_t c = 0; c < dim; ++c) {
         const double term = to_double(grad[i * row_stride + c * channel_stride]) * slopes[i * dim + c];
         sum += term;
         size += std::fabs(term);
+        grads += std::fabs(to_double(grad[i * row_stride + c * channel_stride]));
       }
+      const double p = load_position(positions.memory.data(), position_type, positions.at.offset(i));
+      const double steepest = std::pow(2.0 * M_PI * fastest(spec), order);
+      size += grads * steepest * open_angle(spec, p) * 0x1p53;
       const double slack = static_cast<double>(size) * (static_cast<double>(dim) + 2.0) * 0x1p-53;
       const double low = to_double(round_to<T>(static_cast<double>(sum) - slack));
       const double high = to_double(round_to<T>(static_cast<double>(sum) + slack));
@@ -263,6 +319,15 @@ void test_add(DType type, const Sinusoid& spec, int64_t batch, int64_t length, b
   host.out_batch_stride = batch_first ? length * dim : dim;
   host.out_length_stride = batch_first ? dim : batch * dim;
   cpu::baseline::add_sinusoidal(host, 0, host.items());
+  Buffer<double> wide(extent), exact(batch * length * dim);
+  for (int64_t i = 0; i < extent; ++i) wide[i] = to_double(x[i]);
+  host.dtype = DType::float64;
+  host.x = wide.data();
+  host.out = exact.data();
+  cpu::baseline::add_sinusoidal(host, 0, host.items());
+  // The encoding's own error; and for the halves the roundings to float32, of numbers up to 64, on the way.
+  const double slack =
+      (std::is_same_v<T, float> ? 0.26 * 0x1p-24 + 0.5 * 0x1p-24 : 0x1p-16) / (1.0 - (p > 0.0 ? p : 0.0));
 
   cuda::AddSinusoidal device{spec,
                              batch,
@@ -274,7 +339,7 @@ void test_add(DType type, const Sinusoid& spec, int64_t batch, int64_t length, b
                              host.x_scale,
                              {host.dropout.dropout, host.dropout.seed},
                              type,
-                             host.x,
+                             x.data(),
                              batch_stride,
                              length_stride,
                              channel_stride,
@@ -285,8 +350,13 @@ void test_add(DType type, const Sinusoid& spec, int64_t batch, int64_t length, b
     Buffer<T> got(batch * length * dim);
     device.out = got.data();
     cuda::add_sinusoidal(device, nullptr);
-    all_same(got, wanted,
-             "add_sinusoidal " + describe(spec, type) + " form " + std::to_string(static_cast<int>(form)));
+    const std::string what =
+        "add_sinusoidal " + describe(spec, type) + " form " + std::to_string(static_cast<int>(form));
+    if (!cuda::in_floats(spec, type, 0)) {
+      all_same(got, wanted, what);
+    } else {
+      all_near(got, wanted, exact, 0.5, [&](int64_t) { return slack; }, what);
+    }
   });
 }
 

@@ -23,58 +23,83 @@ Split split_work(const Sinusoid& s, int64_t rows, int64_t rows_per_pass, int64_t
 
 int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 
+// Of the last spec this thread asked for: making them takes microseconds.
+const FrequencyDigits& digits_of(const Sinusoid& s) {
+  thread_local DoubleDouble turn{}, rate{};
+  thread_local FrequencyDigits digits{};
+  if (s.turn.hi != turn.hi || s.turn.lo != turn.lo || s.rate.hi != rate.hi || s.rate.lo != rate.lo) {
+    digits = make_digits(s);
+    turn = s.turn;
+    rate = s.rate;
+  }
+  return digits;
+}
+
 int64_t blocks_for(const Split& split) { return clamped_grid(split.units(), kBlocksPerMultiprocessor); }
 
 template <class Pairs>
 void launch_rows(const SinusoidRows& a, cudaStream_t stream) {
   const dim3 threads = threads_for<Pairs>();
   const Split split = split_work(a.spec, a.count, threads.y, 1);
-  launch(sinusoid_rows_kernel<Pairs>, blocks_for(split), threads, stream, a, split);
+  launch(sinusoid_rows_kernel<Pairs>, blocks_for(split), threads, stream, a, split, digits_of(a.spec));
 }
 
 template <class Pairs>
 void launch_add(const AddSinusoidal& a, cudaStream_t stream) {
   const dim3 threads = threads_for<Pairs>();
   const Split split = split_work(a.spec, a.length, threads.y, a.batch);
-  launch(add_sinusoidal_kernel<Pairs>, blocks_for(split), threads, stream, a, split);
+  const FloatScales scales{to_float_pair(a.x_scale), to_float_pair(a.dropout.dropout.scale)};
+  launch(add_sinusoidal_kernel<Pairs>, blocks_for(split), threads, stream, a, split, scales,
+         digits_of(a.spec));
 }
 
-// Are the rows, which start on 16 bytes, made of vectors?
-bool has_vectors(const Sinusoid& s, int64_t element_size) {
-  return is_aligned(s.dim, element_size) &&
-         (s.layout == Layout::interleaved || is_aligned(s.pairs(), element_size));
+// Are the rows, which start on 16 bytes, made of vectors that have a kernel? In float64 the pairs of a row of
+// sines and a row of cosines are as good one by one: neighbouring threads write 8 bytes each, side by side.
+bool has_vectors(const Sinusoid& s, DType dtype, bool floats) {
+  if (s.layout == Layout::interleaved) {
+    return (floats || dtype == DType::float64) && is_aligned(s.dim, size_of(dtype));
+  }
+  return floats && is_aligned(s.dim, size_of(dtype)) && is_aligned(s.pairs(), size_of(dtype));
+}
+
+// Does float32 serve these values, on top of the exact phase?
+bool in_floats(const Sinusoid& s, DType dtype, int32_t order) {
+  return dtype != DType::float64 && order == 0 && has_fixed_frequencies(s);
 }
 
 }  // namespace
 
 void sinusoid_rows(const SinusoidRows& a, cudaStream_t stream) {
   const int64_t size = size_of(a.dtype);
-  if (a.channel_stride != 1 || !is_aligned(a.out) || !is_aligned(a.row_stride, size) ||
-      !has_vectors(a.spec, size)) {
-    return launch_rows<OnePair>(a, stream);
-  }
+  const bool floats = in_floats(a.spec, a.dtype, a.order);
+  const bool vectors = a.channel_stride == 1 && is_aligned(a.out) && is_aligned(a.row_stride, size) &&
+                       has_vectors(a.spec, a.dtype, floats);
+  if (!vectors)
+    return floats ? launch_rows<OnePair<float>>(a, stream) : launch_rows<OnePair<double>>(a, stream);
   POSENC_DISPATCH_DTYPE(a.dtype, {
     if (a.spec.layout == Layout::interleaved) return launch_rows<Vectors<scalar_t, true>>(a, stream);
-    launch_rows<Vectors<scalar_t, false>>(a, stream);
+    if constexpr (!std::is_same_v<scalar_t, double>) launch_rows<Vectors<scalar_t, false>>(a, stream);
   })
 }
 
 void sinusoid_backward(const SinusoidBackward& a, cudaStream_t stream) {
   const dim3 threads(kWarp, kThreads / kWarp);
   launch(sinusoid_backward_kernel, clamped_grid(divide_up(a.count, threads.y), kBlocksPerMultiprocessor),
-         threads, stream, a);
+         threads, stream, a, digits_of(a.spec));
 }
 
 void add_sinusoidal(const AddSinusoidal& a, cudaStream_t stream) {
   const int64_t size = size_of(a.dtype);
-  if (a.x_channel_stride != 1 || !is_aligned(a.x) || !is_aligned(a.x_batch_stride, size) ||
-      !is_aligned(a.x_length_stride, size) || !is_aligned(a.out) || !is_aligned(a.out_batch_stride, size) ||
-      !is_aligned(a.out_length_stride, size) || !has_vectors(a.spec, size)) {
-    return launch_add<OnePair>(a, stream);
-  }
+  const bool floats = in_floats(a.spec, a.dtype, 0);
+  const bool vectors = a.x_channel_stride == 1 && is_aligned(a.x) && is_aligned(a.x_batch_stride, size) &&
+                       is_aligned(a.x_length_stride, size) && is_aligned(a.out) &&
+                       is_aligned(a.out_batch_stride, size) && is_aligned(a.out_length_stride, size) &&
+                       has_vectors(a.spec, a.dtype, floats);
+  if (!vectors)
+    return floats ? launch_add<OnePair<float>>(a, stream) : launch_add<OnePair<double>>(a, stream);
   POSENC_DISPATCH_DTYPE(a.dtype, {
     if (a.spec.layout == Layout::interleaved) return launch_add<Vectors<scalar_t, true>>(a, stream);
-    launch_add<Vectors<scalar_t, false>>(a, stream);
+    if constexpr (!std::is_same_v<scalar_t, double>) launch_add<Vectors<scalar_t, false>>(a, stream);
   })
 }
 

@@ -60,8 +60,8 @@ __device__ __forceinline__ void load_widened(const T* from, double (&value)[kWid
   for (int i = 0; i < kWidth; ++i) value[i] = core::to_double(pack.value[i]);
 }
 
-template <class T, int kWidth>
-__device__ __forceinline__ void store_rounded(T* to, const double (&value)[kWidth]) {
+template <class T, class Real, int kWidth>
+__device__ __forceinline__ void store_rounded(T* to, const Real (&value)[kWidth]) {
   static_assert(kWidth == Pack<T>::kWidth);
   Pack<T> pack;
 #pragma unroll
@@ -76,7 +76,8 @@ __device__ __forceinline__ double load_as(core::DType dtype, const void* from, i
   return value;
 }
 
-__device__ __forceinline__ void store_as(core::DType dtype, void* to, int64_t i, double value) {
+template <class Real>
+__device__ __forceinline__ void store_as(core::DType dtype, void* to, int64_t i, Real value) {
   POSENC_DISPATCH_DTYPE(dtype, static_cast<scalar_t*>(to)[i] = core::round_to<scalar_t>(value))
 }
 
@@ -89,10 +90,10 @@ inline bool is_aligned(int64_t elements, int64_t element_size) {
 }
 
 // core::keeps() for the kWidth elements from linear index `first`, a multiple of kWidth: one counter serves
-// them all.
-template <int kWidth>
-__device__ __forceinline__ void drop(const core::Dropout& dropout, uint64_t seed, int64_t first,
-                                     double (&value)[kWidth]) {
+// them all. Sets those that are dropped to zero.
+template <class Real, int kWidth>
+__device__ __forceinline__ void clear_dropped(const core::Dropout& dropout, uint64_t seed, int64_t first,
+                                              Real (&value)[kWidth]) {
   static_assert(core::kDrawsPerCounter % kWidth == 0);
   const core::Philox4 random =
       core::philox_4x32_10(seed, static_cast<uint64_t>(first) / core::kDrawsPerCounter);
@@ -106,8 +107,17 @@ __device__ __forceinline__ void drop(const core::Dropout& dropout, uint64_t seed
   for (int i = 0; i < kWidth; ++i) {
     const int slot = first_slot + i;
     const uint32_t draw = static_cast<uint32_t>((slot < 4 ? low : high) >> (16 * (slot % 4))) & 0xffffu;
-    value[i] = draw >= dropout.threshold ? value[i] * dropout.scale : 0.0;
+    if (draw < dropout.threshold) value[i] = 0;
   }
+}
+
+// Dropout of the same: what is kept is scaled.
+template <int kWidth>
+__device__ __forceinline__ void drop(const core::Dropout& dropout, uint64_t seed, int64_t first,
+                                     double (&value)[kWidth]) {
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) value[i] *= dropout.scale;
+  clear_dropped(dropout, seed, first, value);
 }
 
 // The sum over the lanes of a warp, in lane 0; always added in the same order.

@@ -1,0 +1,30 @@
+// Division by a number that is known before the kernel starts, as a multiplication. Granlund and Montgomery
+// 1994, "Division by invariant integers using multiplication".
+#pragma once
+
+#include "core/host_device.h"
+
+namespace posenc_ext::core {
+
+struct FastDivide {
+  uint32_t divisor, multiplier, shift;
+
+  // n / divisor, for every n below 2^32.
+  POSENC_HD uint32_t quotient(uint32_t n) const {
+    const uint32_t high = static_cast<uint32_t>((uint64_t{n} * multiplier) >> 32);
+    return static_cast<uint32_t>((uint64_t{high} + n) >> shift);
+  }
+  POSENC_HD uint32_t remainder(uint32_t n, uint32_t its_quotient) const { return n - its_quotient * divisor; }
+};
+
+inline FastDivide make_fast_divide(uint32_t divisor) {
+  uint32_t shift = 0;
+  while ((uint64_t{1} << shift) < divisor) ++shift;
+  const uint64_t multiplier = (((uint64_t{1} << shift) - divisor) << 32) / divisor + 1;
+  return {divisor, static_cast<uint32_t>(multiplier), shift};
+}
+
+// What a kernel counts in 32 bits has to stay below this.
+constexpr int64_t kFastLimit = int64_t{1} << 32;
+
+}  // namespace posenc_ext::core

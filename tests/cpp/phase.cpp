@@ -1,0 +1,183 @@
+// The sinusoids of core/phase.h, which CUDA kernels compute, against 113-bit arithmetic: every whole position
+// up to 2^24 for some frequencies, random ones of every kind, and those nearest to a zero of a sine or
+// cosine. Prints the largest error in ulp; fails beyond what the issue allows, 1 ulp of float32 and 0.501 of
+// halves.
+#include "core/phase.h"
+
+#include <quadmath.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "core/scalar.h"
+
+namespace {
+
+using namespace posenc_ext::core;
+
+struct Errors {
+  double f32 = 0.0, f16 = 0.0, bf16 = 0.0;
+  int64_t values = 0;
+
+  // `exact` and `rest` sum to the right value.
+  void add(float got, double exact, double rest) {
+    ++values;
+    f32 = std::max(f32, distance(got, exact, rest, 24, -149));
+    f16 = std::max(f16, distance(to_double(round_to<Half>(got)), exact, rest, 11, -24));
+    bf16 = std::max(bf16, distance(to_double(round_to<BFloat16>(got)), exact, rest, 8, -133));
+  }
+  static double distance(double got, double exact, double rest, int digits, int smallest) {
+    const int exponent = exact == 0.0 ? smallest : std::max(std::ilogb(exact) + 1 - digits, smallest);
+    return std::fabs((got - exact) - rest) * std::ldexp(1.0, -exponent);
+  }
+  bool print(const char* what) const {
+    std::printf("%-44s %10lld values, largest error in ulp: float32 %.4f, float16 %.5f, bfloat16 %.5f\n",
+                what, static_cast<long long>(values), f32, f16, bf16);
+    return f32 <= 1.0 && f16 <= 0.501 && bf16 <= 0.501;
+  }
+};
+
+struct Spec {
+  const char* name;
+  int64_t dim;
+  double base, shift, scale;
+};
+const Spec kSpecs[] = {{"transformer", 512, 10000.0, 0.0, 1.0},
+                       {"diffusion", 320, 10000.0, 1.0, 1000.0},
+                       {"tensor2tensor", 1024, 10000.0, 1.0, 1.0},
+                       {"base 500, scale -0.37", 64, 500.0, 0.0, -0.37},
+                       {"base 1e7", 4096, 1e7, 0.0, 1.0},
+                       {"scale 1e-7", 64, 10000.0, 0.0, 1e-7}};  // angles near zero that no position reduces
+
+struct Pair {
+  __float128 turns;  // per position
+  DoubleDouble quarters;
+  FixedFrequency fixed;
+};
+
+std::vector<Pair> pairs_of(const Spec& spec) {
+  const Sinusoid s =
+      make_sinusoid(spec.dim, spec.base, spec.shift, spec.scale, Layout::interleaved, Odd::error);
+  if (!has_fixed_frequencies(s)) std::printf("FAILED %s has no fixed frequencies\n", spec.name), std::exit(1);
+  const FrequencyDigits digits = make_digits(s);
+  std::vector<Pair> pairs;
+  for (int64_t j = 0; j < s.pairs(); ++j) {
+    const __float128 exponent =
+        -static_cast<__float128>(j) / (static_cast<double>(spec.dim / 2) - spec.shift);
+    const DoubleDouble f = frequency(s, digits, j);
+    pairs.push_back({powq(spec.base, exponent) * spec.scale / (2 * M_PIq), f, to_fixed(f)});
+  }
+  return pairs;
+}
+
+FloatSineCosine of_kernel(double p, const Pair& pair) {
+  const Steps steps = to_steps(p);
+  if (steps.exact) return sine_cosine(reduce(steps, pair.fixed));
+  return sine_cosine(to_floats(reduce<false>(p, pair.quarters)));
+}
+
+void against_quad(Errors& errors, double p, const Pair& pair) {
+  const __float128 turns = static_cast<__float128>(p) * pair.turns;
+  __float128 sine, cosine;
+  sincosq((turns - rintq(turns)) * (2 * M_PIq), &sine, &cosine);
+  const FloatSineCosine got = of_kernel(p, pair);
+  const double s = static_cast<double>(sine), c = static_cast<double>(cosine);
+  errors.add(got.sine, s, static_cast<double>(sine - s));
+  errors.add(got.cosine, c, static_cast<double>(cosine - c));
+}
+
+bool test_every_position() {
+  bool fine = true;
+  const std::vector<Pair> pairs = pairs_of(kSpecs[0]);
+  for (const int64_t j : {int64_t{0}, int64_t{77}, int64_t{255}}) {
+    const Pair& pair = pairs[static_cast<size_t>(j)];
+    Errors errors;
+    for (int64_t p = 0; p <= int64_t{1} << 24; ++p) {
+      const QuarterTurns turns = reduce<false>(static_cast<double>(p), pair.quarters);
+      const SineCosine exact = sine_cosine(turns);  // to 2^-52
+      const FloatSineCosine got = sine_cosine(reduce(to_steps(p), pair.fixed));
+      errors.add(got.sine, sine_at(exact, turns.quadrant, 0), 0.0);
+      errors.add(got.cosine, sine_at(exact, turns.quadrant, 1), 0.0);
+    }
+    char what[64];
+    std::snprintf(what, sizeof(what), "every position, pair %lld of 256", static_cast<long long>(j));
+    fine = errors.print(what) && fine;
+  }
+  return fine;
+}
+
+bool test_random_positions(const Spec& spec, int count) {
+  const std::vector<Pair> pairs = pairs_of(spec);
+  std::mt19937_64 random(7);
+  const auto uniform = [&] { return static_cast<double>(random() >> 11) * 0x1p-53; };
+  Errors whole, beyond, fractions;
+  for (int i = 0; i < count; ++i) {
+    const Pair& pair = pairs[random() % pairs.size()];
+    const double sign = random() % 2 == 0 ? 1.0 : -1.0;
+    against_quad(whole, sign * static_cast<double>(random() % ((1 << 24) + 1)), pair);
+    against_quad(whole, std::floor(std::exp2(24.0 * uniform())), pair);
+    against_quad(beyond, sign * std::floor(std::exp2(24.0 + 12.0 * uniform())), pair);
+    against_quad(fractions, sign * static_cast<float>(std::exp2(44.0 * uniform() - 20.0)), pair);
+    against_quad(fractions, sign * std::exp2(44.0 * uniform() - 20.0), pair);
+  }
+  std::printf("%s:\n", spec.name);
+  bool fine = whole.print("  whole positions to 2^24");
+  fine = beyond.print("  whole positions to 2^36") && fine;
+  return fractions.print("  fractions, float32 and float64, to 2^24") && fine;
+}
+
+// Of every pair: the denominators of the convergents of quarter turns per position. No smaller position is
+// nearer to a zero of the sine or the cosine.
+bool test_near_zeros(const Spec& spec) {
+  Errors errors;
+  double nearest = 1.0;
+  for (const Pair& pair : pairs_of(spec)) {
+    __float128 rest = fabsq(4 * pair.turns);
+    __float128 before = 1, position = 0;
+    while (true) {
+      const __float128 whole = floorq(rest), next = whole * position + before;
+      if (next > 0x1p24Q) break;
+      before = position;
+      position = next;
+      for (__float128 p = position; p <= 0x1p24Q && p <= 3 * position && p > 0; p += position) {
+        against_quad(errors, static_cast<double>(p), pair);
+        against_quad(errors, -static_cast<double>(p), pair);
+        const __float128 quarters = 4 * p * pair.turns;
+        nearest = std::min(nearest, static_cast<double>(fabsq(quarters - rintq(quarters))));
+      }
+      rest = 1 / (rest - whole);
+    }
+  }
+  std::printf("%s, nearest to a zero: %.3g quarter turns\n", spec.name, nearest);
+  return errors.print("  whole positions to 2^24 nearest to zeros");
+}
+
+// Zero, its sign, and positions that are not numbers.
+bool test_special_positions() {
+  const Pair pair = pairs_of(kSpecs[0])[3];
+  const auto sine = [&](double p) {
+    return to_steps(p).exact ? of_kernel(p, pair) : sine_cosine(to_floats(reduce<true>(p, pair.quarters)));
+  };
+  bool fine = !std::signbit(sine(0.0).sine) && std::signbit(sine(-0.0).sine) && sine(-0.0).sine == 0.0f &&
+              sine(0.0).cosine == 1.0f && sine(-0.0).cosine == 1.0f;
+  for (const double p : {HUGE_VAL, -HUGE_VAL, std::nan("")})
+    fine = fine && std::isnan(sine(p).sine) && std::isnan(sine(p).cosine);
+  if (!fine) std::puts("FAILED special positions");
+  return fine;
+}
+
+}  // namespace
+
+int main() {
+  bool fine = test_special_positions();
+  fine = test_every_position() && fine;
+  for (const Spec& spec : kSpecs) {
+    fine = test_random_positions(spec, 20000) && fine;
+    fine = test_near_zeros(spec) && fine;
+  }
+  std::puts(fine ? "passed" : "FAILED");
+  return fine ? 0 : 1;
+}
