@@ -1,4 +1,4 @@
-"""What position ops weigh in whole models: python bench/end_to_end.py [--quick]
+"""What position ops weigh in whole models: python bench/end_to_end.py [--rounds N] [--print]
 
 Needs timm and transformers (requirements-models.txt). Builds a Swin-T and a T5-small with random weights,
 three times each: as the library has it, with the position code replaced by posenc_ext.nn, and as the
@@ -241,17 +241,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="two steps of each, and no page written")
+    parser.add_argument("--rounds", type=int, default=9, help="steps of each model (default 9)")
+    parser.add_argument("--print", action="store_true", help="print the page in place of writing it")
     chosen = parser.parse_args()
     torch.manual_seed(0)
     transformers.utils.logging.set_verbosity_error()
-    rounds, outcomes = 2 if chosen.quick else 9, []
+    outcomes = []
     for work in works():
-        outcomes.append(compare(work, rounds))
+        outcomes.append(compare(work, chosen.rounds))
         print(outcomes[-1], flush=True)
-    text = page(outcomes, rounds)
-    print(text)
-    if not chosen.quick:
+    text = page(outcomes, chosen.rounds)
+    if chosen.print:
+        print(text)
+    else:
         PAGE.write_text(text)
 
 

@@ -7,7 +7,8 @@ import measures
 
 matplotlib.use("svg")
 # The same numbers give the same file.
-matplotlib.rcParams |= {"svg.hashsalt": "posenc_ext", "font.size": 8, "axes.grid": True, "grid.alpha": 0.3}
+matplotlib.rcParams |= {"svg.hashsalt": "posenc_ext", "svg.fonttype": "none", "font.family": "sans-serif"}
+matplotlib.rcParams |= {"font.size": 8, "axes.grid": True, "grid.alpha": 0.3, "figure.facecolor": "white"}
 import matplotlib.pyplot as plt  # noqa: E402
 
 PANELS = (

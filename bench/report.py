@@ -128,23 +128,28 @@ def amount(value: float | None, unit: str) -> str:
 
 
 def target_table(record: dict) -> str:
-    """Every bound and what was measured; of the CPU levels the lowest of those that are met is enough."""
+    """Every bound and what was measured; of those that hold for all cases, the lowest that is met stands for
+    the others that are."""
     lines = ["| work | threads | quantity | bound | measured | |", "|---|--:|---|--:|--:|---|"]
     verdicts = targets.verdicts(record)
-    levels = sorted((v for v in verdicts if v.target.work == "AVX2" and v.met), key=lambda v: v.measured)
-    for verdict in verdicts:
-        if verdict in levels[1:]:
-            continue
-        target, word = verdict.target, {None: "–", True: "met"}.get(verdict.met)
-        if word is None:
-            word = f"**missed by {abs(verdict.measured / verdict.bound - 1):.0%}**"
-        elif verdict in levels:
-            word = f"met, as by {len(levels) - 1} others"
-        bound = f"{'<=' if target.at_most else '>='} {amount(verdict.bound, target.unit)}"
-        work = target.case or target.work
-        cells = [work, verdict.threads, target.quantity, bound, amount(verdict.measured, target.unit), word]
-        lines.append(f"| {' | '.join(cells)} |")
+    for work in ("never slower", "AVX2"):
+        met = sorted((v for v in verdicts if v.target.work == work and v.met), key=lambda v: v.measured)
+        verdicts = [v for v in verdicts if v not in met[1:]]
+        lines += [verdict_row(v, len(met) - 1 if v in met else 0) for v in verdicts if v.target.work == work]
+        verdicts = [v for v in verdicts if v.target.work != work]
+    lines[2:2] = [verdict_row(v) for v in verdicts]
     return "\n".join(lines) + "\n"
+
+
+def verdict_row(verdict: targets.Verdict, others: int = 0) -> str:
+    target, word = verdict.target, {None: "–", True: "met"}.get(verdict.met)
+    if word is None:
+        word = f"**missed by {abs(verdict.measured / verdict.bound - 1):.0%}**"
+    if others:
+        word += f", as by {others} others"
+    bound = f"{'<=' if target.at_most else '>='} {amount(verdict.bound, target.unit)}"
+    cells = [target.case or target.work, verdict.threads, target.quantity, bound]
+    return f"| {' | '.join([*cells, amount(verdict.measured, target.unit), word])} |"
 
 
 def commands() -> str:

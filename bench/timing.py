@@ -20,7 +20,7 @@ class Effort:
     block: float = 0.003  # seconds
 
 
-FULL = Effort(1.5, 7, 41)
+FULL = Effort(1.2, 7, 41)
 QUICK = Effort(0.25, 3, 15)
 
 

@@ -11,7 +11,8 @@ import posenc_ext
 HEADS, BUCKETS, MAX_DISTANCE = 12, 32, 128
 FORMS = {
     "eager": "transformers' compute_bias: buckets in every call, the lookup; its result is a permuted view",
-    "best eager": "table.t().contiguous().index_select(1, cached buckets in int32)",
+    "cached buckets": "table.t().contiguous().index_select(1, cached buckets in int32)",
+    "best eager": "a vector of distances per head, unfold(1, k_len, 1).flip(1); decoding: cached buckets",
 }
 
 
@@ -41,13 +42,23 @@ def t5(direction: str, dtype: torch.dtype, q_len: int, k_len: int) -> Contenders
         index = buckets(q_len, k_len, offset, not decoding)
         return torch.nn.functional.embedding(index, table).permute(2, 0, 1)
 
-    def best(table):
+    def by_buckets(table):
         return table.t().contiguous().index_select(1, cached).view(shape)
+
+    distances = torch.arange(q_len + k_len - 1) - (offset + q_len - 1)
+    diagonals = posenc_ext.reference.t5_bucket(distances, BUCKETS, not decoding, MAX_DISTANCE)
+
+    def by_diagonals(table):
+        return table.t()[:, diagonals].unfold(1, k_len, 1).flip(1)
 
     options = {"q_offset": offset, "bidirectional": not decoding, "max_distance": MAX_DISTANCE}
     ours = partial(posenc_ext.t5_bias, q_len=q_len, k_len=k_len, **options)
     table = torch.randn(BUCKETS, HEADS, dtype=dtype)
-    forms = {"eager": eager, "best eager": best, "posenc_ext": ours}
+    forms = {"eager": eager, "cached buckets": by_buckets, "best eager": by_diagonals, "posenc_ext": ours}
+    if decoding:
+        forms["best eager"] = by_buckets
+    if decoding or direction != "forward":
+        del forms["cached buckets"]
     result = contenders(direction, forms, [table], lambda: torch.rand(shape).to(dtype))
     if direction == "forward":
         attention = transformers_t5(table, decoding)
