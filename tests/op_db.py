@@ -140,6 +140,14 @@ OPS = (
         costly=("window[3, 2]-prefix", "window[2, 3]-query[4, 6]", "table-transposed"),
     ),
     Op(
+        "window_bias.out",
+        bias.out_samples,
+        bias.out_reference,
+        bias.errors_of_out,
+        costly=("out-window[3, 2]-prefix", "strided-window[2, 3]-query[4, 6]"),
+        unsupported={"trace": OUT, "compile": ALIAS, "export": ALIAS},
+    ),
+    Op(
         "_window_bias_backward",
         bias.backward_samples,
         bias.backward_reference,
@@ -155,6 +163,14 @@ OPS = (
         t5.errors,
         differentiable=("table",),
         costly=("both-cross", "causal-decode", "table-transposed"),
+    ),
+    Op(
+        "t5_bias.out",
+        t5.out_samples,
+        t5.out_reference,
+        t5.errors_of_out,
+        costly=("strided-causal", "empty-both-cross"),
+        unsupported={"trace": OUT, "compile": ALIAS, "export": ALIAS},
     ),
     Op(
         "_t5_bias_backward",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from op_types import FLOATING, Error, Sample, adjoint, layouts, sum_bound, values
+from op_types import FLOATING, Error, Sample, adjoint, into_out, layouts, out_errors, sum_bound, values
 from torch import Tensor
 
 from posenc_ext import reference
@@ -99,6 +99,25 @@ def errors(device: str) -> Iterator[Error]:
     yield Error("rows-prefix", call(prefix_tokens=1), text)
     yield Error("rows-1d", call(window=[84]), f"{name}: table must have 167 rows for window [84], got 169")
     yield from window_checks("window_bias", call)
+
+
+def out_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    def shape(table, window, query_size, prefix_tokens, **_):
+        return bias_shape(table.shape[1], window, query_size, prefix_tokens)
+
+    yield from into_out(samples(device, dtype), shape)
+
+
+def out_reference(out: Tensor, **inputs) -> Tensor:
+    return reference.window_bias(**inputs)
+
+
+def errors_of_out(device: str) -> Iterator[Error]:
+    table = torch.ones((169, 3), device=device)
+    call = {"table": table, **window_inputs([7, 7], None, 0)}
+    yield from out_errors("window_bias", lambda: call, [3, 49, 49])
+    for error in errors(device):
+        yield Error(error.name, {**error.inputs, "out": torch.empty(0, device=device)}, error.text)
 
 
 def backward_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from op_types import FLOATING, Error, Sample, adjoint, layouts, sum_bound, values
+from op_types import FLOATING, Error, Sample, adjoint, into_out, layouts, out_errors, sum_bound, values
 from torch import Tensor
 
 from posenc_ext import reference
@@ -94,6 +94,24 @@ def errors(device: str) -> Iterator[Error]:
     for dtype, text in ((torch.int32, "Int"), (torch.complex64, "ComplexFloat")):
         yield Error(f"table-{text}", call(dtype=dtype), f"{name}: table {FLOATING}, got {text}")
     yield from checks("t5_bias", call)
+
+
+def out_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    def shape(table, q_len, k_len, **_):
+        return table.shape[1], q_len, k_len
+
+    yield from into_out(samples(device, dtype), shape)
+
+
+def out_reference(out: Tensor, **inputs) -> Tensor:
+    return reference.t5_bias(**inputs)
+
+
+def errors_of_out(device: str) -> Iterator[Error]:
+    call = {"table": torch.ones((32, 2), device=device), **t5_inputs(5, 7)}
+    yield from out_errors("t5_bias", lambda: call, [2, 5, 7])
+    for error in errors(device):
+        yield Error(error.name, {**error.inputs, "out": torch.empty(0, device=device)}, error.text)
 
 
 def backward_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:

@@ -1,6 +1,7 @@
 """What a table of ops is made of: samples, errors and ops, and the tensors that samples are made of."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +123,50 @@ def layouts(base: Tensor) -> Iterator[tuple[str, Tensor]]:
     for axis in range(base.dim()):
         if base.shape[axis] > 1:
             yield f"expanded{axis}", base.narrow(axis, 0, 1).expand(base.shape)
+
+
+def into_out(samples: Iterable["Sample"], shape: Callable[..., Iterable[int]]) -> Iterator["Sample"]:
+    """The same calls into tensors of this shape: in turn contiguous, with gaps, transposed, and empty ones."""
+    for i, sample in enumerate(samples):
+        table = next(iter(sample.tensors().values()))
+        sizes = tuple(shape(**sample.inputs))
+        made = {
+            "out": lambda t, s: t.new_full(s, 7.0),
+            "strided": lambda t, s: t.new_full((*s[:-1], 2 * s[-1]), 7.0)[..., ::2],
+            "transposed": lambda t, s: t.new_full((s[0], s[2], s[1]), 7.0).transpose(1, 2),
+            "empty": lambda t, s: t.new_empty(0),
+        }
+        kind = list(made)[i % len(made)]
+        inputs = {**sample.inputs, "out": made[kind](table, sizes)}
+        yield Sample(f"{kind}-{sample.name}", inputs, gradients=False)
+
+
+def out_errors(name: str, call: Callable[[], dict[str, Any]], shape: list[int]) -> Iterator["Error"]:
+    """What every op that writes [heads, queries, keys] from a table checks of `out`."""
+    inputs = call()
+    table = inputs["table"]
+
+    def error(kind, out, text):
+        return Error(f"out-{kind}", {**inputs, "out": out}, f"posenc_ext::{name}: {text}")
+
+    wrong = [*shape[:-1], shape[-1] + 1]
+    text = f"out must be empty or have shape {shape}, got {wrong}"
+    yield error("shape", table.new_zeros(wrong), text)
+    text = "out must have the dtype of table, Float, got Double"
+    yield error("dtype", table.new_zeros(shape, dtype=torch.float64), text)
+    text = "out must not overlap itself, got strides [0, 0, 0]"
+    yield error("expanded", table.new_zeros(1).expand(shape), text)
+    memory = table.new_zeros(max(table.numel(), math.prod(shape)))
+    text = "out must not overlap table, got one that does"
+    yield Error(
+        "out-table",
+        {
+            **inputs,
+            "table": memory[: table.numel()].view_as(table),
+            "out": memory[: math.prod(shape)].view(shape),
+        },
+        f"posenc_ext::{name}: {text}",
+    )
 
 
 def adjoint(function: Callable[[Tensor], Tensor], shape, grad: Tensor) -> Tensor:

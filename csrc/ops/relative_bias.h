@@ -73,10 +73,25 @@ BiasShape check_bias_backward(const at::Tensor& grad, const c10::SymInt& num_row
   return shape;
 }
 
+// The tensor that a bias op is to write to.
+void resize_bias_out(const char* op, const at::Tensor& table, const BiasShape& shape, const at::Tensor& out);
+
+// Whether kernels can write there: all of one piece, and surely none of the table's memory.
+inline bool is_written_directly(const at::Tensor& table, const at::Tensor& out) {
+  return out.is_contiguous() && !out.is_alias_of(table);
+}
+
 template <class Op, class... Args>
 at::Tensor call_bias(const at::Tensor& table, Args... args) {
   static const auto op = find_op<at::Tensor(const at::Tensor&, Args...)>(qualified(Op::name).c_str());
   return op.call(table, args...);
+}
+
+template <class Op, class... Args>
+at::Tensor& call_bias_out(const at::Tensor& table, Args... args, at::Tensor& out) {
+  static const auto op =
+      find_op<at::Tensor&(const at::Tensor&, Args..., at::Tensor&)>(qualified(Op::name).c_str(), "out");
+  return op.call(table, args..., out);
 }
 
 template <class Op, class... Args>
@@ -86,13 +101,14 @@ at::Tensor call_bias_backward(const at::Tensor& grad, c10::SymInt num_rows, Args
   return op.call(grad, std::move(num_rows), args...);
 }
 
-// Registers `Kernels<Op>::forward` and `Kernels<Op>::backward` for every op under the dispatch key of
+// Registers `Kernels<Op>::forward`, `forward_out` and `backward` for every op under the dispatch key of
 // `library`.
 template <template <class Op, class Signature> class Kernels, class Library>
 void register_bias_ops(Library& library) {
   BiasOps::for_each([&library]<class Op>(Op*) {
     using Implementation = Kernels<Op, decltype(&Op::shape)>;
     library.impl(Op::name, Implementation::forward);
+    library.impl((std::string(Op::name) + ".out").c_str(), Implementation::forward_out);
     library.impl(Op::backward_name, Implementation::backward);
   });
 }
