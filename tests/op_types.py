@@ -126,7 +126,7 @@ def layouts(base: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def into_out(samples: Iterable["Sample"], shape: Callable[..., Iterable[int]]) -> Iterator["Sample"]:
-    """The same calls into tensors of this shape: in turn contiguous, with gaps, transposed, and empty ones."""
+    """The same calls into tensors of this shape: in turn contiguous, with gaps, transposed, empty."""
     for i, sample in enumerate(samples):
         table = next(iter(sample.tensors().values()))
         sizes = tuple(shape(**sample.inputs))
