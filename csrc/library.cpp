@@ -12,10 +12,12 @@
 
 namespace {
 
-// A relative-position bias and its adjoint: the same arguments, after the table or after the gradient and the
-// table's rows.
+// A relative-position bias, the same into a given tensor, and its adjoint: the same arguments, after the
+// table or after the gradient and the table's rows.
 void def_bias(torch::Library& m, const std::string& name, const std::string& arguments) {
+  const char* and_out = arguments.find('*') == std::string::npos ? ", *, " : ", ";
   m.def((name + "(Tensor table, " + arguments + ") -> Tensor").c_str());
+  m.def((name + ".out(Tensor table, " + arguments + and_out + "Tensor(a!) out) -> Tensor(a!)").c_str());
   m.def(("_" + name + "_backward(Tensor grad, SymInt num_rows, " + arguments + ") -> Tensor").c_str());
 }
 

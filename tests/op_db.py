@@ -14,7 +14,7 @@ from posenc_ext import reference
 
 NO_TENSOR = "takes no tensor: there is nothing to trace"
 
-WRITES_LIKE = {"gather_bias": "table", "alibi_bias": "slopes"}
+WRITES_LIKE = {"window_bias": "table", "t5_bias": "table", "gather_bias": "table", "alibi_bias": "slopes"}
 
 OPS = (
     Op(

@@ -133,7 +133,7 @@ def test_large_gather_into_touched_memory(rows):
 def test_out_must_not_be_the_memory_of_the_index():
     memory = torch.zeros(72, dtype=torch.int32)
     index, out = memory[:24].view(2, 3, 4), memory.view(torch.float32).view(2, 3, 3, 4)
-    with pytest.raises(RuntimeError, match="gather_bias: out must share no memory with index"):
+    with pytest.raises(RuntimeError, match="gather_bias: out must not overlap index"):
         torch.ops.posenc_ext.gather_bias.out(torch.ones(1, 3), index, out=out)
 
 
@@ -151,3 +151,15 @@ def test_no_read_or_write_outside_of_views(dtype, padding):
     view = grad[padding:-padding].view(3, 6, 6).fill_(0.5)
     back = torch.ops.posenc_ext._window_bias_backward(view, 15, [2, 3])
     assert back.sum().item() == 0.5 * 3 * 36
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bias_into_memory_that_lies_between_its_tables_rows(dtype):
+    """No overlap, but one storage: nothing of the table may be lost, nor anything else be written."""
+    memory = torch.full((15, 64), 7.0, dtype=dtype)
+    table, out = memory[:, 60:63], memory[:6, :18].unflatten(1, (3, 6)).transpose(0, 1)
+    table.copy_(torch.arange(100.0, 145.0).view(15, 3))
+    expected = posenc_ext.window_bias(table.clone(), [2, 3])
+    assert torch.ops.posenc_ext.window_bias.out(table, [2, 3], out=out) is out
+    assert same_bits(out, expected)
+    assert (memory == 7).sum() == memory.numel() - 45 - out.numel()

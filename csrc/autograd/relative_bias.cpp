@@ -21,6 +21,11 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
         table.sym_size(0), args...);
   }
 
+  static at::Tensor& forward_out(const at::Tensor& table, Args... args, at::Tensor& out) {
+    return into(
+        Op::name, out, [&](at::Tensor& o) { ops::call_bias_out<Op, Args...>(table, args..., o); }, table);
+  }
+
   static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
     return linear<&ops::call_bias<Op, Args...>>(
         Op::backward_name, grad,

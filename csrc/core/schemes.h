@@ -7,10 +7,21 @@
 //   slots(row), slot(row, i)      the inverse: the pairs of a row, numbered; slots that hold none, where that
 //                                 makes numbering simple, say kNoPair
 //   max_slots()                   the most slots of any row, or a bound that is cheaper to know
-//   for_each_run(q, f)            the keys of one query in runs f(first key, count, first row, step):
-//                                 inside a run the row changes by `step` (-1, 0 or 1) from key to key
-// row and its inverse serve CUDA, where a thread owns an element; runs serve the CPU, where a core owns a
-// stretch. tests/cpp/schemes.cpp checks the three against each other for every scheme in POSENC_SCHEMES.
+// and the same pairs as slices of strips, which many queries share:
+//   prefix()                      tokens in front of queries and keys; the last three rows are theirs: [first
+//                                 query, other keys], [other queries, first key], [first, first]
+//   strips(), slices(), shift()   the other keys of a query are a slice of a strip of rows; slice i of a
+//   strip
+//                                 begins at place (slices() - 1 - i) * shift() and is keys() - prefix() long
+//   for_each_query(strip, first, last, f)
+//                                 f(query, slice) for every query of the slices [first, last), in order
+//   for_each_run(strip, first, last, f)
+//                                 the places that the slices [first, last) cover, counted from the first of
+//                                 them, in runs f(place, count, first row, step): inside a run the row
+//                                 changes by `step` (-1, 0 or 1) from place to place
+// row and its inverse serve CUDA, where a thread owns an element; strips serve the CPU, where a core copies
+// or adds whole slices. tests/cpp/schemes.cpp checks them against each other for every scheme in
+// POSENC_SCHEMES.
 #pragma once
 
 #include "core/host_device.h"
@@ -22,7 +33,8 @@ struct Pair {
 };
 constexpr int64_t kNoPair = -1;  // the query of an empty slot
 
-// Windows of up to three axes (unused leading axes have size 1), sign query - key: Swin, BEiT, Video Swin.
+// Windows of up to three axes (unused axes have size 1, best those in the middle), sign query - key: Swin,
+// BEiT, Video Swin.
 //   row(q, k) = sum_a (cell_a - k_a + s_a - 1) * prod_{b > a} (2 s_b - 1)
 // where the query at Y on an axis of H queries stands in window cell floor(Y h / H). With prefix_tokens = 1
 // (BEiT's cls token) one query and one key stand in front and three rows at the end: [cls, patch], [patch,
@@ -42,6 +54,7 @@ struct WindowScheme {
 
   POSENC_HD int64_t cell(int axis, int64_t position) const { return position * window[axis] / query[axis]; }
   POSENC_HD int64_t first_query(int axis, int64_t cell) const {
+    if (query[axis] == window[axis]) return cell;
     return (cell * query[axis] + window[axis] - 1) / window[axis];
   }
 
@@ -106,25 +119,50 @@ struct WindowScheme {
     return {prefix_tokens + q, prefix_tokens + k};
   }
 
+  // Queries that agree on all axes but the first share a strip, the table's planes along that axis turned
+  // around: one step of the query is a shift by one plane.
+  POSENC_HD int64_t prefix() const { return prefix_tokens; }
+  POSENC_HD int64_t strips() const { return window[1] * window[2]; }
+  POSENC_HD int64_t slices() const { return window[0]; }
+  POSENC_HD int64_t shift() const { return window[1] * window[2]; }
+
   template <class F>
-  POSENC_HD void for_each_run(int64_t q, F f) const {
-    if (q < prefix_tokens) {
-      f(int64_t{0}, int64_t{1}, rows() - 1, int64_t{0});
-      f(int64_t{1}, keys() - 1, rows() - 3, int64_t{0});
+  POSENC_HD void for_each_query(int64_t strip, int64_t first, int64_t last, F f) const {
+    const int64_t j = strip / window[2], k = strip - j * window[2];
+    const int64_t first_y = first_query(1, j), last_y = first_query(1, j + 1);
+    const int64_t first_z = first_query(2, k), last_z = first_query(2, k + 1);
+    const int64_t line = query[2], plane = query[1] * query[2], front = prefix_tokens;
+    const int64_t cells = window[0], positions = query[0];  // of the first axis, as in first_query
+    if (cells == positions && last_y - first_y == 1 && last_z - first_z == 1) {
+      const int64_t query = front + first_y * line + first_z;
+      for (int64_t i = first; i < last; ++i) f(query + i * plane, i);
       return;
     }
-    if (prefix_tokens != 0) f(int64_t{0}, int64_t{1}, rows() - 2, int64_t{0});
-    // One division chain per query; from run to run the row only moves by the stride of an axis.
-    const int64_t stride[kAxes] = {(2 * window[1] - 1) * (2 * window[2] - 1), 2 * window[2] - 1, 1};
-    int64_t position = q - prefix_tokens, first_row = 0;
-    for (int a = kAxes - 1; a >= 0; --a) {
-      first_row += (cell(a, position % query[a]) + window[a] - 1) * stride[a];
-      position /= query[a];
+    int64_t x = first_query(0, first);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t next = cells == positions ? i + 1 : ((i + 1) * positions + cells - 1) / cells;
+      for (; x < next; ++x) {
+        for (int64_t y = first_y; y < last_y; ++y) {
+          for (int64_t z = first_z; z < last_z; ++z) f(front + x * plane + y * line + z, i);
+        }
+      }
     }
-    int64_t k = prefix_tokens;
-    for (int64_t i = 0; i < window[0]; ++i) {
-      for (int64_t j = 0; j < window[1]; ++j, k += window[2]) {
-        f(k, window[2], first_row - i * stride[0] - j * stride[1], int64_t{-1});
+  }
+
+  template <class F>
+  POSENC_HD void for_each_run(int64_t strip, int64_t first, int64_t last, F f) const {
+    const int64_t height = window[1], width = window[2], planes = 2 * window[0] - 1;
+    const int64_t columns = 2 * width - 1, plane_rows = (2 * height - 1) * columns;
+    const int64_t first_plane = window[0] - last, last_plane = planes - first;
+    if (plane_rows == 1) {
+      return f(int64_t{0}, last_plane - first_plane, planes - 1 - first_plane, int64_t{-1});
+    }
+    const int64_t line = strip / width, column = strip - line * width;
+    const int64_t corner = (planes - 1) * plane_rows + (line + height - 1) * columns + column + width - 1;
+    int64_t place = 0;
+    for (int64_t i = first_plane; i < last_plane; ++i) {
+      for (int64_t j = 0; j < height; ++j, place += width) {
+        f(place, width, corner - i * plane_rows - j * columns, int64_t{-1});
       }
     }
   }
@@ -141,6 +179,7 @@ struct T5Scheme {
   bool bidirectional;
   int64_t threshold[kMaxThresholds];
 
+  int64_t thresholds() const { return buckets - 1 - exact; }
   POSENC_HD int64_t rows() const { return num_rows; }
   POSENC_HD int64_t queries() const { return query_count; }
   POSENC_HD int64_t keys() const { return key_count; }
@@ -220,33 +259,39 @@ struct T5Scheme {
     return k < min_of(key_count, q + b.last) ? Pair{q, k} : Pair{kNoPair, kNoPair};
   }
 
+  // One strip: the differences key - query, in ascending order.
+  POSENC_HD int64_t prefix() const { return 0; }
+  POSENC_HD int64_t strips() const { return 1; }
+  POSENC_HD int64_t slices() const { return query_count; }
+  POSENC_HD int64_t shift() const { return 1; }
+
   template <class F>
-  POSENC_HD void for_each_run(int64_t q, F f) const {
-    const int64_t here = q + q_offset;  // the key at distance 0, where there is one
-    int64_t k = 0;
-    while (k < key_count && here - k >= exact) {
-      const int64_t b = bucket(here - k);
-      const int64_t end = min_of(key_count, here - first_distance(b) + 1);
-      f(k, end - k, b, int64_t{0});
-      k = end;
+  POSENC_HD void for_each_query(int64_t /*strip*/, int64_t first, int64_t last, F f) const {
+    for (int64_t q = first; q < last; ++q) f(q, q);
+  }
+
+  template <class F>
+  POSENC_HD void for_each_run(int64_t /*strip*/, int64_t first, int64_t last, F f) const {
+    const int64_t here = last - 1 + q_offset;  // the place of distance 0, where there is one
+    const int64_t places = last - first - 1 + key_count;
+    int64_t place = 0;
+    const auto run_until = [&](int64_t end, int64_t row, int64_t step) {
+      end = min_of(places, end);
+      if (end <= place) return;
+      f(place, end - place, row, step);
+      place = end;
+    };
+    if (here >= exact) {
+      for (int64_t b = bucket(here); b >= exact && place < places; --b) {
+        run_until(here - first_distance(b) + 1, b, 0);
+      }
     }
-    if (k < key_count && k <= here) {
-      const int64_t end = min_of(key_count, here + 1);
-      f(k, end - k, here - k, int64_t{-1});
-      k = end;
-    }
-    if (k >= key_count) return;
-    if (!bidirectional) return f(k, key_count - k, int64_t{0}, int64_t{0});
-    if (k - here < exact) {
-      const int64_t end = min_of(key_count, here + exact);
-      f(k, end - k, buckets + k - here, int64_t{1});
-      k = end;
-    }
-    while (k < key_count) {
-      const int64_t b = bucket(k - here);
-      const int64_t end = b + 1 < buckets ? min_of(key_count, here + first_distance(b + 1)) : key_count;
-      f(k, end - k, buckets + b, int64_t{0});
-      k = end;
+    run_until(here + 1, here - place, -1);
+    if (!bidirectional) return run_until(places, 0, 0);
+    run_until(here + exact, buckets + place - here, 1);
+    if (place >= places) return;
+    for (int64_t b = bucket(place - here); place < places; ++b) {
+      run_until(b + 1 < buckets ? here + first_distance(b + 1) : places, buckets + b, 0);
     }
   }
 };

@@ -22,7 +22,7 @@ inline T5Scheme make_t5_scheme(int64_t num_rows, bool bidirectional, int64_t max
   scheme.bidirectional = bidirectional;
   scheme.buckets = bidirectional ? num_rows / 2 : num_rows;
   scheme.exact = scheme.buckets / 2;
-  for (int64_t i = 0; i < scheme.buckets - 1 - scheme.exact; ++i) {
+  for (int64_t i = 0; i < scheme.thresholds(); ++i) {
     int64_t low = scheme.exact, high = max_distance;  // the first distance whose bucket is beyond exact + i
     while (low < high) {
       const int64_t middle = low + (high - low) / 2;

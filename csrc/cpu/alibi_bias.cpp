@@ -38,8 +38,8 @@ at::Tensor alibi_bias_cpu(const at::Tensor& slopes, c10::SymInt q_len, c10::SymI
 at::Tensor& alibi_bias_out_cpu(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
                                c10::SymInt q_offset, bool causal, at::Tensor& out) {
   ops::check_alibi_bias_out(slopes, q_len, k_len, q_offset, out);
-  return ops::write_contiguous(out,
-                               [&](at::Tensor& o) { fill_alibi(slopes, q_offset.expect_int(), causal, o); });
+  return ops::write_contiguous(
+      out, [&](at::Tensor& o) { fill_alibi(slopes, q_offset.expect_int(), causal, o); }, slopes);
 }
 
 at::Tensor alibi_bias_backward_cpu(const at::Tensor& grad, c10::SymInt q_offset, bool causal) {

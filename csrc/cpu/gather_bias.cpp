@@ -78,7 +78,7 @@ at::Tensor gather_bias_cpu(const at::Tensor& table, const at::Tensor& index) {
 
 at::Tensor& gather_bias_out_cpu(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
   ops::check_gather_bias_out(table, index, out);
-  return ops::write_contiguous(out, [&](at::Tensor& o) { gather(table, index, o); });
+  return ops::write_contiguous(out, [&](at::Tensor& o) { gather(table, index, o); }, table, index);
 }
 
 // Blocks of at least this many pairs, and of a few times a table's rows: sums of blocks are kept and added.

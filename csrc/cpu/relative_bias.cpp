@@ -5,11 +5,50 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <memory>
+
 #include "cpu/parallel.h"
+#include "cpu/result.h"
 #include "ops/relative_bias.h"
 
 namespace posenc_ext::cpu {
 namespace {
+
+// A thread's own memory during a call; small calls allocate nothing.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes)
+      : large_(bytes > kSmall ? new char[static_cast<size_t>(bytes)] : nullptr),
+        data_(large_ ? large_.get() : small_) {}
+  void* data() { return data_; }
+
+ private:
+  static constexpr int64_t kSmall = 32768;
+  alignas(64) char small_[kSmall];
+  std::unique_ptr<char[]> large_;
+  char* data_;
+};
+
+// Below this many bytes of bias a thread works alone: to wake another takes longer.
+constexpr int64_t kGrainBytes = int64_t{256} << 10;
+
+int64_t grain(int64_t bytes_per_item) {
+  return core::max_of<int64_t>(1, kGrainBytes / core::max_of<int64_t>(1, bytes_per_item));
+}
+
+// Blocks of at least as many elements as this, and of many times a table's rows, whose sums each block makes
+// anew; and no more of them than keep many cores busy.
+constexpr int64_t kMinBlockElements = 65536;
+constexpr int64_t kMinBlockRows = 32;
+constexpr int64_t kEnoughBlocks = 64;
+
+template <class Scheme>
+int64_t slices_per_block(const Scheme& scheme, int64_t heads) {
+  const int64_t elements = scheme.queries() * scheme.keys(), slices = scheme.strips() * scheme.slices();
+  const int64_t least = core::max_of(kMinBlockElements, kMinBlockRows * scheme.rows());
+  const int64_t blocks = core::min_of(elements / least, (kEnoughBlocks + heads - 1) / heads);
+  return blocks <= 1 ? slices : (slices + blocks - 1) / blocks;
+}
 
 template <class Op, class Signature>
 struct Bias;
@@ -17,47 +56,65 @@ struct Bias;
 template <class Op, class... Args>
 struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
   static at::Tensor forward(const at::Tensor& table, Args... args) {
-    ops::check_bias<Op>(table, args...);
-    const typename Op::Scheme scheme = Op::scheme(table.size(0), args...);
-    const int64_t heads = table.size(1), queries = scheme.queries(), keys = scheme.keys(),
-                  rows = scheme.rows();
-    at::Tensor out = at::empty({heads, queries, keys}, table.options());
-    if (out.numel() == 0) return out;
-    at::Tensor reversed = at::empty({heads, rows}, table.options());
-    const ReverseTable reverse{table.element_size(),   rows,
-                               table.const_data_ptr(), table.stride(0),
-                               table.stride(1),        reversed.mutable_data_ptr()};
-    parallel_for(heads, rows,
-                 [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(reverse_table, reverse, begin, end); });
-    const BiasForward arguments{table.element_size(), reversed.const_data_ptr(), out.mutable_data_ptr()};
-    parallel_for(heads * queries, keys, [&](int64_t begin, int64_t end) {
-      POSENC_AT_LEVEL(bias_forward, scheme, arguments, begin, end);
-    });
+    const ops::BiasShape shape = ops::check_bias<Op>(table, args...);
+    at::Tensor out =
+        new_result({table.size(1), shape.queries.expect_int(), shape.keys.expect_int()}, table.scalar_type());
+    write(table, Op::scheme(table.size(0), args...), out);
     return out;
+  }
+
+  static at::Tensor& forward_out(const at::Tensor& table, Args... args, at::Tensor& out) {
+    ops::check_bias_out<Op>(table, out, args...);
+    return ops::write_contiguous(
+        out, [&](at::Tensor& o) { write(table, Op::scheme(table.size(0), args...), o); }, table);
   }
 
   static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
     ops::check_bias_backward<Op>(grad, num_rows, args...);
     const typename Op::Scheme scheme = Op::scheme(num_rows.expect_int(), args...);
-    const int64_t heads = grad.size(0), queries = scheme.queries(), keys = scheme.keys(),
-                  rows = scheme.rows();
-    at::Tensor out = at::empty({rows, heads}, grad.options());
+    const int64_t heads = grad.size(0), rows = scheme.rows();
+    at::Tensor out = new_result({rows, heads}, grad.scalar_type());
     if (grad.numel() == 0) return out.zero_();
     const core::DType dtype = ops::to_core(grad.scalar_type());
-    const int64_t block_size = BiasBackward::queries_per_block(keys);
-    const int64_t blocks = (queries + block_size - 1) / block_size;
     const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
-    at::Tensor partial = at::empty({heads, blocks, rows}, grad.options().dtype(sum_type));
-    const BiasBackward arguments{
-        dtype,  grad.const_data_ptr(),     grad.stride(0), grad.stride(1), grad.stride(2),
-        blocks, partial.mutable_data_ptr()};
-    parallel_for(heads * blocks, core::min_of(queries, block_size) * keys, [&](int64_t begin, int64_t end) {
-      POSENC_AT_LEVEL(bias_backward, scheme, arguments, begin, end);
+    const int64_t head_slices = scheme.strips() * scheme.slices();
+    const int64_t block_slices = slices_per_block(scheme, heads);
+    const int64_t blocks = (head_slices + block_slices - 1) / block_slices;
+    at::Tensor partial;
+    if (blocks > 1) partial = at::empty({heads, blocks, rows}, grad.options().dtype(sum_type));
+    const BiasBackward a{dtype,
+                         grad.const_data_ptr(),
+                         grad.stride(0),
+                         grad.stride(1),
+                         grad.stride(2),
+                         heads,
+                         block_slices,
+                         blocks,
+                         blocks > 1 ? partial.mutable_data_ptr() : nullptr,
+                         out.mutable_data_ptr()};
+    const int64_t block_bytes = scheme.queries() * scheme.keys() * grad.element_size() / blocks;
+    at::parallel_for(0, heads * blocks, grain(block_bytes), [&](int64_t begin, int64_t end) {
+      Scratch scratch(a.scratch_bytes(scheme, static_cast<int64_t>(c10::elementSize(sum_type))));
+      POSENC_AT_LEVEL(bias_backward, scheme, a, scratch.data(), begin, end);
     });
+    if (blocks == 1) return out;
     const BiasReduce reduce{dtype, rows, heads, blocks, partial.const_data_ptr(), out.mutable_data_ptr()};
     parallel_for(heads, blocks * rows,
                  [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(bias_reduce, reduce, begin, end); });
     return out;
+  }
+
+ private:
+  static void write(const at::Tensor& table, const typename Op::Scheme& scheme, at::Tensor& out) {
+    if (out.numel() == 0) return;
+    const BiasForward a{table.element_size(), table.const_data_ptr(),  table.stride(0),
+                        table.stride(1),      writes_past_caches(out), out.mutable_data_ptr()};
+    const int64_t slices = table.size(1) * scheme.strips() * scheme.slices();
+    at::parallel_for(0, slices, grain(static_cast<int64_t>(out.nbytes()) / slices),
+                     [&](int64_t begin, int64_t end) {
+                       Scratch scratch(a.scratch_bytes(scheme));
+                       POSENC_AT_LEVEL(bias_forward, scheme, a, scratch.data(), begin, end);
+                     });
   }
 };
 

@@ -41,8 +41,8 @@ at::Tensor& alibi_bias_out_cuda(const at::Tensor& slopes, c10::SymInt q_len, c10
                                 c10::SymInt q_offset, bool causal, at::Tensor& out) {
   const c10::cuda::CUDAGuard guard(slopes.device());
   ops::check_alibi_bias_out(slopes, q_len, k_len, q_offset, out);
-  return ops::write_contiguous(out,
-                               [&](at::Tensor& o) { fill_alibi(slopes, q_offset.expect_int(), causal, o); });
+  return ops::write_contiguous(
+      out, [&](at::Tensor& o) { fill_alibi(slopes, q_offset.expect_int(), causal, o); }, slopes);
 }
 
 at::Tensor alibi_bias_backward_cuda(const at::Tensor& grad, c10::SymInt q_offset, bool causal) {

@@ -49,7 +49,7 @@ at::Tensor gather_bias_cuda(const at::Tensor& table, const at::Tensor& index) {
 at::Tensor& gather_bias_out_cuda(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
   const c10::cuda::CUDAGuard guard(table.device());
   ops::check_gather_bias_out(table, index, out);
-  return ops::write_contiguous(out, [&](at::Tensor& o) { gather(table, index, o); });
+  return ops::write_contiguous(out, [&](at::Tensor& o) { gather(table, index, o); }, table, index);
 }
 
 // The index is sorted, never the gradient: each row's places then stand together, in ascending order, and are

@@ -18,18 +18,19 @@ struct Bias;
 template <class Op, class... Args>
 struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
   static at::Tensor forward(const at::Tensor& table, Args... args) {
-    ops::check_bias<Op>(table, args...);
+    const ops::BiasShape shape = ops::check_bias<Op>(table, args...);
     const c10::cuda::CUDAGuard guard(table.device());
-    const typename Op::Scheme scheme = Op::scheme(table.size(0), args...);
-    const int64_t heads = table.size(1);
-    at::Tensor out = at::empty({heads, scheme.queries(), scheme.keys()}, table.options());
-    if (out.numel() == 0) return out;
-    const BiasForward arguments{
-        table.element_size(),  table.const_data_ptr(), table.stride(0), table.stride(1), heads,
-        out.mutable_data_ptr()};
-    bias_forward(scheme, arguments, c10::cuda::getCurrentCUDAStream());
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    at::Tensor out =
+        at::empty({table.size(1), shape.queries.expect_int(), shape.keys.expect_int()}, table.options());
+    write(table, Op::scheme(table.size(0), args...), out);
     return out;
+  }
+
+  static at::Tensor& forward_out(const at::Tensor& table, Args... args, at::Tensor& out) {
+    const c10::cuda::CUDAGuard guard(table.device());
+    ops::check_bias_out<Op>(table, out, args...);
+    return ops::write_contiguous(
+        out, [&](at::Tensor& o) { write(table, Op::scheme(table.size(0), args...), o); }, table);
   }
 
   static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
@@ -50,6 +51,15 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     bias_backward(scheme, arguments, c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     return out;
+  }
+
+ private:
+  static void write(const at::Tensor& table, const typename Op::Scheme& scheme, at::Tensor& out) {
+    if (out.numel() == 0) return;
+    const BiasForward arguments{table.element_size(), table.const_data_ptr(), table.stride(0),
+                                table.stride(1),      table.size(1),          out.mutable_data_ptr()};
+    bias_forward(scheme, arguments, c10::cuda::getCurrentCUDAStream());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
 };
 

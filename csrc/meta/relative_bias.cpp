@@ -17,6 +17,11 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     return at::empty_symint({table.sym_size(1), shape.queries, shape.keys}, table.options());
   }
 
+  static at::Tensor& forward_out(const at::Tensor& table, Args... args, at::Tensor& out) {
+    ops::check_bias_out<Op>(table, out, args...);
+    return out;
+  }
+
   static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
     ops::check_bias_backward<Op>(grad, num_rows, args...);
     return at::empty_symint({num_rows, grad.sym_size(0)}, grad.options());

@@ -73,10 +73,24 @@ BiasShape check_bias_backward(const at::Tensor& grad, const c10::SymInt& num_row
   return shape;
 }
 
+// check_bias, and the rules on `out`, which is given the result's shape where it is empty.
+template <class Op, class... Args>
+void check_bias_out(const at::Tensor& table, const at::Tensor& out, const Args&... args) {
+  const BiasShape shape = check_bias<Op>(table, args...);
+  resize_out(Op::name, {table.sym_size(1), shape.queries, shape.keys}, "table", table, out);
+}
+
 template <class Op, class... Args>
 at::Tensor call_bias(const at::Tensor& table, Args... args) {
   static const auto op = find_op<at::Tensor(const at::Tensor&, Args...)>(qualified(Op::name).c_str());
   return op.call(table, args...);
+}
+
+template <class Op, class... Args>
+at::Tensor& call_bias_out(const at::Tensor& table, Args... args, at::Tensor& out) {
+  static const auto op =
+      find_op<at::Tensor&(const at::Tensor&, Args..., at::Tensor&)>(qualified(Op::name).c_str(), "out");
+  return op.call(table, args..., out);
 }
 
 template <class Op, class... Args>
@@ -86,13 +100,14 @@ at::Tensor call_bias_backward(const at::Tensor& grad, c10::SymInt num_rows, Args
   return op.call(grad, std::move(num_rows), args...);
 }
 
-// Registers `Kernels<Op>::forward` and `Kernels<Op>::backward` for every op under the dispatch key of
+// Registers `Kernels<Op>::forward`, `forward_out` and `backward` for every op under the dispatch key of
 // `library`.
 template <template <class Op, class Signature> class Kernels, class Library>
 void register_bias_ops(Library& library) {
   BiasOps::for_each([&library]<class Op>(Op*) {
     using Implementation = Kernels<Op, decltype(&Op::shape)>;
     library.impl(Op::name, Implementation::forward);
+    library.impl((std::string(Op::name) + ".out").c_str(), Implementation::forward_out);
     library.impl(Op::backward_name, Implementation::backward);
   });
 }

@@ -62,9 +62,8 @@ void resize_out(const char* op, c10::SymIntArrayRef shape, const char* argument,
 
 void check_apart(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out) {
   const at::MemOverlapStatus overlap = at::get_overlap_status(input, out);
-  const bool apart = overlap == at::MemOverlapStatus::No || (overlap == at::MemOverlapStatus::TooHard &&
-                                                             !input.storage().is_alias_of(out.storage()));
-  POSENC_CHECK(apart, op, "out must share no memory with ", argument, ", got tensors of one storage");
+  POSENC_CHECK(overlap != at::MemOverlapStatus::Full && overlap != at::MemOverlapStatus::Partial, op,
+               "out must not overlap ", argument, ", got one that does");
 }
 
 }  // namespace posenc_ext::ops

@@ -88,13 +88,14 @@ void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out
 void resize_out(const char* op, c10::SymIntArrayRef shape, const char* argument, const at::Tensor& input,
                 const at::Tensor& out);
 
-// `out` and an input share no memory.
+// `out` must not overlap an input.
 void check_apart(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out);
 
-// Has write(t) fill `out`, by way of a contiguous tensor t where `out` is none.
-template <class Write>
-at::Tensor& write_contiguous(at::Tensor& out, Write write) {
-  if (out.is_contiguous()) {
+// Has write(t) fill `out`, by way of a tensor t of its own where `out` is not contiguous or may lie between
+// the elements of an input.
+template <class Write, class... Inputs>
+at::Tensor& write_contiguous(at::Tensor& out, Write write, const Inputs&... inputs) {
+  if (out.is_contiguous() && !(out.is_alias_of(inputs) || ...)) {
     write(out);
     return out;
   }

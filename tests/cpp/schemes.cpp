@@ -1,6 +1,5 @@
 // The three views that every scheme of core/schemes.h gives of its rows, checked against each other,
-// exhaustively for small shapes: row(q, k), its inverse slots(row) and slot(row, i), and
-// for_each_run(q, f).
+// exhaustively for small shapes: row(q, k), its inverse slots(row) and slot(row, i), and slices of strips.
 // A new scheme needs one thing here: a specialisation of `samples`.
 #include "core/schemes.h"
 
@@ -44,8 +43,9 @@ void samples(const std::function<void(const WindowScheme&)>& visit) {
   shapes(1, 9);
   shapes(2, 4);
   shapes(3, 2);
-  for (const WindowScheme& s :
-       {WindowScheme{{3, 4, 5}, {3, 4, 5}, 1}, WindowScheme{{3, 1, 4}, {7, 2, 11}, 0}})
+  for (const WindowScheme& s : {WindowScheme{{3, 4, 5}, {3, 4, 5}, 1}, WindowScheme{{3, 1, 4}, {7, 2, 11}, 0},
+                                WindowScheme{{9, 1, 1}, {9, 1, 1}, 1}, WindowScheme{{9, 1, 1}, {20, 1, 1}, 0},
+                                WindowScheme{{7, 1, 6}, {7, 1, 6}, 0}, WindowScheme{{4, 1, 3}, {9, 1, 6}, 1}})
     visit(s);
 }
 
@@ -122,24 +122,49 @@ void check(const char* name, const Scheme& s) {
       ++listed[static_cast<size_t>(pair.query * keys + pair.key)];
     }
   }
-  // The runs of a query cover every key once, with its row.
   for (int64_t q = 0; q < queries; ++q) {
-    std::vector<int> covered(static_cast<size_t>(keys));
-    s.for_each_run(q, [&](int64_t key, int64_t count, int64_t row, int64_t step) {
-      expect(step >= -1 && step <= 1, name, s, "a run's step is not -1, 0 or 1", q, key);
-      for (int64_t i = 0; i < count; ++i) {
-        const bool inside = key + i >= 0 && key + i < keys;
-        expect(inside, name, s, "a run leaves the keys", q, key + i);
-        if (!inside) continue;
-        expect(s.row(q, key + i) == row + step * i, name, s, "a run and row() differ", q, key + i);
-        ++covered[static_cast<size_t>(key + i)];
-      }
-    });
     for (int64_t k = 0; k < keys; ++k) {
-      expect(covered[static_cast<size_t>(k)] == 1, name, s, "runs do not cover a key once", q, k);
       expect(listed[static_cast<size_t>(q * keys + k)] == 1, name, s, "slot() does not list a pair once", q,
              k);
     }
+  }
+  // Queries and keys in front have the last rows; every other query is a slice of one strip.
+  const int64_t prefix = s.prefix(), count = keys - prefix, slices = s.slices();
+  for (int64_t q = 0; prefix != 0 && q < queries; ++q) {
+    expect(s.row(q, 0) == rows - (q == 0 ? 1 : 2), name, s, "row() of the first key", q, 0);
+  }
+  for (int64_t k = 1; prefix != 0 && k < keys; ++k) {
+    expect(s.row(0, k) == rows - 3, name, s, "row() of the first query", 0, k);
+  }
+  std::vector<int> seen(static_cast<size_t>(queries));
+  for (int64_t strip = 0; strip < s.strips(); ++strip) {
+    for (int64_t first = 0; first < slices; first += 1 + slices / 2) {
+      for (int64_t last = slices; last > first; last -= 1 + slices / 3) {
+        const int64_t places = (last - first - 1) * s.shift() + count;
+        std::vector<int64_t> at;
+        s.for_each_run(strip, first, last, [&](int64_t place, int64_t run, int64_t row, int64_t step) {
+          expect(step >= -1 && step <= 1 && run > 0, name, s, "a run's step or length", strip, place);
+          expect(place == static_cast<int64_t>(at.size()), name, s, "runs leave a gap", strip, place);
+          for (int64_t i = 0; i < run; ++i) at.push_back(row + step * i);
+        });
+        expect(static_cast<int64_t>(at.size()) == places, name, s, "runs do not end with a slice", strip,
+               first);
+        if (static_cast<int64_t>(at.size()) != places) continue;
+        s.for_each_query(strip, first, last, [&](int64_t q, int64_t slice) {
+          const bool inside = q >= prefix && q < queries && slice >= first && slice < last;
+          expect(inside, name, s, "for_each_query() is out of range", q, slice);
+          if (!inside) return;
+          if (first == 0 && last == slices) ++seen[static_cast<size_t>(q)];
+          for (int64_t k = 0; k < count; ++k) {
+            expect(s.row(q, prefix + k) == at[static_cast<size_t>((last - 1 - slice) * s.shift() + k)], name,
+                   s, "a slice and row() differ", q, prefix + k);
+          }
+        });
+      }
+    }
+  }
+  for (int64_t q = prefix; q < queries; ++q) {
+    expect(seen[static_cast<size_t>(q)] == 1, name, s, "for_each_query() does not list a query once", q, 0);
   }
 }
 

@@ -7,11 +7,46 @@
 
 namespace posenc_ext::cpu {
 
-// out[head, query, key] = table[row(query, key), head]; an item is one query of one head.
+// Both directions walk along the strips of a scheme, in stretches: slices [first, last) of one strip, few
+// enough for the places that they cover to stay in the caches.
+constexpr int64_t kStretchSlices = 512;
+
+// The places that a stretch covers, at most.
+template <class Scheme>
+int64_t max_places(const Scheme& s) {
+  return (core::min_of(kStretchSlices, s.slices()) - 1) * s.shift() + s.keys() - s.prefix();
+}
+
+// out[head, query, key] = table[row(query, key), head]; an item is one slice of one strip of one head.
 struct BiasForward {
-  int64_t element_size;        // a gather copies bits: only the size of an element matters
-  const void* reversed_table;  // [heads, rows], rows in descending order: a run with step -1 is then one copy
-  void* out;                   // contiguous
+  int64_t element_size;  // a gather copies bits: only the size of an element matters
+  const void* table;
+  int64_t row_stride, head_stride;
+  bool past_caches;  // write with non-temporal stores
+  void* out;         // contiguous
+
+  // Memory that a call needs to itself.
+  template <class Scheme>
+  int64_t scratch_bytes(const Scheme& s) const {
+    return (s.rows() + max_places(s)) * element_size;
+  }
+};
+
+// Sums of one head over one block of the slices of its strips; an item is such a block. Blocks are cut by
+// size, never by thread count.
+struct BiasBackward {
+  core::DType dtype;
+  const void* grad;
+  int64_t head_stride, query_stride, key_stride;
+  int64_t heads;
+  int64_t slices_per_block, blocks;  // per head
+  void* partial;  // [heads, blocks, rows], rows in descending order, accumulator type; unused for one block
+  void* out;      // contiguous [rows, heads]; written where there is one block
+
+  template <class Scheme>
+  static int64_t scratch_bytes(const Scheme& s, int64_t sum_size) {
+    return (s.rows() + max_places(s)) * sum_size;
+  }
 };
 
 // table [rows, heads] of any strides -> contiguous [heads, rows], rows in descending order.
@@ -21,19 +56,6 @@ struct ReverseTable {
   const void* table;
   int64_t row_stride, head_stride;
   void* reversed_table;
-};
-
-// Partial sums of one head over one block of queries; an item is such a block. Blocks are cut by size, never
-// by thread count.
-struct BiasBackward {
-  static constexpr int64_t kBlockElements = 32768;
-  core::DType dtype;
-  const void* grad;
-  int64_t head_stride, query_stride, key_stride;
-  int64_t blocks;  // per head
-  void* partial;   // [heads, blocks, rows], rows in descending order, accumulator type
-
-  static int64_t queries_per_block(int64_t keys) { return core::max_of<int64_t>(1, kBlockElements / keys); }
 };
 
 // out[row, head] = the partial sums of that head, added in the order of blocks; an item is one head.
@@ -52,10 +74,10 @@ struct BiasReduce {
 POSENC_LEVELS(POSENC_DECLARE)
 #undef POSENC_DECLARE
 
-#define POSENC_DECLARE_SCHEME(level, Scheme)                                                \
-  namespace level {                                                                         \
-  void bias_forward(const core::Scheme&, const BiasForward&, int64_t begin, int64_t end);   \
-  void bias_backward(const core::Scheme&, const BiasBackward&, int64_t begin, int64_t end); \
+#define POSENC_DECLARE_SCHEME(level, Scheme)                                                               \
+  namespace level {                                                                                        \
+  void bias_forward(const core::Scheme&, const BiasForward&, void* scratch, int64_t begin, int64_t end);   \
+  void bias_backward(const core::Scheme&, const BiasBackward&, void* scratch, int64_t begin, int64_t end); \
   }
 #define POSENC_DECLARE(Scheme)            \
   POSENC_DECLARE_SCHEME(baseline, Scheme) \

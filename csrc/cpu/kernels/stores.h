@@ -32,6 +32,45 @@ inline void finish_streams() {
 #endif
 }
 
+// Moves of a fixed size, in vectors as wide as the level's.
+template <int kBytes>
+struct Unaligned {
+  typedef char type __attribute__((vector_size(kBytes), aligned(1), may_alias));
+};
+
+template <int kBytes>
+inline void move_bytes(char* to, const char* from) {
+  if constexpr (kBytes > kLine) {
+    move_bytes<kBytes / 2>(to, from);
+    move_bytes<kBytes / 2>(to + kBytes / 2, from + kBytes / 2);
+  } else {
+    using Vector = typename Unaligned<kBytes>::type;
+    *reinterpret_cast<Vector*>(to) = *reinterpret_cast<const Vector*>(from);
+  }
+}
+
+// The last `bytes` of a row, below 2 * kBytes.
+template <int kBytes>
+inline void move_rest(char* to, const char* from, int64_t bytes) {
+  if ((bytes & kBytes) != 0) {
+    move_bytes<kBytes>(to, from);
+    to += kBytes, from += kBytes;
+  }
+  if constexpr (kBytes > 2) move_rest<kBytes / 2>(to, from, bytes);
+}
+
+// A row through the caches. No loop over elements or single vectors: compilers would call memcpy, and rows
+// are short. No moves that overlap: they took longer.
+template <class T>
+inline void copy_row(T* __restrict to, const T* __restrict from, int64_t count) {
+  constexpr int kStep = 256;
+  char* target = reinterpret_cast<char*>(to);
+  const char* source = reinterpret_cast<const char*>(from);
+  int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+  for (; bytes >= kStep; bytes -= kStep, target += kStep, source += kStep) move_bytes<kStep>(target, source);
+  move_rest<kStep / 2>(target, source, bytes);
+}
+
 template <class T>
 inline void stream_row(T* to, const T* from, int64_t count) {
   char* target = reinterpret_cast<char*>(to);
