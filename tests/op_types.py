@@ -83,7 +83,7 @@ class Op:
     @property
     def wrapper(self) -> Callable | None:
         """The public Python function of this op, if it is a public one."""
-        public = not self.packet.startswith("_") and not self.name.endswith(".out")
+        public = not self.packet.startswith("_") and not self.name.endswith("out")
         return getattr(posenc_ext, self.packet) if public else None
 
     def __call__(self, sample: Sample, **replaced) -> Tensor:

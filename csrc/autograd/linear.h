@@ -245,9 +245,11 @@ at::Tensor linear(const char* label, const at::Tensor& x, Map map, const Args&..
   return differentiable<adjoint>(label, x, map, map, args...);
 }
 
-// Runs write(out), which nothing is differentiated through.
-template <class Write>
-at::Tensor& into(const char* op, at::Tensor& out, Write write) {
+// Runs write(out), which nothing is differentiated through, neither out nor the inputs.
+template <class Write, class... Inputs>
+at::Tensor& into(const char* op, at::Tensor& out, Write write, const Inputs&... inputs) {
+  POSENC_CHECK(!torch::autograd::compute_requires_grad(inputs...) && !(has_tangent(inputs) || ...), op,
+               "inputs must not require grad where out is given, got one that does");
   POSENC_CHECK(!torch::autograd::compute_requires_grad(out) && !torch::autograd::isFwGradDefined(out), op,
                "out must not require grad, got a tensor that does");
   {

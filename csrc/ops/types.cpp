@@ -50,4 +50,22 @@ void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out
   out.resize__symint(shape);
 }
 
+void resize_out_like(const char* op, const at::Tensor& x, c10::SymIntArrayRef shape, const at::Tensor& out) {
+  POSENC_CHECK(out.scalar_type() == x.scalar_type(), op, "out must have the dtype of the result (",
+               x.scalar_type(), "), got ", out.scalar_type());
+  POSENC_CHECK(out.device() == x.device(), op, "out must be on the device of x (", x.device(), "), got ",
+               out.device());
+  resize_out(op, shape, out);
+}
+
+Overlap check_overlap(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out) {
+  const at::MemOverlapStatus status = at::get_overlap_status(input, out);
+  if (status == at::MemOverlapStatus::No) return Overlap::apart;
+  if (status == at::MemOverlapStatus::Full && input.strides() == out.strides()) return Overlap::same;
+  if (status == at::MemOverlapStatus::TooHard) {
+    return input.storage().is_alias_of(out.storage()) ? Overlap::unknown : Overlap::apart;
+  }
+  POSENC_CHECK(false, op, "out must not overlap ", argument, ", got one that shares part of its memory");
+}
+
 }  // namespace posenc_ext::ops

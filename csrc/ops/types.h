@@ -82,4 +82,12 @@ at::Tensor with_few_dims(const at::Tensor& tensor, int64_t dims);
 // The argument `out` of a generator must have the shape of the result; an empty one is given it.
 void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out);
 
+// The same for an op on tensors: besides, `out` has the dtype and device of x.
+void resize_out_like(const char* op, const at::Tensor& x, c10::SymIntArrayRef shape, const at::Tensor& out);
+
+// How `out` lies to an input: apart; the very same memory; or not to be told, so that a result goes to memory
+// of its own first. An error where they share some of their elements.
+enum class Overlap { apart, same, unknown };
+Overlap check_overlap(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out);
+
 }  // namespace posenc_ext::ops
