@@ -27,10 +27,11 @@ c10::FunctionSchema with_no_tensors_by_default(const char* text) {
   std::vector<c10::Argument> arguments;
   for (const c10::Argument& argument : schema.arguments()) {
     const bool list = argument.type()->isSubtypeOf(*c10::ListType::ofTensors());
+    const c10::AliasInfo* alias = argument.alias_info();
     arguments.emplace_back(
-        argument.name(), argument.type(), argument.N(),
+        argument.name(), argument.type(), argument.real_type(), argument.N(),
         list ? std::optional<c10::IValue>(c10::List<at::Tensor>()) : argument.default_value(),
-        argument.kwarg_only());
+        argument.kwarg_only(), alias != nullptr ? std::optional<c10::AliasInfo>(*alias) : std::nullopt);
   }
   return schema.cloneWithArguments(std::move(arguments));
 }
@@ -74,6 +75,16 @@ TORCH_LIBRARY(posenc_ext, m) {
       "str layout=\"interleaved\", str odd=\"error\", bool batch_first=True, float dropout_p=0.0, "
       "bool training=False) -> Tensor");
   m.def(
+      "add_sinusoidal.offsets_out(Tensor x, *, Tensor start, float x_scale=1.0, float base=10000.0, float "
+      "freq_shift=0.0, "
+      "str layout=\"interleaved\", str odd=\"error\", bool batch_first=True, float dropout_p=0.0, "
+      "bool training=False, Tensor(a!) out) -> Tensor(a!)");
+  m.def(
+      "add_sinusoidal.out(Tensor x, *, SymInt start=0, float x_scale=1.0, float base=10000.0, float "
+      "freq_shift=0.0, "
+      "str layout=\"interleaved\", str odd=\"error\", bool batch_first=True, float dropout_p=0.0, "
+      "bool training=False, Tensor(a!) out) -> Tensor(a!)");
+  m.def(
       "_add_sinusoidal(Tensor x, Tensor? offsets, SymInt start, float x_scale, float base, float freq_shift, "
       "str layout, str odd, bool batch_first, float dropout_p, Tensor? seed) -> Tensor");
   m.def("_scale_dropout(Tensor x, float scale, float dropout_p, Tensor? seed) -> Tensor");
@@ -83,6 +94,10 @@ TORCH_LIBRARY(posenc_ext, m) {
       "posenc_ext::add_position_embedding(Tensor x, Tensor pos_embed, Tensor[] prefix_tokens, *, bool "
       "embed_prefix=True, float x_scale=1.0, bool batch_first=True, float dropout_p=0.0, bool "
       "training=False) -> Tensor"));
+  m.def(with_no_tensors_by_default(
+      "posenc_ext::add_position_embedding.out(Tensor x, Tensor pos_embed, Tensor[] prefix_tokens, *, bool "
+      "embed_prefix=True, float x_scale=1.0, bool batch_first=True, float dropout_p=0.0, bool "
+      "training=False, Tensor(a!) out) -> Tensor(a!)"));
   m.def(
       "_add_position_embedding(Tensor x, Tensor pos_embed, Tensor[] prefix_tokens, bool embed_prefix, float "
       "x_scale, bool batch_first, float dropout_p, Tensor? seed) -> Tensor");

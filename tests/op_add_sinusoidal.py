@@ -50,6 +50,66 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("training", {"x": x, "start": 1, **ADD, "training": True})
 
 
+def outs_of(x: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Results to write to, in every memory layout that does not overlap itself."""
+    for view, out in layouts(torch.empty(x.shape, device=x.device, dtype=x.dtype)):
+        if not view.startswith("expanded"):
+            yield view, out
+
+
+def out_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    for sample in samples(device, dtype):
+        yield sample.replace(out=torch.empty(sample.inputs["x"].shape, device=device, dtype=dtype))
+    x = values((2, 3, 8), device, dtype)
+    for view, out in outs_of(x):
+        yield Sample(f"out-{view}", {"x": x, "start": 2, **ADD, "training": False, "out": out})
+
+
+def offsets_out_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    for sample in offsets_samples(device, dtype):
+        yield sample.replace(out=torch.empty(sample.inputs["x"].shape, device=device, dtype=dtype))
+    x = values((2, 3, 8), device, dtype)
+    for view, out in outs_of(x):
+        start = torch.tensor([4, 1], device=device)
+        yield Sample(f"out-{view}", {"x": x, "start": start, **ADD, "training": False, "out": out})
+
+
+def out_reference(*, out: Tensor, **inputs) -> Tensor:
+    return reference.add_sinusoidal(**inputs)
+
+
+def with_out(errors: Iterator[Error], device: str) -> Iterator[Error]:
+    """The errors of the arguments, and those of `out` itself."""
+    inputs = {}
+    for error in errors:
+        inputs = {**error.inputs, "out": torch.empty(4, 3, 8, device=device)}
+        yield Error(error.name, inputs, error.text)
+    name = "posenc_ext::add_sinusoidal"
+    inputs = {**inputs, "x": torch.ones(4, 3, 8, device=device)}
+    inputs["start"] = (
+        torch.zeros(4, dtype=torch.int64, device=device) if isinstance(inputs["start"], Tensor) else 0
+    )
+    yield from out_errors(name, {**inputs, **ADD}, (4, 3, 8), device)
+
+
+def out_errors(name: str, inputs: dict[str, Any], shape: tuple[int, ...], device: str) -> Iterator[Error]:
+    place, other = torch.empty(0, device=device).device, "cpu" if device == "meta" else "meta"
+    wide = [*shape[:-1], shape[-1] + 1]
+    for out, text in (
+        (torch.empty(wide, device=device), f"out must be empty or have shape {list(shape)}, got {wide}"),
+        (
+            torch.empty(shape[1:], device=device).expand(shape),
+            f"out must not overlap itself, got strides [0, {shape[2]}, 1]",
+        ),
+        (
+            torch.empty(shape, device=device, dtype=torch.float64),
+            "out must have the dtype of x (Float), got Double",
+        ),
+        (torch.empty(shape, device=other), f"out must be on the device of x ({place}), got {other}"),
+    ):
+        yield Error(f"out-{text[:40]}", {**inputs, "out": out}, f"{name}: {text}")
+
+
 def offsets_of(x: Tensor, batch_first: bool, kind: int) -> Tensor:
     """Per-sample offsets of several dtypes and strides."""
     batch = x.shape[0 if batch_first else 1]
@@ -147,6 +207,14 @@ def offsets_errors(device: str) -> Iterator[Error]:
     tail = {"start": start, **ADD, "training": False}
     yield from errors(device, "add_sinusoidal", **tail)
     yield from offset_errors(device, "start", **tail)
+
+
+def plain_out_errors(device: str) -> Iterator[Error]:
+    yield from with_out(errors(device), device)
+
+
+def offsets_out_errors(device: str) -> Iterator[Error]:
+    yield from with_out(offsets_errors(device), device)
 
 
 def with_seed_errors(device: str) -> Iterator[Error]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from op_add_sinusoidal import out_errors as out_argument_errors
 from op_types import FLOAT64_ERROR, FLOATING, Error, Sample, layouts, values
 from torch import Tensor
 
@@ -117,6 +118,30 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(f"float32-{name}", {**plain, name: wide})
 
 
+def out_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    def result(inputs: dict[str, Any]) -> Tensor:
+        return torch.empty_like(reference.add_position_embedding(**inputs))
+
+    for sample in samples(device, dtype):
+        if not sample.name.startswith("float32"):  # an out of a given dtype promotes nothing
+            yield sample.replace(out=result(sample.inputs))
+    inputs = {**operands(device, dtype, prefixes=PREFIXES["registers"]), "training": False}
+    for view, out in layouts(result(inputs)):
+        if not view.startswith("expanded"):
+            yield Sample(f"out-{view}", {**inputs, "out": out})
+
+
+def out_reference(*, out: Tensor, **inputs) -> Tensor:
+    return reference.add_position_embedding(**inputs)
+
+
+def out_errors(device: str) -> Iterator[Error]:
+    for error in errors(device, promotes=False, training=False):
+        yield Error(error.name, {**error.inputs, "out": torch.empty(8, 197, 16, device=device)}, error.text)
+    inputs = {**operands(device, torch.float32, sizes=(2, 3, 4)), "training": False}
+    yield from out_argument_errors("posenc_ext::add_position_embedding", inputs, (2, 4, 4), device)
+
+
 def with_seed_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     seeds = (None, 0, 1, -1, 2**62 + 12345)
     for kind, (name, inputs, small) in enumerate(calls(device, dtype)):
@@ -128,7 +153,7 @@ def with_seed_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 def add_bound(sample: Sample, expected: Tensor) -> Tensor:
     """The error of the oracle's own sum and products, relative to their terms."""
-    inputs = {name: value for name, value in sample.inputs.items() if name not in ("training", "seed")}
+    inputs = {name: value for name, value in sample.inputs.items() if name not in ("training", "seed", "out")}
     for name in ("x", "pos_embed"):
         inputs[name] = inputs[name].to(torch.float64).abs()
     inputs["prefix_tokens"] = [t.to(torch.float64).abs() for t in inputs["prefix_tokens"]]

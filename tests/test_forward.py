@@ -3,7 +3,7 @@
 import pytest
 import torch
 from op_db import OPS
-from op_types import DTYPES
+from op_types import DTYPES, layouts, values
 from support import cases, check_against_reference, same_bits
 
 import posenc_ext
@@ -93,6 +93,88 @@ def test_out_writes_its_tensor_and_nothing_else(dtype):
     assert same_bits(out, expected)
     out.fill_(7.0)
     assert torch.equal(memory, torch.full_like(memory, 7.0))
+
+
+def add_out(x, start, **options):
+    """add_sinusoidal's overload with out, for an int or a tensor."""
+    packet = torch.ops.posenc_ext.add_sinusoidal
+    return (packet.offsets_out if isinstance(start, torch.Tensor) else packet.out)(x, start=start, **options)
+
+
+@pytest.mark.parametrize("start", [3, torch.tensor([5, 0])], ids=["start", "offsets"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_add_in_place(dtype, start):
+    """out may be x itself, in any layout; of the rest of its memory nothing is written."""
+    for _, x in layouts(values((2, 5, 22), "cpu", dtype)):
+        if 0 in x.stride():
+            continue
+        expected = posenc_ext.add_sinusoidal(x, start=start, x_scale=1.5)
+        memory = torch.empty(0, dtype=dtype).set_(x.untyped_storage())
+        around = torch.empty(0, dtype=dtype).set_(x.untyped_storage().clone())
+        assert add_out(x, start, x_scale=1.5, out=x) is x
+        assert same_bits(x, expected)
+        x.fill_(0), around.as_strided(x.shape, x.stride(), x.storage_offset()).fill_(0)
+        assert same_bits(memory, around)
+
+
+def test_out_that_overlaps_an_input_is_an_error_or_safe():
+    memory = torch.randn(2 * 5 * 22 + 22)
+    x, shifted = memory[:-22].view(2, 5, 22), memory[22:].view(2, 5, 22)
+    crossed = torch.randn(2, 22, 22)
+    embed = torch.ops.posenc_ext.add_position_embedding.out
+    pos = torch.randn(5, 22)
+    for call, text in (
+        (lambda: add_out(x, 0, out=shifted), "add_sinusoidal: out must not overlap x"),
+        (lambda: add_out(crossed, 0, out=crossed.mT), "add_sinusoidal: out must not overlap x"),
+        (lambda: embed(x, pos, [], out=shifted), "add_position_embedding: out must not overlap x"),
+        (lambda: embed(x, pos, [], out=x), "add_position_embedding: out must not overlap x"),
+        (lambda: embed(x[:1], pos, [], out=pos[None]), "out must not overlap pos_embed"),
+    ):
+        with pytest.raises(RuntimeError, match=text):
+            call()
+    spread = torch.randn(2, 5, 44)  # interleaved with each other: nothing is shared, and nothing is lost
+    even, odd = spread[..., ::2], spread[..., 1::2]
+    expected = posenc_ext.add_sinusoidal(even)
+    assert same_bits(add_out(even, 0, out=odd), expected)
+    out = torch.randn(3, 5, 22)
+    expanded = out[:1].expand(3, 5, 22)  # its memory is a part of out
+    expected = posenc_ext.add_sinusoidal(expanded, start=1)
+    assert same_bits(add_out(expanded, 1, out=out), expected)
+
+
+def test_out_takes_no_part_in_autograd():
+    x, pos = torch.randn(2, 3, 4), torch.randn(3, 4)
+    out, leaf = torch.empty(2, 3, 4), torch.randn(2, 3, 4, requires_grad=True)
+    embed = torch.ops.posenc_ext.add_position_embedding.out
+    rule = "with out, no argument may require grad, got one that does"
+    for call, op in (
+        (lambda: add_out(leaf, 0, out=out), "add_sinusoidal"),
+        (lambda: add_out(leaf, torch.tensor([0, 1]), out=out), "add_sinusoidal"),
+        (lambda: embed(leaf, pos, [], out=out), "add_position_embedding"),
+        (lambda: embed(x, pos.clone().requires_grad_(), [], out=out), "add_position_embedding"),
+        (lambda: embed(x[:, 1:], pos, [leaf[:, :1]], out=out), "add_position_embedding"),
+    ):
+        with pytest.raises(RuntimeError, match=f"posenc_ext::{op}: {rule}"):
+            call()
+        with torch.no_grad():
+            call()
+
+
+def test_out_drops_as_the_functional_op_does():
+    x, pos = torch.randn(2, 3, 16), torch.randn(3, 16)
+    for call in (
+        lambda **o: torch.ops.posenc_ext.add_sinusoidal(x, dropout_p=0.5, training=True, **o),
+        lambda **o: torch.ops.posenc_ext.add_sinusoidal(
+            x, start=torch.tensor([3, 4]), dropout_p=0.5, training=True, **o
+        ),
+        lambda **o: torch.ops.posenc_ext.add_position_embedding(
+            x, pos, [], dropout_p=0.5, training=True, **o
+        ),
+    ):
+        torch.manual_seed(3)
+        expected = call()
+        torch.manual_seed(3)
+        assert same_bits(call(out=torch.empty(2, 3, 16)), expected)
 
 
 def test_out_is_resized():

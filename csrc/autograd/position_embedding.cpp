@@ -85,6 +85,19 @@ at::Tensor add_position_embedding_autograd(const at::Tensor& x, const at::Tensor
                                                           x, pos_embed, prefix_tokens);
 }
 
+at::Tensor& add_position_embedding_out_autograd(const at::Tensor& x, const at::Tensor& pos_embed,
+                                                at::TensorList prefix_tokens, bool embed_prefix,
+                                                double x_scale, bool batch_first, double dropout_p,
+                                                bool training, at::Tensor& out) {
+  return into(
+      "add_position_embedding", out,
+      [&](at::Tensor& o) {
+        ops::call_add_position_embedding_out(x, pos_embed, prefix_tokens, embed_prefix, x_scale, batch_first,
+                                             dropout_p, training, o);
+      },
+      x, pos_embed, prefix_tokens);
+}
+
 at::Tensor expand_batch(const at::Tensor& sum, c10::SymInt batch, bool batch_first) {
   const int64_t batch_axis = batch_first ? 0 : 1;
   c10::SymDimVector sizes{-1, -1, -1};
@@ -103,6 +116,7 @@ at::Tensor sum_batch_autograd(const at::Tensor& grad, bool batch_first) {
 
 TORCH_LIBRARY_IMPL(posenc_ext, Autograd, m) {
   m.impl("_add_position_embedding", TORCH_FN(add_position_embedding_autograd));
+  m.impl("add_position_embedding.out", TORCH_FN(add_position_embedding_out_autograd));
   m.impl("_sum_batch", TORCH_FN(sum_batch_autograd));
 }
 

@@ -83,6 +83,31 @@ at::Tensor add_sinusoidal_autograd(const at::Tensor& x, const std::optional<at::
                                                   seed);
 }
 
+at::Tensor& add_sinusoidal_out_autograd(const at::Tensor& x, c10::SymInt start, double x_scale, double base,
+                                        double freq_shift, std::string_view layout, std::string_view odd,
+                                        bool batch_first, double dropout_p, bool training, at::Tensor& out) {
+  return into(
+      "add_sinusoidal", out,
+      [&](at::Tensor& o) {
+        ops::call_add_sinusoidal_out(x, std::move(start), x_scale, base, freq_shift, layout, odd, batch_first,
+                                     dropout_p, training, o);
+      },
+      x);
+}
+
+at::Tensor& add_sinusoidal_offsets_out_autograd(const at::Tensor& x, const at::Tensor& start, double x_scale,
+                                                double base, double freq_shift, std::string_view layout,
+                                                std::string_view odd, bool batch_first, double dropout_p,
+                                                bool training, at::Tensor& out) {
+  return into(
+      "add_sinusoidal", out,
+      [&](at::Tensor& o) {
+        ops::call_add_sinusoidal_offsets_out(x, start, x_scale, base, freq_shift, layout, odd, batch_first,
+                                             dropout_p, training, o);
+      },
+      x);
+}
+
 at::Tensor scale_dropout_autograd(const at::Tensor& x, double scale, double dropout_p,
                                   const std::optional<at::Tensor>& seed) {
   return linear<&ops::call_scale_dropout>(
@@ -98,6 +123,8 @@ TORCH_LIBRARY_IMPL(posenc_ext, Autograd, m) {
   m.impl("_sinusoidal", TORCH_FN(sinusoidal_autograd));
   m.impl("_sinusoidal_backward", TORCH_FN(sinusoidal_backward_autograd));
   m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_autograd));
+  m.impl("add_sinusoidal.out", TORCH_FN(add_sinusoidal_out_autograd));
+  m.impl("add_sinusoidal.offsets_out", TORCH_FN(add_sinusoidal_offsets_out_autograd));
   m.impl("_scale_dropout", TORCH_FN(scale_dropout_autograd));
 }
 

@@ -13,15 +13,11 @@
 namespace posenc_ext::cpu {
 namespace {
 
-at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
-                              c10::SymInt start, double x_scale, double base, double freq_shift,
-                              std::string_view layout, std::string_view odd, bool batch_first,
-                              double dropout_p, const std::optional<at::Tensor>& seed) {
-  ops::Encoding rule{};
-  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
-                            &rule);
-  at::Tensor out = new_result(x.sizes(), x.scalar_type());
-  if (out.numel() == 0) return out;
+// Writes the checked sum into `out`, which is contiguous: x itself, or apart from it.
+void add_into(const at::Tensor& x, const std::optional<at::Tensor>& offsets, const c10::SymInt& start,
+              double x_scale, double base, double freq_shift, const ops::Encoding& rule, bool batch_first,
+              double dropout_p, const std::optional<at::Tensor>& seed, at::Tensor& out) {
+  if (out.numel() == 0) return;
   const int64_t batch_axis = batch_first ? 0 : 1, length_axis = 1 - batch_axis, dim = x.size(2);
   const auto table = frequency_table(dim, base, freq_shift, 1.0);
   AddSinusoidal a{};
@@ -44,10 +40,55 @@ at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tenso
   a.out = out.mutable_data_ptr();
   a.out_batch_stride = out.stride(batch_axis);
   a.out_length_stride = out.stride(length_axis);
-  a.past_caches = writes_past_caches(out);
+  a.past_caches = out.const_data_ptr() != x.const_data_ptr() && writes_past_caches(out);
   parallel_for(a.items(), a.item_elements(),
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_sinusoidal, a, begin, end); });
+}
+
+at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
+                              c10::SymInt start, double x_scale, double base, double freq_shift,
+                              std::string_view layout, std::string_view odd, bool batch_first,
+                              double dropout_p, const std::optional<at::Tensor>& seed) {
+  ops::Encoding rule{};
+  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
+                            &rule);
+  at::Tensor out = new_result(x.sizes(), x.scalar_type());
+  add_into(x, offsets, start, x_scale, base, freq_shift, rule, batch_first, dropout_p, seed, out);
   return out;
+}
+
+at::Tensor& add_out(const at::Tensor& x, const std::optional<at::Tensor>& offsets, const c10::SymInt& start,
+                    double x_scale, double base, double freq_shift, std::string_view layout,
+                    std::string_view odd, bool batch_first, double dropout_p, bool training,
+                    at::Tensor& out) {
+  const char* op = "add_sinusoidal";
+  ops::Encoding rule{};
+  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                            std::nullopt, &rule);
+  ops::resize_out_like(op, "x", x, x.sym_sizes(), out);
+  bool direct = ops::check_overlap(op, "x", x, out) != ops::Overlap::unknown && out.is_contiguous();
+  if (offsets.has_value()) {
+    direct = ops::check_overlap(op, "start", *offsets, out) == ops::Overlap::apart && direct;
+  }
+  const auto seed = ops::draw_seed(x, dropout_p, training);
+  at::Tensor result = direct ? out : new_result(x.sizes(), x.scalar_type());
+  add_into(x, offsets, start, x_scale, base, freq_shift, rule, batch_first, dropout_p, seed, result);
+  if (!direct) out.copy_(result);
+  return out;
+}
+
+at::Tensor& add_sinusoidal_out_cpu(const at::Tensor& x, c10::SymInt start, double x_scale, double base,
+                                   double freq_shift, std::string_view layout, std::string_view odd,
+                                   bool batch_first, double dropout_p, bool training, at::Tensor& out) {
+  return add_out(x, std::nullopt, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                 training, out);
+}
+
+at::Tensor& add_sinusoidal_offsets_out_cpu(const at::Tensor& x, const at::Tensor& start, double x_scale,
+                                           double base, double freq_shift, std::string_view layout,
+                                           std::string_view odd, bool batch_first, double dropout_p,
+                                           bool training, at::Tensor& out) {
+  return add_out(x, start, 0, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, training, out);
 }
 
 at::Tensor scale_dropout_cpu(const at::Tensor& x, double scale, double dropout_p,
@@ -84,6 +125,8 @@ at::Tensor scale_dropout_cpu(const at::Tensor& x, double scale, double dropout_p
 
 TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
   m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_cpu));
+  m.impl("add_sinusoidal.out", TORCH_FN(add_sinusoidal_out_cpu));
+  m.impl("add_sinusoidal.offsets_out", TORCH_FN(add_sinusoidal_offsets_out_cpu));
   m.impl("_scale_dropout", TORCH_FN(scale_dropout_cpu));
 }
 

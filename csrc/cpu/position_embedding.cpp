@@ -12,19 +12,16 @@
 namespace posenc_ext::cpu {
 namespace {
 
-at::Tensor add_position_embedding_cpu(const at::Tensor& x, const at::Tensor& pos_embed,
-                                      at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
-                                      bool batch_first, double dropout_p,
-                                      const std::optional<at::Tensor>& seed) {
-  const auto shape = ops::check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale,
-                                                       batch_first, dropout_p, seed);
-  at::Tensor out = new_result(C10_AS_INTARRAYREF_SLOW(shape.sizes()), x.scalar_type());
-  if (out.numel() == 0) return out;
+// Writes the checked sum into `out`, which is contiguous and apart from the inputs.
+void embed_into(const ops::EmbeddedShape& shape, const at::Tensor& x, const at::Tensor& pos_embed,
+                at::TensorList prefix_tokens, bool embed_prefix, double x_scale, double dropout_p,
+                const std::optional<at::Tensor>& seed, at::Tensor& out) {
+  if (out.numel() == 0) return;
   AddPositionEmbedding a{};
   if (prefix_tokens.size() > static_cast<size_t>(a.kMaxPrefixes)) {
-    const auto few =
-        ops::in_few_prefixes(prefix_tokens, a.kMaxPrefixes, x.size(batch_first ? 0 : 1), batch_first);
-    return add_position_embedding_cpu(x, pos_embed, few, embed_prefix, x_scale, batch_first, dropout_p, seed);
+    const auto few = ops::in_few_prefixes(prefix_tokens, a.kMaxPrefixes, x.size(shape.batch_first ? 0 : 1),
+                                          shape.batch_first);
+    return embed_into(shape, x, pos_embed, few, embed_prefix, x_scale, dropout_p, seed, out);
   }
   ops::describe(a, shape, x, pos_embed, prefix_tokens, embed_prefix, x_scale, out);
   a.dropout = seeded(dropout_p, seed);
@@ -34,11 +31,45 @@ at::Tensor add_position_embedding_cpu(const at::Tensor& x, const at::Tensor& pos
   constexpr int64_t kItemElements = 16384, kSquare = 32;
   const int64_t rows = core::max_of<int64_t>(1, kItemElements / a.dim);
   a.whole_samples = a.x.channel_stride > a.x.token_stride;
-  a.item_tokens = a.whole_samples ? core::max_of(rows / kSquare * kSquare, kSquare) : batch_first ? rows : 1;
-  a.item_samples = a.whole_samples || batch_first ? 1 : rows;
+  a.item_tokens = a.whole_samples     ? core::max_of(rows / kSquare * kSquare, kSquare)
+                  : shape.batch_first ? rows
+                                      : 1;
+  a.item_samples = a.whole_samples || shape.batch_first ? 1 : rows;
   parallel_for(a.items(),
                core::min_of(a.item_tokens, a.length) * core::min_of(a.item_samples, a.batch) * a.dim,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_position_embedding, a, begin, end); });
+}
+
+at::Tensor add_position_embedding_cpu(const at::Tensor& x, const at::Tensor& pos_embed,
+                                      at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
+                                      bool batch_first, double dropout_p,
+                                      const std::optional<at::Tensor>& seed) {
+  const auto shape = ops::check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale,
+                                                       batch_first, dropout_p, seed);
+  at::Tensor out = new_result(C10_AS_INTARRAYREF_SLOW(shape.sizes()), x.scalar_type());
+  embed_into(shape, x, pos_embed, prefix_tokens, embed_prefix, x_scale, dropout_p, seed, out);
+  return out;
+}
+
+at::Tensor& add_position_embedding_out_cpu(const at::Tensor& x, const at::Tensor& pos_embed,
+                                           at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
+                                           bool batch_first, double dropout_p, bool training,
+                                           at::Tensor& out) {
+  const char* op = "add_position_embedding";
+  const auto shape = ops::check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale,
+                                                       batch_first, dropout_p, std::nullopt);
+  ops::resize_out_like(op, "x", x, shape.sizes(), out);
+  bool direct = out.is_contiguous();
+  const auto check = [&](const char* argument, const at::Tensor& input) {
+    direct = ops::check_apart(op, argument, input, out) == ops::Overlap::apart && direct;
+  };
+  check("x", x);
+  check("pos_embed", pos_embed);
+  for (const at::Tensor& prefix : prefix_tokens) check("prefix_tokens", prefix);
+  const auto seed = ops::draw_seed(x, dropout_p, training);
+  at::Tensor result = direct ? out : new_result(C10_AS_INTARRAYREF_SLOW(shape.sizes()), x.scalar_type());
+  embed_into(shape, x, pos_embed, prefix_tokens, embed_prefix, x_scale, dropout_p, seed, result);
+  if (!direct) out.copy_(result);
   return out;
 }
 
@@ -57,6 +88,7 @@ at::Tensor sum_batch_cpu(const at::Tensor& grad, bool batch_first) {
 
 TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
   m.impl("_add_position_embedding", TORCH_FN(add_position_embedding_cpu));
+  m.impl("add_position_embedding.out", TORCH_FN(add_position_embedding_out_cpu));
   m.impl("_sum_batch", TORCH_FN(sum_batch_cpu));
 }
 

@@ -82,16 +82,11 @@ at::Tensor sinusoidal_backward_cuda(const at::Tensor& grad, const at::Tensor& po
   return out;
 }
 
-at::Tensor add_sinusoidal_cuda(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
-                               c10::SymInt start, double x_scale, double base, double freq_shift,
-                               std::string_view layout, std::string_view odd, bool batch_first,
-                               double dropout_p, const std::optional<at::Tensor>& seed) {
-  ops::Encoding rule{};
-  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
-                            &rule);
-  const c10::cuda::CUDAGuard guard(x.device());
-  at::Tensor out = at::empty(x.sizes(), x.options());
-  if (out.numel() == 0) return out;
+// Writes the checked sum into `out`, which is contiguous: x itself, or apart from it.
+void add_into(const at::Tensor& x, const std::optional<at::Tensor>& offsets, const c10::SymInt& start,
+              double x_scale, double base, double freq_shift, const ops::Encoding& rule, bool batch_first,
+              double dropout_p, const std::optional<at::Tensor>& seed, at::Tensor& out) {
+  if (out.numel() == 0) return;
   const int64_t batch_axis = batch_first ? 0 : 1, length_axis = 1 - batch_axis;
   AddSinusoidal a{};
   a.spec = core::make_sinusoid(x.size(2), base, freq_shift, 1.0, rule.layout, rule.odd);
@@ -115,7 +110,54 @@ at::Tensor add_sinusoidal_cuda(const at::Tensor& x, const std::optional<at::Tens
   a.out_length_stride = out.stride(length_axis);
   add_sinusoidal(a, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+at::Tensor add_sinusoidal_cuda(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
+                               c10::SymInt start, double x_scale, double base, double freq_shift,
+                               std::string_view layout, std::string_view odd, bool batch_first,
+                               double dropout_p, const std::optional<at::Tensor>& seed) {
+  ops::Encoding rule{};
+  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
+                            &rule);
+  const c10::cuda::CUDAGuard guard(x.device());
+  at::Tensor out = at::empty(x.sizes(), x.options());
+  add_into(x, offsets, start, x_scale, base, freq_shift, rule, batch_first, dropout_p, seed, out);
   return out;
+}
+
+at::Tensor& add_out(const at::Tensor& x, const std::optional<at::Tensor>& offsets, const c10::SymInt& start,
+                    double x_scale, double base, double freq_shift, std::string_view layout,
+                    std::string_view odd, bool batch_first, double dropout_p, bool training,
+                    at::Tensor& out) {
+  const char* op = "add_sinusoidal";
+  ops::Encoding rule{};
+  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                            std::nullopt, &rule);
+  const c10::cuda::CUDAGuard guard(x.device());
+  ops::resize_out_like(op, "x", x, x.sym_sizes(), out);
+  bool direct = ops::check_overlap(op, "x", x, out) != ops::Overlap::unknown && out.is_contiguous();
+  if (offsets.has_value()) {
+    direct = ops::check_overlap(op, "start", *offsets, out) == ops::Overlap::apart && direct;
+  }
+  const auto seed = ops::draw_seed(x, dropout_p, training);
+  at::Tensor result = direct ? out : at::empty(x.sizes(), x.options());
+  add_into(x, offsets, start, x_scale, base, freq_shift, rule, batch_first, dropout_p, seed, result);
+  if (!direct) out.copy_(result);
+  return out;
+}
+
+at::Tensor& add_sinusoidal_out_cuda(const at::Tensor& x, c10::SymInt start, double x_scale, double base,
+                                    double freq_shift, std::string_view layout, std::string_view odd,
+                                    bool batch_first, double dropout_p, bool training, at::Tensor& out) {
+  return add_out(x, std::nullopt, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                 training, out);
+}
+
+at::Tensor& add_sinusoidal_offsets_out_cuda(const at::Tensor& x, const at::Tensor& start, double x_scale,
+                                            double base, double freq_shift, std::string_view layout,
+                                            std::string_view odd, bool batch_first, double dropout_p,
+                                            bool training, at::Tensor& out) {
+  return add_out(x, start, 0, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, training, out);
 }
 
 at::Tensor scale_dropout_cuda(const at::Tensor& x, double scale, double dropout_p,
@@ -139,6 +181,8 @@ TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) {
   m.impl("_sinusoidal", TORCH_FN(sinusoidal_cuda));
   m.impl("_sinusoidal_backward", TORCH_FN(sinusoidal_backward_cuda));
   m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_cuda));
+  m.impl("add_sinusoidal.out", TORCH_FN(add_sinusoidal_out_cuda));
+  m.impl("add_sinusoidal.offsets_out", TORCH_FN(add_sinusoidal_offsets_out_cuda));
   m.impl("_scale_dropout", TORCH_FN(scale_dropout_cuda));
 }
 

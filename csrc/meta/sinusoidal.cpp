@@ -40,6 +40,28 @@ at::Tensor add_sinusoidal_meta(const at::Tensor& x, const std::optional<at::Tens
   return at::empty_symint(x.sym_sizes(), x.options());
 }
 
+at::Tensor& add_meta_out(const at::Tensor& x, const std::optional<at::Tensor>& offsets, double x_scale,
+                         double base, double freq_shift, std::string_view layout, std::string_view odd,
+                         bool batch_first, double dropout_p, at::Tensor& out) {
+  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                            std::nullopt);
+  ops::resize_out_like("add_sinusoidal", "x", x, x.sym_sizes(), out);
+  return out;
+}
+
+at::Tensor& add_sinusoidal_out_meta(const at::Tensor& x, c10::SymInt /*start*/, double x_scale, double base,
+                                    double freq_shift, std::string_view layout, std::string_view odd,
+                                    bool batch_first, double dropout_p, bool /*training*/, at::Tensor& out) {
+  return add_meta_out(x, std::nullopt, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, out);
+}
+
+at::Tensor& add_sinusoidal_offsets_out_meta(const at::Tensor& x, const at::Tensor& start, double x_scale,
+                                            double base, double freq_shift, std::string_view layout,
+                                            std::string_view odd, bool batch_first, double dropout_p,
+                                            bool /*training*/, at::Tensor& out) {
+  return add_meta_out(x, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, out);
+}
+
 at::Tensor scale_dropout_meta(const at::Tensor& x, double scale, double dropout_p,
                               const std::optional<at::Tensor>& seed) {
   ops::check_scale_dropout(x, scale, dropout_p, seed);
@@ -53,6 +75,8 @@ TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) {
   m.impl("_sinusoidal", TORCH_FN(sinusoidal_meta));
   m.impl("_sinusoidal_backward", TORCH_FN(sinusoidal_backward_meta));
   m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_meta));
+  m.impl("add_sinusoidal.out", TORCH_FN(add_sinusoidal_out_meta));
+  m.impl("add_sinusoidal.offsets_out", TORCH_FN(add_sinusoidal_offsets_out_meta));
   m.impl("_scale_dropout", TORCH_FN(scale_dropout_meta));
 }
 

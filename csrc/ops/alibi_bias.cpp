@@ -20,7 +20,8 @@ void check_alibi_bias(const at::Tensor& slopes, const c10::SymInt& q_len, const 
 void check_alibi_bias_out(const at::Tensor& slopes, const c10::SymInt& q_len, const c10::SymInt& k_len,
                           const c10::SymInt& q_offset, const at::Tensor& out) {
   check_alibi_bias(slopes, q_len, k_len, q_offset);
-  resize_out("alibi_bias", {slopes.sym_size(0), q_len, k_len}, "slopes", slopes, out);
+  resize_out_like("alibi_bias", "slopes", slopes, {slopes.sym_size(0), q_len, k_len}, out);
+  check_apart("alibi_bias", "slopes", slopes, out);
 }
 
 void check_alibi_bias_backward(const at::Tensor& grad, const c10::SymInt& q_offset) {

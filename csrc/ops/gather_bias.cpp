@@ -45,8 +45,10 @@ c10::SymDimVector gather_bias_sizes(const at::Tensor& index, const c10::SymInt& 
 
 void check_gather_bias_out(const at::Tensor& table, const at::Tensor& index, const at::Tensor& out) {
   check_gather_bias(table, index);
-  check_apart("gather_bias", "index", index, out);
-  resize_out("gather_bias", gather_bias_sizes(index, table.sym_size(1)), "table", table, out);
+  const char* op = "gather_bias";
+  resize_out_like(op, "table", table, gather_bias_sizes(index, table.sym_size(1)), out);
+  check_apart(op, "table", table, out);
+  check_apart(op, "index", index, out);
 }
 
 at::Tensor call_gather_bias(const at::Tensor& table, const at::Tensor& index) {

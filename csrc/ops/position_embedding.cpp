@@ -112,6 +112,16 @@ at::Tensor call_add_position_embedding(const at::Tensor& x, const at::Tensor& po
   return op.call(x, pos_embed, prefix_tokens, embed_prefix, x_scale, batch_first, dropout_p, seed);
 }
 
+at::Tensor& call_add_position_embedding_out(const at::Tensor& x, const at::Tensor& pos_embed,
+                                            at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
+                                            bool batch_first, double dropout_p, bool training,
+                                            at::Tensor& out) {
+  static const auto op =
+      find_op<at::Tensor&(const at::Tensor&, const at::Tensor&, at::TensorList, bool, double, bool, double,
+                          bool, at::Tensor&)>("posenc_ext::add_position_embedding", "out");
+  return op.call(x, pos_embed, prefix_tokens, embed_prefix, x_scale, batch_first, dropout_p, training, out);
+}
+
 at::Tensor call_sum_batch(const at::Tensor& grad, bool batch_first) {
   static const auto op = find_op<at::Tensor(const at::Tensor&, bool)>("posenc_ext::_sum_batch");
   return op.call(grad, batch_first);

@@ -98,6 +98,10 @@ at::Tensor call_add_position_embedding(const at::Tensor& x, const at::Tensor& po
                                        at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
                                        bool batch_first, double dropout_p,
                                        const std::optional<at::Tensor>& seed);
+at::Tensor& call_add_position_embedding_out(const at::Tensor& x, const at::Tensor& pos_embed,
+                                            at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
+                                            bool batch_first, double dropout_p, bool training,
+                                            at::Tensor& out);
 at::Tensor call_sum_batch(const at::Tensor& grad, bool batch_first);
 
 }  // namespace posenc_ext::ops

@@ -77,7 +77,8 @@ BiasShape check_bias_backward(const at::Tensor& grad, const c10::SymInt& num_row
 template <class Op, class... Args>
 void check_bias_out(const at::Tensor& table, const at::Tensor& out, const Args&... args) {
   const BiasShape shape = check_bias<Op>(table, args...);
-  resize_out(Op::name, {table.sym_size(1), shape.queries, shape.keys}, "table", table, out);
+  resize_out_like(Op::name, "table", table, {table.sym_size(1), shape.queries, shape.keys}, out);
+  check_apart(Op::name, "table", table, out);
 }
 
 template <class Op, class... Args>

@@ -163,6 +163,28 @@ at::Tensor call_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tens
                  seed);
 }
 
+at::Tensor& call_add_sinusoidal_out(const at::Tensor& x, c10::SymInt start, double x_scale, double base,
+                                    double freq_shift, std::string_view layout, std::string_view odd,
+                                    bool batch_first, double dropout_p, bool training, at::Tensor& out) {
+  static const auto op =
+      find_op<at::Tensor&(const at::Tensor&, c10::SymInt, double, double, double, std::string_view,
+                          std::string_view, bool, double, bool, at::Tensor&)>("posenc_ext::add_sinusoidal",
+                                                                              "out");
+  return op.call(x, std::move(start), x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                 training, out);
+}
+
+at::Tensor& call_add_sinusoidal_offsets_out(const at::Tensor& x, const at::Tensor& start, double x_scale,
+                                            double base, double freq_shift, std::string_view layout,
+                                            std::string_view odd, bool batch_first, double dropout_p,
+                                            bool training, at::Tensor& out) {
+  static const auto op =
+      find_op<at::Tensor&(const at::Tensor&, const at::Tensor&, double, double, double, std::string_view,
+                          std::string_view, bool, double, bool, at::Tensor&)>("posenc_ext::add_sinusoidal",
+                                                                              "offsets_out");
+  return op.call(x, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, training, out);
+}
+
 namespace {
 
 // The public ops, composed of those above; these run before autograd and are traced through.

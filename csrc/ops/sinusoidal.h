@@ -62,5 +62,12 @@ at::Tensor call_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tens
                                c10::SymInt start, double x_scale, double base, double freq_shift,
                                std::string_view layout, std::string_view odd, bool batch_first,
                                double dropout_p, const std::optional<at::Tensor>& seed);
+at::Tensor& call_add_sinusoidal_out(const at::Tensor& x, c10::SymInt start, double x_scale, double base,
+                                    double freq_shift, std::string_view layout, std::string_view odd,
+                                    bool batch_first, double dropout_p, bool training, at::Tensor& out);
+at::Tensor& call_add_sinusoidal_offsets_out(const at::Tensor& x, const at::Tensor& start, double x_scale,
+                                            double base, double freq_shift, std::string_view layout,
+                                            std::string_view odd, bool batch_first, double dropout_p,
+                                            bool training, at::Tensor& out);
 
 }  // namespace posenc_ext::ops

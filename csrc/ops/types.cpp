@@ -50,20 +50,29 @@ void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out
   out.resize__symint(shape);
 }
 
-void resize_out(const char* op, c10::SymIntArrayRef shape, const char* argument, const at::Tensor& input,
-                const at::Tensor& out) {
+void resize_out_like(const char* op, const char* argument, const at::Tensor& input, c10::SymIntArrayRef shape,
+                     const at::Tensor& out) {
   POSENC_CHECK(out.scalar_type() == input.scalar_type(), op, "out must have the dtype of ", argument, " (",
                input.scalar_type(), "), got ", out.scalar_type());
   POSENC_CHECK(out.device() == input.device(), op, "out must be on the device of ", argument, " (",
                input.device(), "), got ", out.device());
-  check_apart(op, argument, input, out);
   resize_out(op, shape, out);
 }
 
-void check_apart(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out) {
-  const at::MemOverlapStatus overlap = at::get_overlap_status(input, out);
-  POSENC_CHECK(overlap != at::MemOverlapStatus::Full && overlap != at::MemOverlapStatus::Partial, op,
-               "out must not overlap ", argument, ", got one that does");
+Overlap check_overlap(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out) {
+  const at::MemOverlapStatus status = at::get_overlap_status(input, out);
+  if (status == at::MemOverlapStatus::No) return Overlap::apart;
+  if (status == at::MemOverlapStatus::Full && input.strides() == out.strides()) return Overlap::same;
+  if (status == at::MemOverlapStatus::TooHard) {
+    return input.storage().is_alias_of(out.storage()) ? Overlap::unknown : Overlap::apart;
+  }
+  POSENC_CHECK(false, op, "out must not overlap ", argument, ", got one that does");
+}
+
+Overlap check_apart(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out) {
+  const Overlap overlap = check_overlap(op, argument, input, out);
+  POSENC_CHECK(overlap != Overlap::same, op, "out must not overlap ", argument, ", got one that does");
+  return overlap;
 }
 
 }  // namespace posenc_ext::ops

@@ -83,13 +83,17 @@ at::Tensor with_few_dims(const at::Tensor& tensor, int64_t dims);
 // The argument `out` must have the shape of the result; an empty one is given it.
 void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out);
 
-// The same for the `out` of an op on `input`, whose dtype and device are the result's. Apart from the inputs:
-// see check_apart.
-void resize_out(const char* op, c10::SymIntArrayRef shape, const char* argument, const at::Tensor& input,
-                const at::Tensor& out);
+// The same for an op on tensors: besides, `out` has the dtype and device of `input`.
+void resize_out_like(const char* op, const char* argument, const at::Tensor& input, c10::SymIntArrayRef shape,
+                     const at::Tensor& out);
 
-// `out` must not overlap an input.
-void check_apart(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out);
+// How `out` lies to an input: apart; the very same memory; or not to be told, so that a result goes to memory
+// of its own first. An error where they share some of their elements.
+enum class Overlap { apart, same, unknown };
+Overlap check_overlap(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out);
+
+// An error where they share all of them, too.
+Overlap check_apart(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out);
 
 // Has write(t) fill `out`, by way of a tensor t of its own where `out` is not contiguous or may lie between
 // the elements of an input.
