@@ -1,5 +1,6 @@
 """Correct rounding of sinusoids at any position, and the precision of bias gradients."""
 
+import math
 from fractions import Fraction
 
 import exact
@@ -56,17 +57,43 @@ def test_fractional_positions_are_read_exactly(source):
         assert wrong == 0, dtype
 
 
-@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
-@pytest.mark.parametrize("start", [0, 4096, 2**24 - 40])
-def test_tables_are_correctly_rounded(start, dtype):
-    """Every entry of 41 rows, the last of them row 2^24; rows of a table are made one after another."""
-    length, dim = 41, 258
-    frequency = exact.frequencies(dim)
-    pairs = [(p, c) for p in range(start, start + length) for c in range(dim)]
-    turns = [exact.phase(p, frequency[c // 2]) for p, c in pairs]
-    table = posenc_ext.sinusoidal_table(length, dim, start=start, dtype=dtype)
+def table_errors(length: int, start: int, spec: dict, dtype: torch.dtype) -> tuple[float, int]:
+    """(largest error in ulp, number of values not correctly rounded) of a whole table."""
+    dim, layout = spec["dim"], spec.get("layout", "interleaved")
+    numbers = {name: value for name, value in spec.items() if name not in ("dim", "layout")}
+    frequency = exact.frequencies(dim, **numbers)
+    pair = torch.arange(dim // 2).repeat_interleave(2)
+    cosine = torch.arange(dim) % 2
+    columns = exact.channel(dim, layout, pair, cosine)
+    table = posenc_ext.sinusoidal_table(length, start=start, **spec, dtype=dtype)[:, columns]
+    turns = [exact.phase(p, frequency[j]) for p in range(start, start + length) for j in pair.tolist()]
     actual = table.to(torch.float64).flatten().numpy()
-    assert exact.misrounded(actual, turns, [c % 2 == 1 for _, c in pairs], dtype)[1] == 0
+    return exact.misrounded(actual, turns, [bool(c) for c in cosine.tolist()] * length, dtype)
+
+
+# Short tables are made row by row, longer ones by angle addition.
+@pytest.mark.parametrize("length", [41, 97])
+@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
+@pytest.mark.parametrize("start", [0, 4096, -45, 2**24 - 40])
+def test_tables_are_correctly_rounded(start, dtype, length):
+    assert table_errors(length, start, {"dim": 258}, dtype)[1] == 0
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
+def test_tables_of_all_conventions_are_correctly_rounded(name, dtype):
+    assert table_errors(70, 2**20 - 7, SPECS[name], dtype)[1] == 0
+
+
+@pytest.mark.parametrize("numerator", [1, 3, 355 / 113 * 2])
+@pytest.mark.parametrize("offset", [0.0, 1e-9, -3e-7, 2e-5])
+def test_table_values_near_zero(numerator, offset):
+    """Scales of nearly a quarter turn a position: in every row one of the two values is tiny."""
+    spec = {"dim": 2, "scale": math.pi / 2 * numerator + offset}
+    for start in (-50, 0, 2**24 - 300):
+        largest, wrong = table_errors(400, start, spec, torch.float32)
+        assert largest <= 0.501
+        assert wrong == 0
 
 
 @pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)

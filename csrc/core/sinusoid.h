@@ -107,8 +107,28 @@ struct SineCosine {
   double sine, cosine;
 };
 
-// sin and cos of the rest: Taylor series on |a| <= pi/4 (the cut terms are below 2^-58), with the angle's low
-// part added to first order.
+// (sin a - a) / a^3 and (cos a - 1 + a^2/2) / a^4 for |a| <= pi/4, of a^2: the minimax polynomials of
+// fdlibm's k_sin.c and k_cos.c (Sun Microsystems 1993); what they leave of sin a / a and of cos a is below
+// 2^-58.
+POSENC_HD double sine_tail(double square) {
+  double s = 1.58969099521155010221e-10;
+  s = fused_multiply_add(s, square, -2.50507602534068634195e-08);
+  s = fused_multiply_add(s, square, 2.75573137070700676789e-06);
+  s = fused_multiply_add(s, square, -1.98412698298579493134e-04);
+  s = fused_multiply_add(s, square, 8.33333333332248946124e-03);
+  return fused_multiply_add(s, square, -1.66666666666666324348e-01);
+}
+
+POSENC_HD double cosine_tail(double square) {
+  double c = -1.13596475577881948265e-11;
+  c = fused_multiply_add(c, square, 2.08757232129817482790e-09);
+  c = fused_multiply_add(c, square, -2.75573143513906633035e-07);
+  c = fused_multiply_add(c, square, 2.48015872894767294178e-05);
+  c = fused_multiply_add(c, square, -1.38888888888741095749e-03);
+  return fused_multiply_add(c, square, 4.16666666666666019037e-02);
+}
+
+// sin and cos of the rest, within an ulp: the angle's low part is added to first order.
 POSENC_HD SineCosine sine_cosine(const QuarterTurns& t) {
   const DoubleDouble to_radians = half_pi();
   const double a = t.hi * to_radians.hi;
@@ -116,31 +136,23 @@ POSENC_HD SineCosine sine_cosine(const QuarterTurns& t) {
       t.hi, to_radians.lo,
       fused_multiply_add(t.lo, to_radians.hi, fused_multiply_add(t.hi, to_radians.hi, -a)));
   const double square = a * a;
-
-  double s = 1.0 / 355687428096000.0;  // 1 / 17!
-  s = fused_multiply_add(s, square, -1.0 / 1307674368000.0);
-  s = fused_multiply_add(s, square, 1.0 / 6227020800.0);
-  s = fused_multiply_add(s, square, -1.0 / 39916800.0);
-  s = fused_multiply_add(s, square, 1.0 / 362880.0);
-  s = fused_multiply_add(s, square, -1.0 / 5040.0);
-  s = fused_multiply_add(s, square, 1.0 / 120.0);
-  s = fused_multiply_add(s, square, -1.0 / 6.0);
-
-  double c = 1.0 / 20922789888000.0;  // 1 / 16!
-  c = fused_multiply_add(c, square, -1.0 / 87178291200.0);
-  c = fused_multiply_add(c, square, 1.0 / 479001600.0);
-  c = fused_multiply_add(c, square, -1.0 / 3628800.0);
-  c = fused_multiply_add(c, square, 1.0 / 40320.0);
-  c = fused_multiply_add(c, square, -1.0 / 720.0);
-  c = fused_multiply_add(c, square, 1.0 / 24.0);
-
   // cos a = 1 - a^2/2 + a^4 c - a a_low; what the first subtraction loses is added back.
   const double half = 0.5 * square;
   const double head = 1.0 - half;
-  const double lost = ((1.0 - head) - half) + fused_multiply_add(square * square, c, -a * a_low);
+  const double lost =
+      ((1.0 - head) - half) + fused_multiply_add(square * square, cosine_tail(square), -a * a_low);
   // sin a = a + (a^3 s + a_low (1 - a^2/2))
-  const double tail = fused_multiply_add(a * square, s, a_low * head);
+  const double tail = fused_multiply_add(a * square, sine_tail(square), a_low * head);
   return {a + tail, head + lost};
+}
+
+// The same without the low parts, for results that are rounded to float32 or less: relative error below
+// 2^-51.
+POSENC_HD SineCosine short_sine_cosine(const QuarterTurns& t) {
+  const double a = t.hi * half_pi().hi;
+  const double square = a * a;
+  return {fused_multiply_add(a * square, sine_tail(square), a),
+          fused_multiply_add(square * square, cosine_tail(square), fused_multiply_add(-0.5, square, 1.0))};
 }
 
 // sin(angle + phase quarter turns)

@@ -12,6 +12,7 @@ namespace posenc_ext::cpu {
 struct FrequencyTable {
   core::Sinusoid spec;  // for the layout and rule on odd dims of whoever asked first
   std::vector<double> hi, lo;
+  double fastest;  // the largest |hi|
 
   Frequencies with(core::Layout layout, core::Odd odd) const {
     core::Sinusoid asked = spec;

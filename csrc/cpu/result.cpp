@@ -65,9 +65,9 @@ at::Tensor new_result(at::IntArrayRef sizes, at::ScalarType type) {
   return out;
 }
 
-bool writes_past_caches(const at::Tensor& out) {
+bool writes_past_caches(const at::Tensor& out, size_t share) {
   const size_t bytes = out.nbytes();
-  return bytes >= core::max_of(kLargeResult, last_cache() / 2) && is_warm(out.const_data_ptr(), bytes);
+  return bytes >= core::max_of(kLargeResult, last_cache() / share) && is_warm(out.const_data_ptr(), bytes);
 }
 
 }  // namespace posenc_ext::cpu

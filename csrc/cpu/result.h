@@ -11,6 +11,8 @@ at::Tensor new_result(at::IntArrayRef sizes, at::ScalarType type);
 
 // Whether to write `out` past the caches: where it would push out half of the last one and its pages are
 // there already.
-bool writes_past_caches(const at::Tensor& out);
+// `share`: of the last cache, one part in this many is what a result must fill. Rows that are not written in
+// order gain from it sooner.
+bool writes_past_caches(const at::Tensor& out, size_t share = 2);
 
 }  // namespace posenc_ext::cpu

@@ -1,10 +1,13 @@
 // The sinusoid ops on the CPU: from tensors to pointers, and threads. No work is cut by thread count.
-#include <ATen/ops/empty.h>
+#include <ATen/EmptyTensor.h>
 #include <torch/library.h>
+
+#include <cmath>
 
 #include "cpu/frequencies.h"
 #include "cpu/kernels/sinusoidal.h"
 #include "cpu/parallel.h"
+#include "cpu/result.h"
 #include "ops/sinusoidal.h"
 
 namespace posenc_ext::cpu {
@@ -20,6 +23,43 @@ void run(const SinusoidRows& rows, int64_t count) {
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(sinusoid_rows, rows, begin, end); });
 }
 
+// Whether rows [start, start + length) can be made by angle addition: positions and angles stay exact.
+bool adds_angles(const FrequencyTable& table, int64_t start, int64_t length, at::ScalarType dtype) {
+  constexpr int64_t kMost = SinusoidTable::kMaxPosition;
+  if (dtype == at::kDouble || length < SinusoidTable::kMinLength) return false;
+  if (start < -kMost || start > kMost || length > kMost) return false;
+  const double farthest = core::max_of(std::abs(static_cast<double>(start)),
+                                       std::abs(static_cast<double>(start) + static_cast<double>(length)));
+  return (farthest + SinusoidTable::kBlock) * table.fastest < core::kMaxFastTurns;
+}
+
+void table_into(const FrequencyTable& table, const ops::Encoding& rule, int64_t start,
+                const at::Tensor& out) {
+  const Frequencies frequencies = table.with(rule.layout, rule.odd);
+  const int64_t length = out.size(0), dim = out.size(1);
+  if (!adds_angles(table, start, length, out.scalar_type())) {
+    return run({frequencies,
+                {nullptr, core::PositionType::i64, {}, start},
+                /*order=*/0,
+                ops::to_core(out.scalar_type()),
+                out.mutable_data_ptr(),
+                out.stride(0)},
+               length);
+  }
+  const at::Tensor steps = at::detail::empty_cpu({SinusoidTable::steps_size(dim)}, at::kDouble);
+  POSENC_AT_LEVEL(sinusoid_steps, frequencies, steps.mutable_data_ptr<double>());
+  const SinusoidTable a{frequencies,
+                        start,
+                        length,
+                        steps.const_data_ptr<double>(),
+                        ops::to_core(out.scalar_type()),
+                        out.mutable_data_ptr(),
+                        out.stride(0),
+                        writes_past_caches(out, /*share=*/8)};
+  parallel_for(a.blocks(), a.kBlock * dim,
+               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(sinusoid_table, a, begin, end); });
+}
+
 at::Tensor& sinusoidal_table_out_cpu(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
                                      double freq_shift, double scale, std::string_view layout,
                                      std::string_view odd, at::Tensor& out) {
@@ -28,14 +68,10 @@ at::Tensor& sinusoidal_table_out_cpu(c10::SymInt length, c10::SymInt dim, c10::S
   ops::resize_table(length, dim, out);
   if (out.numel() == 0) return out;
   const auto table = frequency_table(out.size(1), base, freq_shift, scale);
-  run({table->with(rule.layout, rule.odd),
-       {nullptr, core::PositionType::i64, {}, start.expect_int()},
-       /*order=*/0,
-       ops::to_core(out.scalar_type()),
-       out.mutable_data_ptr(),
-       out.stride(0),
-       out.stride(1)},
-      out.size(0));
+  const bool side_by_side = out.stride(1) == 1;  // of the channels
+  const at::Tensor to = side_by_side ? out : new_result(out.sizes(), out.scalar_type());
+  table_into(*table, rule, start.expect_int(), to);
+  if (!side_by_side) out.copy_(to);
   return out;
 }
 
@@ -48,12 +84,12 @@ at::Tensor sinusoidal_cpu(const at::Tensor& positions, c10::SymInt sym_dim, doub
   const int64_t dim = sym_dim.expect_int();
   c10::DimVector sizes(positions.sizes().begin(), positions.sizes().end());
   sizes.push_back(dim);
-  at::Tensor out = at::empty(sizes, positions.options().dtype(type));
+  at::Tensor out = new_result(sizes, type);
   if (out.numel() == 0) return out;
   const at::Tensor few = ops::with_few_dims(positions, positions.dim());
   const auto table = frequency_table(dim, base, freq_shift, scale);
   run({table->with(rule.layout, rule.odd), positions_of(few), static_cast<int32_t>(order), ops::to_core(type),
-       out.mutable_data_ptr(), dim, 1},
+       out.mutable_data_ptr(), dim},
       positions.numel());
   return out;
 }
@@ -63,7 +99,7 @@ at::Tensor sinusoidal_backward_cpu(const at::Tensor& grad, const at::Tensor& pos
                                    std::string_view odd, int64_t order) {
   const auto rule =
       ops::check_sinusoidal_backward(grad, positions, base, freq_shift, scale, layout, odd, order);
-  at::Tensor out = at::empty(positions.sizes(), positions.options());
+  at::Tensor out = new_result(positions.sizes(), positions.scalar_type());
   if (out.numel() == 0) return out;
   const int64_t dims = positions.dim();
   const at::Tensor few_positions = ops::with_few_dims(positions, dims);

@@ -146,10 +146,9 @@ void test_rows(DType type, const Sinusoid& spec, int64_t rows, int64_t gap, int6
   const HostFrequencies frequencies(spec);
   const int64_t row_stride = spec.dim * channel_stride + gap;
   const int64_t elements = (rows - 1) * row_stride + (spec.dim - 1) * channel_stride + 1;
-  Buffer<T> wanted(elements, skip);
+  Buffer<T> wanted(elements, skip), contiguous(rows * spec.dim);
   cpu::SinusoidRows host{
-      frequencies.view, {nullptr, PositionType::i64, {}, start}, order, type, wanted.data(), row_stride,
-      channel_stride};
+      frequencies.view, {nullptr, PositionType::i64, {}, start}, order, type, contiguous.data(), spec.dim};
   cuda::SinusoidRows device{
       spec, {nullptr, PositionType::i64, {}, start}, order, type, nullptr, row_stride, channel_stride, rows};
   if (positions != nullptr) {

@@ -44,9 +44,10 @@ namespace posenc_ext::cpu::avx512 {
 #include "cpu/kernels/gather_bias_body.h"
 #include "cpu/kernels/position_embedding_body.h"
 #include "cpu/kernels/relative_bias_body.h"
-#include "cpu/kernels/sinusoidal_body.h"  // before the next, which encodes rows with it
+#include "cpu/kernels/sinusoidal_body.h"  // before those that encode rows with it
 
 #include "cpu/kernels/add_sinusoidal_body.h"
+#include "cpu/kernels/sinusoidal_table_body.h"
 }  // namespace posenc_ext::cpu::avx512
 
 #if defined(__clang__)

@@ -32,6 +32,7 @@ struct Doubles {
 
 inline Doubles all_of(double x) { return {_mm512_set1_pd(x)}; }
 inline Doubles operator+(Doubles a, Doubles b) { return {_mm512_add_pd(a.v, b.v)}; }
+inline Doubles operator-(Doubles a, Doubles b) { return {_mm512_sub_pd(a.v, b.v)}; }
 inline Doubles operator*(Doubles a, Doubles b) { return {_mm512_mul_pd(a.v, b.v)}; }
 inline Doubles fused_multiply_add(Doubles a, Doubles b, Doubles c) {
   return {_mm512_fmadd_pd(a.v, b.v, c.v)};
@@ -70,6 +71,9 @@ struct Doubles {
 inline Doubles all_of(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
 inline Doubles operator+(Doubles a, Doubles b) {
   return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
+}
+inline Doubles operator-(Doubles a, Doubles b) {
+  return {_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
 }
 inline Doubles operator*(Doubles a, Doubles b) {
   return {_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
@@ -208,8 +212,17 @@ template <class F>
 inline Eight<F> operator+(Eight<F> a, Eight<F> b) {
   return each<Eight<F>>([&](int64_t i) { return a.v[i] + b.v[i]; });
 }
+inline Doubles operator-(Doubles a, Doubles b) {
+  return each<Doubles>([&](int64_t i) { return a.v[i] - b.v[i]; });
+}
 inline Doubles operator*(Doubles a, Doubles b) {
   return each<Doubles>([&](int64_t i) { return a.v[i] * b.v[i]; });
+}
+inline Floats to_floats(Doubles x) {
+  return each<Floats>([&](int64_t i) { return static_cast<float>(x.v[i]); });
+}
+inline Floats round_to_odd(Doubles x) {
+  return each<Floats>([&](int64_t i) { return core::round_to_odd(x.v[i]); });
 }
 inline Doubles all_of(double x) {
   return each<Doubles>([&](int64_t) { return x; });

@@ -7,20 +7,46 @@ using namespace posenc_ext::core;
 
 // Pairs worked on at a time: the arrays below stay in L1.
 constexpr int64_t kPairBlock = 128;
+// Loops over pairs run on whole groups of this many, whatever the vectors of a level hold.
+constexpr int64_t kPairGroup = 8;
 
 struct PairBlock {
-  double sine[kPairBlock];
-  double cosine[kPairBlock];
+  alignas(64) double sine[kPairBlock];
+  alignas(64) double cosine[kPairBlock];
 };
 
-template <bool kHuge>
-void encode_pairs(const double* hi, const double* lo, int64_t count, double p, int32_t order,
+// kShort: for results of less than double's precision.
+template <bool kShort, bool kHuge>
+void encode_groups(const double* __restrict hi, const double* __restrict lo, int64_t count, double p,
+                   int32_t order, PairBlock& out) {
+  for (int64_t first = 0; first < count; first += kPairGroup) {
+    for (int64_t i = first; i < first + kPairGroup; ++i) {
+      const QuarterTurns turns = reduce<kHuge>(p, {hi[i], lo[i]});
+      const SineCosine rest = kShort ? short_sine_cosine(turns) : sine_cosine(turns);
+      out.sine[i] = sine_at(rest, turns.quadrant, order);
+      out.cosine[i] = sine_at(rest, turns.quadrant, order + 1);
+    }
+  }
+}
+
+// sin and cos of the angles of `count` pairs at position p, or their derivatives of this order.
+template <bool kShort>
+void encode_pairs(const double* hi, const double* lo, int64_t count, double p, int32_t order, bool huge,
                   PairBlock& out) {
-  for (int64_t i = 0; i < count; ++i) {
-    const QuarterTurns turns = reduce<kHuge>(p, {hi[i], lo[i]});
-    const SineCosine rest = sine_cosine(turns);
-    out.sine[i] = sine_at(rest, turns.quadrant, order);
-    out.cosine[i] = sine_at(rest, turns.quadrant, order + 1);
+  double last_hi[kPairGroup] = {}, last_lo[kPairGroup] = {};
+  const int64_t whole = count / kPairGroup * kPairGroup;
+  const auto encode = [&](const double* some_hi, const double* some_lo, int64_t some, PairBlock& to) {
+    huge ? encode_groups<kShort, true>(some_hi, some_lo, some, p, order, to)
+         : encode_groups<kShort, false>(some_hi, some_lo, some, p, order, to);
+  };
+  encode(hi, lo, whole, out);
+  if (whole < count) {
+    PairBlock last;
+    memcpy(last_hi, hi + whole, static_cast<size_t>(count - whole) * sizeof(double));
+    memcpy(last_lo, lo + whole, static_cast<size_t>(count - whole) * sizeof(double));
+    encode(last_hi, last_lo, kPairGroup, last);
+    memcpy(out.sine + whole, last.sine, kPairGroup * sizeof(double));
+    memcpy(out.cosine + whole, last.cosine, kPairGroup * sizeof(double));
   }
   if (order == 0) return;
   for (int64_t i = 0; i < count; ++i) {
@@ -30,22 +56,27 @@ void encode_pairs(const double* hi, const double* lo, int64_t count, double p, i
   }
 }
 
+// Calls put(first, count, block) for one block of pairs after another of the encoding of position p. `count`
+// is that of sines; a last one without a cosine is the extra channel of an odd dim.
+template <bool kShort, class Put>
+inline void encode_blocks(const Frequencies& f, double p, int32_t order, Put put) {
+  const bool huge = needs_huge_reduction(f.spec, p);
+  const int64_t sines = f.spec.frequencies();
+  PairBlock block;
+  for (int64_t j = 0; j < sines; j += kPairBlock) {
+    const int64_t count = min_of(kPairBlock, sines - j);
+    encode_pairs<kShort>(f.hi + j, f.lo + j, count, p, order, huge, block);
+    put(j, count, block);
+  }
+}
+
 // Calls put(channel, value) for every channel of the encoding of position p.
 template <class Put>
 inline void encode_row(const Frequencies& f, double p, int32_t order, Put put) {
   const Sinusoid& s = f.spec;
   const Places at = places(s);
-  const bool huge = needs_huge_reduction(s, p);
-  const int64_t sines = s.frequencies(), cosines = s.pairs();
-  PairBlock block;
-  for (int64_t j = 0; j < sines; j += kPairBlock) {
-    const int64_t count = min_of(kPairBlock, sines - j);
-    if (huge) {
-      encode_pairs<true>(f.hi + j, f.lo + j, count, p, order, block);
-    } else {
-      encode_pairs<false>(f.hi + j, f.lo + j, count, p, order, block);
-    }
-    const int64_t both = min_of(count, cosines - j);
+  encode_blocks<false>(f, p, order, [&](int64_t j, int64_t count, const PairBlock& block) {
+    const int64_t both = min_of(count, s.pairs() - j);
     if (at.step == 2) {
       for (int64_t i = 0; i < both; ++i) {
         put(2 * (j + i), block.sine[i]);
@@ -56,7 +87,7 @@ inline void encode_row(const Frequencies& f, double p, int32_t order, Put put) {
       for (int64_t i = 0; i < both; ++i) put(at.cosine + j + i, block.cosine[i]);
     }
     if (both < count) put(at.extra, block.sine[both]);
-  }
+  });
   if (s.dim % 2 != 0 && s.odd == Odd::zero) put(at.extra, 0.0);
 }
 
@@ -65,29 +96,100 @@ inline double position_of(const Positions& p, int64_t i) {
   return load_position(p.data, p.type, p.at.offset(i));
 }
 
+// The step before a value of type T, at which all that is left to do is to round once.
 template <class T>
-void sinusoid_rows_typed(const SinusoidRows& a, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    T* row = static_cast<T*>(a.out) + i * a.row_stride;
-    const double p = position_of(a.positions, i);
-    if (a.channel_stride == 1) {
-      encode_row(a.frequencies, p, a.order, [row](int64_t c, double v) { row[c] = round_to<T>(v); });
-    } else {
-      const int64_t stride = a.channel_stride;
-      encode_row(a.frequencies, p, a.order,
-                 [row, stride](int64_t c, double v) { row[c * stride] = round_to<T>(v); });
+struct BeforeRounding {
+  using type = float;
+  static float from(double x) { return round_to_odd(x); }
+};
+
+template <>
+struct BeforeRounding<float> {
+  using type = float;
+  static float from(double x) { return static_cast<float>(x); }
+};
+
+template <>
+struct BeforeRounding<double> {
+  using type = double;
+  static double from(double x) { return x; }
+};
+
+// Rounds the sines and cosines of a block into a row.
+template <class T>
+inline void put_block(const Sinusoid& s, int64_t j, int64_t count, const PairBlock& block, T* row) {
+  const Places at = places(s);
+  const int64_t both = min_of(count, s.pairs() - j);
+  if (at.step == 2) {
+    // One thing a loop: so they become vector code.
+    typename BeforeRounding<T>::type sine[kPairBlock], cosine[kPairBlock];
+    for (int64_t i = 0; i < both; ++i) sine[i] = BeforeRounding<T>::from(block.sine[i]);
+    for (int64_t i = 0; i < both; ++i) cosine[i] = BeforeRounding<T>::from(block.cosine[i]);
+    T* to = row + 2 * j;
+    for (int64_t i = 0; i < both; ++i) {
+      to[2 * i] = round_to<T>(sine[i]);
+      to[2 * i + 1] = round_to<T>(cosine[i]);
     }
+  } else {
+    const auto put = [both](T* to, const double* from) {
+      write_row(false, both, to,
+                [from](int64_t i, int64_t) { return Octet<T>::round(widen(Octet<double>::load(from + i))); });
+    };
+    put(row + at.sine + j, block.sine);
+    put(row + at.cosine + j, block.cosine);
   }
+  if (both < count) row[at.extra] = round_to<T>(block.sine[both]);
 }
 
 template <class T>
+constexpr bool kShortFor = sizeof(T) < sizeof(double);
+
+template <class T>
+void sinusoid_rows_typed(const SinusoidRows& a, int64_t begin, int64_t end) {
+  const Sinusoid& s = a.frequencies.spec;
+  for (int64_t i = begin; i < end; ++i) {
+    T* row = static_cast<T*>(a.out) + i * a.row_stride;
+    const double p = position_of(a.positions, i);
+    encode_blocks<kShortFor<T>>(
+        a.frequencies, p, a.order,
+        [&](int64_t j, int64_t count, const PairBlock& block) { put_block<T>(s, j, count, block, row); });
+    if (s.dim % 2 != 0 && s.odd == Odd::zero) row[s.dim - 1] = round_to<T>(0.0);
+  }
+}
+
+// The sum over a row of grad * encoding. Eight sums, so that the additions are vectors of them and do not
+// wait for each other; every level adds in this order.
+constexpr int64_t kSums = kPairGroup;
+
+template <class T>
 double sinusoid_dot(const SinusoidBackward& a, int64_t i) {
+  const Sinusoid& s = a.frequencies.spec;
+  const Places at = places(s);
   const T* grad = static_cast<const T*>(a.grad) + a.grad_row.offset(i);
   const int64_t stride = a.grad_channel_stride;
-  double sum = 0.0;
-  encode_row(a.frequencies, position_of(a.positions, i), a.order,
-             [&sum, grad, stride](int64_t c, double v) { sum += to_double(grad[c * stride]) * v; });
-  return sum;
+  double sums[kSums] = {};
+  const auto dot = [&](int64_t j, int64_t count, const PairBlock& block) {
+    const int64_t both = min_of(count, s.pairs() - j), whole = both / kSums * kSums;
+    const T* sine_grad = grad + (at.sine + at.step * j) * stride;
+    const T* cosine_grad = grad + (at.cosine + at.step * j) * stride;
+    const int64_t step = at.step * stride;
+    const auto add = [&](int64_t k, int64_t i) {
+      sums[k] +=
+          to_double(sine_grad[i * step]) * block.sine[i] + to_double(cosine_grad[i * step]) * block.cosine[i];
+    };
+    for (int64_t i = 0; i < whole; i += kSums) {
+      for (int64_t k = 0; k < kSums; ++k) add(k, i + k);
+    }
+    for (int64_t i = whole; i < both; ++i) add(i - whole, i);
+    if (both < count) sums[0] += to_double(grad[at.extra * stride]) * block.sine[both];
+  };
+  const double p = position_of(a.positions, i);
+  if (kShortFor<T> && a.dtype != DType::float64) {
+    encode_blocks<true>(a.frequencies, p, a.order, dot);
+  } else {
+    encode_blocks<false>(a.frequencies, p, a.order, dot);
+  }
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
 }
 
 }  // namespace
