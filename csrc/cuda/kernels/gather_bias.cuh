@@ -11,35 +11,31 @@ __device__ __forceinline__ int64_t load_index(const void* index, bool wide, int6
   return wide ? static_cast<const int64_t*>(index)[i] : int64_t{static_cast<const int32_t*>(index)[i]};
 }
 
-// Reads the index once per group of heads and the table (from cache, but for the first time); writes samples
-// x heads x pairs elements. A unit, a block's work, is kPlaneTile pairs of a sample x a group of heads: the
-// block reads their rows, then copies them for each head; threadIdx.y is a head, threadIdx.x walks over its
-// stretch of the output.
+// 1 launch. Must write samples x heads x pairs elements and read the index and the table; reads the index
+// once per group of heads, and an element of the table per element, from cache but for the first time, in the
+// table's order. A unit, a block's work, is kPlaneTile pairs of a sample x a group of heads: the block reads
+// their rows, a thread a pair, then brings them through shared memory.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 4)
     gather_forward_kernel(const __grid_constant__ GatherForward a, const __grid_constant__ BiasSplit split) {
-  __shared__ int64_t offset[kPlaneTile];  // of a pair's row in the table
+  __shared__ GatherTile<T> shared;
   const int64_t tiles_per_sample = split.tiles / a.samples;
-  const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
   for (int64_t unit = blockIdx.x; unit < split.tiles * split.groups; unit += gridDim.x) {
-    const int64_t tile = unit % split.tiles, sample = tile / tiles_per_sample;
-    const int64_t first = (tile - sample * tiles_per_sample) * kPlaneTile;
+    const int64_t group = unit / split.tiles, tile = unit - group * split.tiles;
+    const int64_t sample = tile / tiles_per_sample, first = (tile - sample * tiles_per_sample) * kPlaneTile;
     const int count = static_cast<int>(min_of<int64_t>(kPlaneTile, a.plane - first));
-    __syncthreads();  // the last unit's offsets are done with
-    for (int i = thread; i < count; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
       int64_t row = load_index(a.index, a.wide, a.index_at.offset(sample * a.plane + first + i));
       const bool index_is_a_row_of_the_table = row >= 0 && row < a.rows;
       POSENC_KERNEL_ASSERT(index_is_a_row_of_the_table);
       if (!index_is_a_row_of_the_table) row = 0;
-      offset[i] = row * a.row_stride;
+      shared.offset[i] = row * a.row_stride;
     }
     __syncthreads();
-    const int64_t first_head = unit / split.tiles * split.group_heads;
-    const int64_t last_head = min_of(a.heads, first_head + split.group_heads);
-    for (int64_t head = first_head + threadIdx.y; head < last_head; head += blockDim.y) {
-      gather_stretch(static_cast<const T*>(a.table) + head * a.head_stride, offset, count,
-                     static_cast<T*>(a.out) + (sample * a.heads + head) * a.plane + first);
-    }
+    const int64_t first_head = group * split.group_heads;
+    shared.copy(static_cast<const T*>(a.table), a.head_stride, first_head,
+                min_of(a.heads, first_head + split.group_heads), count,
+                static_cast<T*>(a.out) + sample * a.heads * a.plane + first, a.plane, split);
   }
 }
 
@@ -90,7 +86,7 @@ __device__ __forceinline__ accumulator_t<T>* partial_of(const GatherBackward& a,
 // kHeadsPerWarp heads; the warp goes from row to row, its lanes walk over the row's values, and their sums
 // are added in a fixed order.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 4)
     gather_backward_kernel(const __grid_constant__ GatherBackward a, const __grid_constant__ Pieces pieces,
                            int64_t units) {
   const int64_t inside_first = a.starts[0], inside_last = a.starts[a.rows];
