@@ -27,7 +27,6 @@ MAX_REGISTERS = {
     "bias_backward_kernel": 128,
     "bias_reduce_kernel": 64,
     "gather_forward_kernel": 64,
-    "gather_starts_kernel": 64,
     "gather_backward_kernel": 128,
     "gather_reduce_kernel": 64,
     "alibi_forward_kernel": 64,

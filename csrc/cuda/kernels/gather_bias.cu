@@ -16,10 +16,8 @@ template <class T>
 void launch_gather_backward(const GatherBackward& a, cudaStream_t stream) {
   const Pieces pieces = cut_index(a.count);
   const int64_t units = pieces.count * divide_up(a.heads, kHeadsPerWarp);
-  launch(gather_starts_kernel, clamped_grid(divide_up(a.rows + 1, kThreads), kBlocksPerMultiprocessor),
-         dim3(kThreads), stream, a);
   launch_warps(gather_backward_kernel<T>, units, stream, a, pieces, units);
-  launch_warps(gather_reduce_kernel<T>, a.rows * a.heads, stream, a, pieces);
+  launch_warps(gather_reduce_kernel<T>, a.rows, stream, a, pieces);
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 // serves the others. Where rows are cut, they own neighbouring pieces, so that no few warps own all of a long
 // row.
 template <class T, class Scheme>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, 3)
     bias_backward_kernel(const __grid_constant__ Scheme scheme,
                          const __grid_constant__ FastSlots<Scheme> fast_slots,
                          const __grid_constant__ BiasBackward a, const __grid_constant__ Pieces pieces,
