@@ -94,6 +94,7 @@ def sinusoidal_table(
     Returns:
         [length, dim], contiguous. float32, float16 and bfloat16 values are the correctly rounded values of
         the formula for \\|position\\| <= 2**24 (and in practice to 2**31); float64 values are within 1 ulp.
+        On CUDA float32 values are within 0.76 ulp, those of the half types within 0.501.
 
     Raises:
         RuntimeError: length is negative, dim is not positive or is odd without a rule, base is not positive,

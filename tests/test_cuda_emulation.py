@@ -64,8 +64,9 @@ def test_conversions_match_those_of_the_cuda_headers(programs):
 )
 def test_kernels_on_a_broken_machine_fail(programs, name, fault):
     done = native.run(programs[name], f"--plant={fault}")
-    assert done.returncode == 1, done.stdout
-    assert "FAILED" in done.stdout
+    # Wrong results, or lanes that have parted and wait for each other.
+    assert done.returncode in (1, 3), done.stdout
+    assert "FAILED" in done.stdout or "threads wait for each other forever" in done.stdout
 
 
 @pytest.mark.parametrize(

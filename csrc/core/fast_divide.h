@@ -27,4 +27,20 @@ inline FastDivide make_fast_divide(uint32_t divisor) {
 // What a kernel counts in 32 bits has to stay below this.
 constexpr int64_t kFastLimit = int64_t{1} << 32;
 
+// n / divisor for 0 <= n < `end`, by multiplication where the end allows it: the same way for all n.
+struct Divide {
+  int64_t divisor;
+  FastDivide fast;
+  bool fits;
+
+  POSENC_HD int64_t quotient(int64_t n) const {
+    return fits ? int64_t{fast.quotient(static_cast<uint32_t>(n))} : n / divisor;
+  }
+};
+
+inline Divide make_divide(int64_t divisor, int64_t end) {
+  const bool fits = divisor > 0 && divisor < kFastLimit && end <= kFastLimit;
+  return {divisor, make_fast_divide(fits ? static_cast<uint32_t>(divisor) : 1), fits};
+}
+
 }  // namespace posenc_ext::core

@@ -94,9 +94,17 @@ struct WindowScheme {
 
   POSENC_HD int64_t max_slots() const { return max_of(queries(), keys()); }  // a query meets a row once
 
+  // The pairs of [cls, patch], [patch, cls] and [cls, cls].
+  POSENC_HD int64_t special_slots(int64_t special) const {
+    return special == 0 ? keys() - 1 : special == 1 ? queries() - 1 : 1;
+  }
+  POSENC_HD Pair special_slot(int64_t special, int64_t i) const {
+    return special == 0 ? Pair{0, 1 + i} : special == 1 ? Pair{1 + i, 0} : Pair{0, 0};
+  }
+
   POSENC_HD int64_t slots(int64_t row) const {
     const int64_t special = row - patch_rows();
-    if (special >= 0) return special == 0 ? keys() - 1 : special == 1 ? queries() - 1 : 1;
+    if (special >= 0) return special_slots(special);
     Range r[kAxes];
     ranges(row, r);
     return r[0].count * r[1].count * r[2].count;
@@ -104,7 +112,7 @@ struct WindowScheme {
 
   POSENC_HD Pair slot(int64_t row, int64_t i) const {
     const int64_t special = row - patch_rows();
-    if (special >= 0) return special == 0 ? Pair{0, 1 + i} : special == 1 ? Pair{1 + i, 0} : Pair{0, 0};
+    if (special >= 0) return special_slot(special, i);
     Range r[kAxes];
     ranges(row, r);
     int64_t q = 0, k = 0, query_stride = 1, key_stride = 1;

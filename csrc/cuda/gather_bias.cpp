@@ -54,7 +54,8 @@ at::Tensor& gather_bias_out_cuda(const at::Tensor& table, const at::Tensor& inde
 
 // The index is sorted, never the gradient: each row's places then stand together, in ascending order, and are
 // summed in a fixed one. This takes, per value of the index, its copy and 8 bytes for its place, and what
-// at::sort needs for itself; 8 bytes per row; and two sums per head and piece of the index.
+// at::sort needs for itself; and two sums per head and piece of the index. The launches: those of at::sort,
+// and 2.
 at::Tensor gather_bias_backward_cuda(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows) {
   const char* op = "_gather_bias_backward";
   ops::check_gather_bias_backward(grad, index, num_rows);
@@ -73,13 +74,12 @@ at::Tensor gather_bias_backward_cuda(const at::Tensor& grad, const at::Tensor& i
       ops::with_few_dims(one_head, one_head.dim()).is_same(one_head) ? grad : grad.contiguous();
   const core::DType dtype = ops::to_core(grad.scalar_type());
   const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
-  at::Tensor starts = at::empty({rows + 1}, place.options());
   at::Tensor partial = at::empty({2, heads, cut_index(count).count}, grad.options().dtype(sum_type));
-  gather_backward({sorted.const_data_ptr(), sorted.scalar_type() == at::kLong,
-                   place.const_data_ptr<int64_t>(), count, rows, heads, dtype, few.const_data_ptr(),
-                   ops::to_strided(few.select(-3, 0), one_head.dim()), few.stride(-3),
-                   starts.mutable_data_ptr<int64_t>(), partial.mutable_data_ptr(), out.mutable_data_ptr()},
-                  c10::cuda::getCurrentCUDAStream());
+  gather_backward(
+      {sorted.const_data_ptr(), sorted.scalar_type() == at::kLong, place.const_data_ptr<int64_t>(), count,
+       rows, heads, dtype, few.const_data_ptr(), ops::to_strided(few.select(-3, 0), one_head.dim()),
+       few.stride(-3), partial.mutable_data_ptr(), out.mutable_data_ptr()},
+      c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }

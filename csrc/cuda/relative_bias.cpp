@@ -7,6 +7,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include "core/fast_rows.h"
 #include "ops/relative_bias.h"
 
 namespace posenc_ext::cuda {
@@ -40,6 +41,8 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     const int64_t heads = grad.size(0);
     at::Tensor out = at::empty({scheme.rows(), heads}, grad.options());
     if (grad.numel() == 0) return out.zero_();
+    POSENC_CHECK(core::make_fast_slots(scheme).fits(), Op::backward_name,
+                 "grad must have fewer than 2**32 queries and keys on CUDA, got shape ", grad.sizes());
     const core::DType dtype = ops::to_core(grad.scalar_type());
     const int64_t pieces = cut_rows(scheme).count;
     const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;

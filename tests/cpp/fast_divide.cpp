@@ -42,9 +42,26 @@ bool check_edges(uint32_t divisor, std::mt19937& random) {
   return true;
 }
 
+// Beyond 32 bits the processor divides.
+bool check_wide() {
+  for (const int64_t end : {int64_t{1000}, kFastLimit - 1, kFastLimit, kFastLimit + 1, int64_t{1} << 40}) {
+    for (const int64_t divisor : {int64_t{1}, int64_t{49}, kFastLimit - 1, kFastLimit, kFastLimit + 5}) {
+      const Divide divide = make_divide(divisor, end);
+      for (const int64_t n : {int64_t{0}, end / 2, end - 1}) {
+        ++checked;
+        if (divide.quotient(n) == n / divisor) continue;
+        std::printf("FAILED %lld / %lld\n", static_cast<long long>(n), static_cast<long long>(divisor));
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 int main() {
+  if (!check_wide()) return 1;
   std::mt19937 random(5);
   for (uint32_t divisor = 1; divisor <= 300; ++divisor) {
     const FastDivide divide = make_fast_divide(divisor);

@@ -1,5 +1,6 @@
 // The three views that every scheme of core/schemes.h gives of its rows, checked against each other,
 // exhaustively for small shapes: row(q, k), its inverse slots(row) and slot(row, i), and slices of strips.
+// And what core/fast_rows.h makes of row(q, k).
 // A new scheme needs one thing here: a specialisation of `samples`.
 #include "core/schemes.h"
 
@@ -8,6 +9,7 @@
 #include <functional>
 #include <vector>
 
+#include "core/fast_rows.h"
 #include "core/t5_buckets.h"
 
 namespace {
@@ -102,18 +104,28 @@ template <class Scheme>
 void check(const char* name, const Scheme& s) {
   ++shapes;
   const int64_t rows = s.rows(), queries = s.queries(), keys = s.keys();
+  const FastRow<Scheme> fast_row = make_fast_row(s);
+  const PlaneWalk walk = make_plane_walk(keys, queries * keys);
   for (int64_t q = 0; q < queries; ++q) {
     for (int64_t k = 0; k < keys; ++k) {
       expect(s.row(q, k) >= 0 && s.row(q, k) < rows, name, s, "row() is out of range", q, k);
+      expect(fast_row(s, q, k) == s.row(q, k), name, s, "FastRow differs", q, k);
+      const Pair pair = walk.after({0, k}, q * keys);
+      expect(pair.query == q && pair.key == k, name, s, "PlaneWalk is elsewhere", q, k);
     }
   }
   // The inverse lists every pair once, under its row.
   std::vector<int> listed(static_cast<size_t>(queries * keys));
+  const FastSlots<Scheme> fast_slots = make_fast_slots(s);
+  expect(fast_slots.fits(), name, s, "FastSlots does not fit", 0, 0);
   for (int64_t row = 0; row < rows; ++row) {
+    const auto fast = fast_slots.row(s, row);
+    expect(fast_slots.slots(s, fast) == s.slots(row), name, s, "the slots of FastSlots differ", row, 0);
     expect(s.slots(row) >= 0 && s.slots(row) <= s.max_slots(), name, s, "slots() is out of range", row,
            s.slots(row));
     for (int64_t i = 0; i < s.slots(row); ++i) {
-      const Pair pair = s.slot(row, i);
+      const Pair pair = s.slot(row, i), same = fast_slots.slot(s, fast, i);
+      expect(same.query == pair.query && same.key == pair.key, name, s, "FastSlots is elsewhere", row, i);
       if (pair.query == kNoPair) continue;
       const bool inside = pair.query >= 0 && pair.query < queries && pair.key >= 0 && pair.key < keys;
       expect(inside, name, s, "slot() is out of range", row, i);

@@ -192,6 +192,12 @@ int main(int argc, char** argv) {
   test_cut_rows(WindowScheme{{1, 2, 2}, {1, 52, 41}, 0});
   // More tiles than a small device holds blocks: blocks go on to a second unit.
   test_forward<uint32_t>(WindowScheme{{1, 1, 100}, {1, 1, 100}, 0}, 2, false, 0, 1);
+  // More heads than pass through shared memory together, in unequal numbers.
+  for (const bool head_major : {false, true}) {
+    test_forward<uint16_t>(kWindows[7], 37, head_major, 1, 3);
+    test_forward<uint32_t>(kWindows[7], 19, head_major, 0, 1);
+    test_forward<uint64_t>(kWindows[5], 9, head_major, 2, 0);
+  }
   test_long_strides();
   return finish(2 * (3 + 4 + 4));
 }

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "core/fast_rows.h"
 #include "cuda/kernels/alibi_bias.h"
 #include "cuda/kernels/bias.cuh"
 
@@ -28,6 +29,11 @@ __device__ __forceinline__ double bias_of(double slope, int64_t distance) {
   return core::alibi_bias(slope, static_cast<double>(distance));
 }
 
+// What a number of an element, and of its line, are divided by.
+struct AlibiDivides {
+  Divide keys, queries;
+};
+
 // A walk over the output, element by element.
 template <class T, class Number>
 struct AlibiWalk {
@@ -36,12 +42,12 @@ struct AlibiWalk {
   int64_t head;
   Number slope;
 
-  __device__ __forceinline__ AlibiWalk(const AlibiForward& a, int64_t first)
+  __device__ __forceinline__ AlibiWalk(const AlibiForward& a, const AlibiDivides& by, int64_t first)
       : queries(static_cast<Int>(a.queries)),
         keys(static_cast<Int>(a.keys)),
         offset(static_cast<Int>(a.distance.q_offset)) {
-    const int64_t line = first / a.keys;
-    head = line / a.queries;
+    const int64_t line = by.keys.quotient(first);
+    head = by.queries.quotient(line);
     k = static_cast<Int>(first - line * a.keys);
     q = static_cast<Int>(line - head * a.queries);
     load_slope(a);
@@ -60,17 +66,19 @@ struct AlibiWalk {
   }
 };
 
-// Writes heads x queries x keys elements, reads next to nothing. A thread owns 16-byte pieces of the output,
-// neighbouring threads neighbouring pieces; only the first and the last may be cut.
+// 1 launch. Writes heads x queries x keys elements, reads next to nothing: no byte more than it must. A
+// thread owns 16-byte pieces of the output, neighbouring threads neighbouring pieces; only the first and the
+// last may be cut.
 template <class T, class Number>
-__global__ void __launch_bounds__(kThreads, 4) alibi_forward_kernel(const __grid_constant__ AlibiForward a) {
+__global__ void __launch_bounds__(kThreads, 4)
+    alibi_forward_kernel(const __grid_constant__ AlibiForward a, const __grid_constant__ AlibiDivides by) {
   constexpr int kWidth = Pack<T>::kWidth;
   const int64_t count = a.heads * a.queries * a.keys;
   T* const out = static_cast<T*>(a.out);
   const int64_t before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) / sizeof(T) % kWidth);
   const int64_t step = gridDim.x * int64_t{blockDim.x} * kWidth;
   for (int64_t i = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) * kWidth - before; i < count; i += step) {
-    AlibiWalk<T, Number> walk(a, max_of<int64_t>(i, 0));
+    AlibiWalk<T, Number> walk(a, by, max_of<int64_t>(i, 0));
     if (i >= 0 && i + kWidth <= count) {
       Pack<T> pack;
 #pragma unroll
@@ -82,21 +90,25 @@ __global__ void __launch_bounds__(kThreads, 4) alibi_forward_kernel(const __grid
   }
 }
 
-// Reads heads x queries x keys elements; writes a number per head, or per head and piece. A unit, a warp's
+// 1 launch, or 2 where planes are large. Reads heads x queries x keys elements, writes a number per head: no
+// byte more than it must, but for the sums of pieces in between. A unit, a warp's
 // work, is a piece of a head's plane; the lanes walk over its pairs, and their sums are added in a fixed
 // order.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    alibi_backward_kernel(const __grid_constant__ AlibiBackward a, const __grid_constant__ Pieces pieces) {
+    alibi_backward_kernel(const __grid_constant__ AlibiBackward a, const __grid_constant__ Pieces pieces,
+                          const __grid_constant__ PlaneWalk walk) {
   const int64_t plane = a.queries * a.keys;
   for (int64_t unit = this_warp(); unit < a.heads * pieces.count; unit += warp_count()) {
     const int64_t head = unit / pieces.count, first = (unit - head * pieces.count) * pieces.size;
     const T* grad = static_cast<const T*>(a.grad) + head * a.head_stride;
     const int64_t last = min_of(plane, first + pieces.size);
+    const Pair from{first / a.keys, first % a.keys};
     double sum = 0.0;
-    for (int64_t i = first + threadIdx.x; i < last; i += kWarp) {
-      const int64_t q = i / a.keys, k = i - q * a.keys;
-      sum += -a.distance(q, k) * to_double(grad[q * a.query_stride + k * a.key_stride]);
+    for (int64_t i = threadIdx.x; i < last - first; i += kWarp) {
+      const Pair at = walk.after(from, i);
+      sum +=
+          -a.distance(at.query, at.key) * to_double(grad[at.query * a.query_stride + at.key * a.key_stride]);
     }
     sum = warp_sum(sum);
     if (threadIdx.x != 0) continue;

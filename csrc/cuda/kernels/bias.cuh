@@ -2,6 +2,7 @@
 // it once for several heads.
 #pragma once
 
+#include "core/fast_divide.h"
 #include "cuda/kernels/pieces.h"
 #include "cuda/kernels/vector.cuh"
 
@@ -10,22 +11,30 @@ namespace {
 
 using namespace posenc_ext::core;
 
-constexpr int kPlaneTile = 1024;   // (query, key) pairs per block of a forward kernel
-constexpr int kHeadsInFlight = 2;  // threadIdx.y of a forward kernel
-constexpr int kHeadsPerWarp = 8;   // of a backward kernel
+constexpr int kPlaneTile = 512;   // (query, key) pairs per block of a forward kernel
+constexpr int kHeadsPerWarp = 8;  // of a backward kernel
 constexpr int kWarpsPerBlock = kThreads / kWarp;
 constexpr int64_t kBlocksPerMultiprocessor = 8;
+
+// Heads of a tile that pass through shared memory together: 16 kB of them.
+template <class T>
+constexpr int kStagedHeads = 32 / static_cast<int>(sizeof(T));
 
 // Tiles of pairs x groups of heads, so that small planes fill the device too.
 struct BiasSplit {
   int64_t tiles, groups, group_heads;
+  FastDivide staged_heads;
+  bool head_fast;  // heads lie closer in the table than rows
 };
 
 // As few groups as keep the device busy: each finds its rows anew.
-inline BiasSplit split_heads(int64_t tiles, int64_t heads) {
+template <class T>
+BiasSplit split_heads(int64_t tiles, int64_t heads, int64_t row_stride, int64_t head_stride) {
   const int64_t wanted = max_of<int64_t>(1, 2 * multiprocessors() / tiles);
   const int64_t group_heads = divide_up(heads, min_of(heads, wanted));
-  return {tiles, divide_up(heads, group_heads), group_heads};
+  const int64_t staged = divide_up(group_heads, divide_up(group_heads, kStagedHeads<T>));
+  return {tiles, divide_up(heads, group_heads), group_heads, make_fast_divide(static_cast<uint32_t>(staged)),
+          head_stride < row_stride};
 }
 
 // A kernel whose threadIdx.x is a lane and whose warps loop over units.
@@ -40,24 +49,57 @@ void launch_warps(void (*kernel)(Parameters...), int64_t units, cudaStream_t str
 __device__ __forceinline__ int64_t this_warp() { return blockIdx.x * int64_t{kWarpsPerBlock} + threadIdx.y; }
 __device__ __forceinline__ int64_t warp_count() { return gridDim.x * int64_t{kWarpsPerBlock}; }
 
-// out[i] = table[offset[i]], i < count. threadIdx.x walks over the 16-byte pieces of this stretch of the
-// output, wherever it starts; only its first and last piece may be cut.
+// A tile of the result on its way through shared memory, where the order of the table, rows of heads, turns
+// into the order of the result, planes of pairs.
 template <class T>
-__device__ __forceinline__ void gather_stretch(const T* table, const int64_t* offset, int count, T* out) {
-  constexpr int kWidth = Pack<T>::kWidth;
-  const int before = static_cast<int>(reinterpret_cast<uintptr_t>(out) / sizeof(T) % kWidth);
-  for (int i = static_cast<int>(threadIdx.x) * kWidth - before; i < count;
-       i += static_cast<int>(blockDim.x) * kWidth) {
-    if (i >= 0 && i + kWidth <= count) {
-      Pack<T> pack;
-#pragma unroll
-      for (int n = 0; n < kWidth; ++n) pack.value[n] = table[offset[i + n]];
-      pack.store(out + i);
-    } else {
-      for (int n = max_of(i, 0); n < min_of(i + kWidth, count); ++n) out[n] = table[offset[n]];
+struct GatherTile {
+  static constexpr int kWidth = Pack<T>::kWidth;
+  static constexpr int kPitch = kPlaneTile + kWidth;  // neighbouring heads begin four banks apart
+  int64_t offset[kPlaneTile];                         // of a pair's row in the table
+  alignas(kVectorBytes) T value[kStagedHeads<T>][kPitch];
+
+  // out[head, i] = table[offset[i], head] for i < count and the heads [head, last_head), `plane` elements
+  // from each other in `out`. For the block; the offsets must be in place.
+  __device__ __forceinline__ void copy(const T* table, int64_t head_stride, int64_t head, int64_t last_head,
+                                       int count, T* out, int64_t plane, const BiasSplit& split) {
+    const int staged = static_cast<int>(split.staged_heads.divisor);
+    for (; head < last_head; head += staged) {
+      const int heads = static_cast<int>(min_of<int64_t>(staged, last_head - head));
+      T* const first_out = out + head * plane;
+      // Where a head's stretch of the result stands in its first vector; its elements stand likewise here.
+      const uint32_t first_before = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(first_out) / sizeof(T));
+      const uint32_t step_before = static_cast<uint32_t>(plane);
+      const auto before = [&](int h) {
+        return static_cast<int>((first_before + static_cast<uint32_t>(h) * step_before) % kWidth);
+      };
+      if (split.head_fast) {
+        for (int i = static_cast<int>(threadIdx.x); i < count * staged; i += kThreads) {
+          const int pair = static_cast<int>(split.staged_heads.quotient(static_cast<uint32_t>(i)));
+          const int h = i - pair * staged;
+          if (h < heads) value[h][before(h) + pair] = table[offset[pair] + (head + h) * head_stride];
+        }
+      } else {
+        for (int i = static_cast<int>(threadIdx.x); i < heads * kPlaneTile; i += kThreads) {
+          const int h = i / kPlaneTile, pair = i % kPlaneTile;
+          if (pair < count) value[h][before(h) + pair] = table[offset[pair] + (head + h) * head_stride];
+        }
+      }
+      __syncthreads();
+      constexpr int kVectors = kPitch / kWidth;  // of a head; only its first and last may be cut
+      for (int i = static_cast<int>(threadIdx.x); i < heads * kVectors; i += kThreads) {
+        const int h = i / kVectors, first = i % kVectors * kWidth, skip = before(h);
+        T* const to = first_out + h * plane - skip;
+        if (first >= skip && first + kWidth <= skip + count) {
+          copy_vector(&value[h][first], to + first);
+        } else {
+          for (int n = max_of(first, skip); n < min_of(first + kWidth, skip + count); ++n)
+            to[n] = value[h][n];
+        }
+      }
+      __syncthreads();  // the values, and after the last heads the offsets, are done with
     }
   }
-}
+};
 
 // What a lane has summed, for each head of its warp.
 template <class T>

@@ -6,30 +6,33 @@ namespace {
 
 template <class T>
 void launch_gather_forward(const GatherForward& a, cudaStream_t stream) {
-  const BiasSplit split = split_heads(a.samples * divide_up(a.plane, kPlaneTile), a.heads);
+  const BiasSplit split =
+      split_heads<T>(a.samples * divide_up(a.plane, kPlaneTile), a.heads, a.row_stride, a.head_stride);
   const int64_t blocks = clamped_grid(split.tiles * split.groups, kBlocksPerMultiprocessor);
-  launch(gather_forward_kernel<T>, blocks, dim3(kThreads / kHeadsInFlight, kHeadsInFlight), stream, a, split);
+  launch(gather_forward_kernel<T>, blocks, dim3(kThreads), stream, a, split);
 }
 
 template <class T>
 void launch_gather_backward(const GatherBackward& a, cudaStream_t stream) {
   const Pieces pieces = cut_index(a.count);
   const int64_t units = pieces.count * divide_up(a.heads, kHeadsPerWarp);
-  launch(gather_starts_kernel, clamped_grid(divide_up(a.rows + 1, kThreads), kBlocksPerMultiprocessor),
-         dim3(kThreads), stream, a);
   launch_warps(gather_backward_kernel<T>, units, stream, a, pieces, units);
-  launch_warps(gather_reduce_kernel<T>, a.rows * a.heads, stream, a, pieces);
+  launch_warps(gather_reduce_kernel<T>, a.rows, stream, a, pieces);
 }
 
 }  // namespace
 
-void gather_forward(const GatherForward& a, cudaStream_t stream) {
+void gather_forward(const GatherForward& arguments, cudaStream_t stream) {
+  GatherForward a = arguments;
+  a.index_at = collapsed(a.index_at);
   if (a.element_size == 8) return launch_gather_forward<uint64_t>(a, stream);
   if (a.element_size == 4) return launch_gather_forward<uint32_t>(a, stream);
   launch_gather_forward<uint16_t>(a, stream);
 }
 
-void gather_backward(const GatherBackward& a, cudaStream_t stream) {
+void gather_backward(const GatherBackward& arguments, cudaStream_t stream) {
+  GatherBackward a = arguments;
+  a.grad_at = collapsed(a.grad_at);
   POSENC_DISPATCH_DTYPE(a.dtype, launch_gather_backward<scalar_t>(a, stream))
 }
 

@@ -28,7 +28,7 @@ struct GatherBackward {
   const void* sorted;    // the values of the index in ascending order, contiguous
   bool wide;             // int64, else int32
   const int64_t* place;  // where each stood: sample * plane + pair
-  int64_t count;
+  int64_t count;         // below 2^31
   int64_t rows, heads;
 
   core::DType dtype;
@@ -36,9 +36,8 @@ struct GatherBackward {
   core::Strided grad_at;  // of a place, without heads
   int64_t head_stride;
 
-  int64_t* starts;  // [rows + 1]: where the values of a row begin
-  void* partial;    // [2, heads, pieces] in the accumulator's type
-  void* out;        // contiguous
+  void* partial;  // [2, heads, pieces] in the accumulator's type
+  void* out;      // contiguous
 };
 
 // Of the sorted index. A piece holds many rows, which a warp takes one after the other: so pieces are short.

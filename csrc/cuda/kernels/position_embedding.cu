@@ -26,10 +26,12 @@ void launch_tokens(const AddPositionEmbedding& a, int64_t first, int64_t last, c
   const int64_t columns = (last - first) * (a.dim / owned);
   // As few samples a chunk as keep the device busy: a chunk loads pos anew.
   const int64_t wanted = kBlocksPerMultiprocessor * multiprocessors();
-  TokenSplit split{first, last, 0, 0};
+  TokenSplit split{first, last, 0, 0, {}, {}};
   const int64_t chunks = core::min_of(a.batch, divide_up(wanted, divide_up(columns, kThreads)));
   split.chunk_samples = core::min_of(kMaxChunkSamples, divide_up(a.batch, chunks));
   split.chunks = divide_up(a.batch, split.chunk_samples);
+  split.columns = make_divide(columns, columns * split.chunks);
+  split.token_columns = make_divide(a.dim / owned, columns);
   const int64_t blocks = clamped_grid(divide_up(columns * split.chunks, kThreads), kBlocksPerMultiprocessor);
   if (vectors) {
     POSENC_DISPATCH_DTYPE(a.dtype,

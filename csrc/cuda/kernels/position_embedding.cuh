@@ -1,6 +1,7 @@
 // Bodies of the position-embedding kernels.
 #pragma once
 
+#include "core/fast_divide.h"
 #include "core/position_embedding.h"
 #include "cuda/kernels/position_embedding.h"
 #include "cuda/kernels/vector.cuh"
@@ -13,10 +14,12 @@ using namespace posenc_ext::core;
 constexpr int kSquare = 32;    // tokens and channels of the transposed kernel's tiles
 constexpr int kSumSlices = 8;  // threadIdx.y of the kernels that sum
 
-// Tokens [first, last), cut into chunks of samples.
+// Tokens [first, last), cut into chunks of samples. A thread's column is what it owns of the tokens'
+// channels.
 struct TokenSplit {
   int64_t first, last;
   int64_t chunks, chunk_samples;
+  Divide columns, token_columns;  // of all tokens, of one
 };
 
 // Where a token of the result comes from.
@@ -51,19 +54,20 @@ __device__ __forceinline__ uint64_t seed_of(const SeededDropout& d) {
   return d.seed != nullptr ? static_cast<uint64_t>(*d.seed) : 0;
 }
 
-// Reads and writes batch x tokens x dim elements, pos once a chunk. A thread owns a vector of channels of a
-// token and walks over the samples of a chunk.
+// 1 launch (2 with prefix tokens before a transposed x). Must read and write batch x tokens x dim elements,
+// and read pos once; reads pos once a chunk of samples, mostly from cache. A thread owns a vector of channels
+// of a token and walks over the samples of a chunk.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 4)
     add_position_embedding_kernel(const __grid_constant__ AddPositionEmbedding a,
                                   const __grid_constant__ TokenSplit split) {
   constexpr int kWidth = Pack<T>::kWidth;
   const uint64_t seed = seed_of(a.dropout);
-  const int64_t vectors = a.dim / kWidth, columns = (split.last - split.first) * vectors;
+  const int64_t vectors = split.token_columns.divisor, columns = split.columns.divisor;
   const int64_t step = gridDim.x * int64_t{kThreads};
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < columns * split.chunks; i += step) {
-    const int64_t chunk = i / columns, column = i - chunk * columns;
-    const int64_t token = column / vectors, c = (column - token * vectors) * kWidth;
+    const int64_t chunk = split.columns.quotient(i), column = i - chunk * columns;
+    const int64_t token = split.token_columns.quotient(column), c = (column - token * vectors) * kWidth;
     const Source source = source_of(a, split.first + token);
     const T* x = static_cast<const T*>(source.data) + source.offset + c;
     int64_t out = (split.first + token) * a.out_token_stride + c;
@@ -114,11 +118,11 @@ __global__ void __launch_bounds__(kThreads)
     add_position_embedding_strided_kernel(const __grid_constant__ AddPositionEmbedding a,
                                           const __grid_constant__ TokenSplit split) {
   const uint64_t seed = seed_of(a.dropout);
-  const int64_t columns = (split.last - split.first) * a.dim;
+  const int64_t columns = split.columns.divisor;
   const int64_t step = gridDim.x * int64_t{kThreads};
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < columns * split.chunks; i += step) {
-    const int64_t chunk = i / columns, column = i - chunk * columns;
-    const int64_t token = column / a.dim, c = column - token * a.dim;
+    const int64_t chunk = split.columns.quotient(i), column = i - chunk * columns;
+    const int64_t token = split.token_columns.quotient(column), c = column - token * a.dim;
     const Source source = source_of(a, split.first + token);
     const T* x = static_cast<const T*>(source.data) + source.offset + c * source.channel_stride;
     T pos{};
@@ -133,8 +137,9 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The tokens of an x whose channels lie further apart than its tokens (an image, channels first): a block
-// reads a square along the tokens into shared memory and writes it along the channels.
+// 1 launch. Reads and writes what the kernel above does, a sample at a time, so pos comes from cache. The
+// tokens of an x whose channels lie further apart than its tokens (an image, channels first): a block reads a
+// square along the tokens into shared memory and writes it along the channels.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     add_position_embedding_transposed_kernel(const __grid_constant__ AddPositionEmbedding a) {
@@ -196,8 +201,9 @@ __device__ __forceinline__ void sum_slices(const SumBatch& a, Load load, Store s
   }
 }
 
-// Reads batch x rows x columns elements, writes rows x columns. A thread sums every kSumSlices-th sample of a
-// vector of columns; the sums of a block's slices are added in their order.
+// 1 launch. Reads batch x rows x columns elements, writes rows x columns: no byte more than it must. A thread
+// sums every kSumSlices-th sample of a vector of columns; the sums of a block's slices are added in their
+// order.
 template <class T>
 __global__ void __launch_bounds__(kThreads) sum_batch_kernel(const __grid_constant__ SumBatch a) {
   constexpr int kWidth = Pack<T>::kWidth;

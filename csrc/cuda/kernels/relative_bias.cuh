@@ -1,60 +1,65 @@
 // Bodies of the relative-position bias kernels, for any scheme.
 #pragma once
 
+#include "core/fast_rows.h"
 #include "cuda/kernels/bias.cuh"
 #include "cuda/kernels/relative_bias.h"
 
 namespace posenc_ext::cuda {
 namespace {
 
-// Reads pairs elements of the table (from cache, but for the first time) and writes heads x pairs elements. A
-// block finds the rows of kPlaneTile pairs, then copies them for each head of its group; threadIdx.y is a
-// head, threadIdx.x walks over its stretch of the output.
+// 1 launch. Must write heads x pairs elements and read the table; reads an element of the table per element,
+// from cache but for the first time, in the table's order. A block finds the rows of kPlaneTile pairs, a
+// thread a pair, without a division, then brings them through shared memory for the heads of its group.
 template <class T, class Scheme>
 __global__ void __launch_bounds__(kThreads, 4)
-    bias_forward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasForward a,
+    bias_forward_kernel(const __grid_constant__ Scheme scheme,
+                        const __grid_constant__ FastRow<Scheme> fast_row,
+                        const __grid_constant__ PlaneWalk walk, const __grid_constant__ BiasForward a,
                         const __grid_constant__ BiasSplit split) {
-  __shared__ int64_t offset[kPlaneTile];  // of a pair's row in the table
+  __shared__ GatherTile<T> shared;
   const int64_t keys = scheme.keys(), plane = scheme.queries() * keys;
-  const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
   for (int64_t unit = blockIdx.x; unit < split.tiles * split.groups; unit += gridDim.x) {
-    const int64_t first = unit % split.tiles * kPlaneTile;
+    const int64_t group = unit / split.tiles, first = (unit - group * split.tiles) * kPlaneTile;
     const int count = static_cast<int>(min_of<int64_t>(kPlaneTile, plane - first));
-    __syncthreads();  // the last unit's offsets are done with
-    for (int i = thread; i < count; i += kThreads) {
-      const int64_t query = (first + i) / keys;
-      offset[i] = scheme.row(query, first + i - query * keys) * a.row_stride;
+    const Pair from{first / keys, first % keys};
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+      const Pair pair = walk.after(from, i);
+      shared.offset[i] = fast_row(scheme, pair.query, pair.key) * a.row_stride;
     }
     __syncthreads();
-    const int64_t first_head = unit / split.tiles * split.group_heads;
-    const int64_t last_head = min_of(a.heads, first_head + split.group_heads);
-    for (int64_t head = first_head + threadIdx.y; head < last_head; head += blockDim.y) {
-      gather_stretch(static_cast<const T*>(a.table) + head * a.head_stride, offset, count,
-                     static_cast<T*>(a.out) + head * plane + first);
-    }
+    const int64_t first_head = group * split.group_heads;
+    shared.copy(static_cast<const T*>(a.table), a.head_stride, first_head,
+                min_of(a.heads, first_head + split.group_heads), count, static_cast<T*>(a.out) + first, plane,
+                split);
   }
 }
 
-// Reads heads x queries x keys elements; writes rows x heads, or as many sums per piece. A unit, a warp's
-// work, is a piece of a row x up to kHeadsPerWarp heads; the lanes walk over the piece's slots, and their
-// sums are added in a fixed order. Where rows are whole, the warps of a block own neighbouring rows, whose
-// pairs lie in neighbouring elements of the gradient: a sector that one warp brings into the cache serves the
-// others. Where rows are cut, they own neighbouring pieces, so that no few warps own all of a long row.
+// 1 launch, or 2 where rows are long. Must read heads x queries x keys elements and write rows x heads, and
+// does; long rows are cut in pieces, each of which writes a sum that the second launch reads. A unit, a
+// warp's work, is a piece of a row x up to kHeadsPerWarp heads; the lanes walk over the piece's slots, and
+// their sums are added in a fixed order. Where rows are whole, the warps of a block own neighbouring rows,
+// whose pairs lie in neighbouring elements of the gradient: a sector that one warp brings into the cache
+// serves the others. Where rows are cut, they own neighbouring pieces, so that no few warps own all of a long
+// row.
 template <class T, class Scheme>
-__global__ void __launch_bounds__(kThreads, 2)
-    bias_backward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasBackward a,
-                         const __grid_constant__ Pieces pieces, int64_t units) {
+__global__ void __launch_bounds__(kThreads, 3)
+    bias_backward_kernel(const __grid_constant__ Scheme scheme,
+                         const __grid_constant__ FastSlots<Scheme> fast_slots,
+                         const __grid_constant__ BiasBackward a, const __grid_constant__ Pieces pieces,
+                         int64_t units) {
   const int64_t rows = scheme.rows();
   for (int64_t unit = this_warp(); unit < units; unit += warp_count()) {
     const int64_t piece = unit % pieces.count, row = unit / pieces.count % rows;
-    const int64_t first = piece * pieces.size, slots = scheme.slots(row);
+    const auto own = fast_slots.row(scheme, row);
+    const int64_t first = piece * pieces.size, slots = fast_slots.slots(scheme, own);
     if (piece > 0 && first >= slots) continue;
     const int64_t last = min_of(slots, first + pieces.size);
     const int64_t head = unit / pieces.count / rows * kHeadsPerWarp;
     const T* grad = static_cast<const T*>(a.grad) + head * a.head_stride;
     HeadSums<T> sums(a.heads - head);
     for (int64_t i = first + threadIdx.x; i < last; i += kWarp) {
-      const Pair pair = scheme.slot(row, i);
+      const Pair pair = fast_slots.slot(scheme, own, i);
       if (pair.query == kNoPair) continue;
       sums.add(grad + pair.query * a.query_stride + pair.key * a.key_stride, a.head_stride);
     }

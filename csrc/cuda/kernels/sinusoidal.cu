@@ -69,7 +69,9 @@ bool in_floats(const Sinusoid& s, DType dtype, int32_t order) {
 
 }  // namespace
 
-void sinusoid_rows(const SinusoidRows& a, cudaStream_t stream) {
+void sinusoid_rows(const SinusoidRows& arguments, cudaStream_t stream) {
+  SinusoidRows a = arguments;
+  a.positions.at = collapsed(a.positions.at);
   const int64_t size = size_of(a.dtype);
   const bool floats = in_floats(a.spec, a.dtype, a.order);
   const bool vectors = a.channel_stride == 1 && is_aligned(a.out) && is_aligned(a.row_stride, size) &&
@@ -82,7 +84,10 @@ void sinusoid_rows(const SinusoidRows& a, cudaStream_t stream) {
   })
 }
 
-void sinusoid_backward(const SinusoidBackward& a, cudaStream_t stream) {
+void sinusoid_backward(const SinusoidBackward& arguments, cudaStream_t stream) {
+  SinusoidBackward a = arguments;
+  a.positions.at = collapsed(a.positions.at);
+  a.grad_row = collapsed(a.grad_row);
   const dim3 threads(kWarp, kThreads / kWarp);
   launch(sinusoid_backward_kernel, clamped_grid(divide_up(a.count, threads.y), kBlocksPerMultiprocessor),
          threads, stream, a, digits_of(a.spec));
@@ -103,7 +108,9 @@ void add_sinusoidal(const AddSinusoidal& a, cudaStream_t stream) {
   })
 }
 
-void scale_dropout(const ScaleDropout& a, cudaStream_t stream) {
+void scale_dropout(const ScaleDropout& arguments, cudaStream_t stream) {
+  ScaleDropout a = arguments;
+  a.at = collapsed(a.at);
   const int64_t size = size_of(a.dtype);
   const int32_t last = a.at.dims - 1;
   bool vector = is_aligned(a.x) && is_aligned(a.out) && last >= 0 && a.at.stride[last] == 1;

@@ -17,7 +17,6 @@ using namespace posenc_ext::core;
 
 constexpr int kTilePairs = 32;
 constexpr int kBackwardTilePairs = 1024;  // all of them, up to dim 2048
-constexpr int kMinBlocks = 4;             // per multiprocessor: 64 registers a thread
 
 // Pairs and, where dim is odd, one more slot for the extra channel.
 POSENC_HD int64_t slots(const Sinusoid& s) { return s.pairs() + s.dim % 2; }
@@ -126,6 +125,7 @@ __device__ __forceinline__ void encode(const Sinusoid& s, const Frequency<float>
 template <class Number>
 struct OnePair {
   using Real = Number;
+  static constexpr int kMinBlocks = 2;  // per multiprocessor: 128 registers a thread, which needs no spill
   static constexpr bool kExact = std::is_same_v<Real, double>;
   static constexpr int kPairs = 1;
   Real sine[kPairs], cosine[kPairs];
@@ -146,6 +146,7 @@ struct OnePair {
 template <class T, bool kAlternating>
 struct Vectors {
   using Real = accumulator_t<T>;
+  static constexpr int kMinBlocks = 3;  // 80 registers a thread
   static constexpr bool kExact = std::is_same_v<Real, double>;
   static constexpr int kWidth = Pack<T>::kWidth;
   static constexpr int kPairs = kAlternating ? kWidth / 2 : kWidth;
@@ -203,7 +204,7 @@ struct EncodingRow {
 // pairs, from cache. A block owns a tile of pairs and a stretch of rows; threadIdx.x is a group of pairs,
 // threadIdx.y a row, so that neighbouring threads write neighbouring vectors.
 template <class Pairs>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
+__global__ void __launch_bounds__(kThreads, Pairs::kMinBlocks)
     sinusoid_rows_kernel(const __grid_constant__ SinusoidRows a, const __grid_constant__ Split split,
                          const __grid_constant__ FrequencyDigits digits) {
   __shared__ Frequency<typename Pairs::Real> frequencies[kTilePairs];
@@ -229,7 +230,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 // 1 launch. Reads rows x dim elements and one position per row, writes one element per row: no byte more than
 // it must. A warp owns a row, its lanes walk over the pairs, and their sums are added in a fixed order. Rows
 // wider than the table in shared memory have the table recomputed for every block of rows.
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
+__global__ void __launch_bounds__(kThreads, 2)
     sinusoid_backward_kernel(const __grid_constant__ SinusoidBackward a,
                              const __grid_constant__ FrequencyDigits digits) {
   __shared__ Frequency<double> frequencies[kBackwardTilePairs];
@@ -337,7 +338,7 @@ __device__ __forceinline__ Position added_position(const AddSinusoidal& a, int64
 // pairs, a stretch of positions and a chunk of the batch; a thread encodes its pairs of a position once and
 // adds them to every sample of the chunk (anew for each where samples have offsets).
 template <class Pairs>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
+__global__ void __launch_bounds__(kThreads, Pairs::kMinBlocks)
     add_sinusoidal_kernel(const __grid_constant__ AddSinusoidal a, const __grid_constant__ Split split,
                           const __grid_constant__ FloatScales scales,
                           const __grid_constant__ FrequencyDigits digits) {

@@ -52,6 +52,12 @@ struct Pack {
   }
 };
 
+// 16 bytes from shared to global memory.
+template <class T>
+__device__ __forceinline__ void copy_vector(const T* from, T* to) {
+  __stwb(reinterpret_cast<uint4*>(to), *reinterpret_cast<const uint4*>(from));
+}
+
 template <class T, int kWidth>
 __device__ __forceinline__ void load_widened(const T* from, double (&value)[kWidth]) {
   static_assert(kWidth == Pack<T>::kWidth);
