@@ -14,13 +14,25 @@ FAULTS = ["no-barrier", "lost-block", "dead-shuffle"]
 UNUSED = [("alibi_bias", "no-barrier"), ("position_embedding", "dead-shuffle")]  # by those kernels
 BASE = ["-std=c++20", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Icsrc"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+RACES = ["-fsanitize=thread"]
+# A fault planted in a small kernel: what has to be said of it, and by which build.
+BUGS = {
+    "missing-barrier": "FAILED",
+    "off-by-one": "FAILED",
+    "divergent-barrier": "threads wait for each other forever",
+    "beyond-the-end": "heap-buffer-overflow",
+    "beyond-shared": "out of bounds",
+    "misaligned-vector": "misaligned address",
+    "overflowing-int": "signed integer overflow",
+}
+RACE_BUGS = {"missing-barrier": "data race", "two-blocks-one-element": "data race"}
 
 
 def cpu_kernels() -> Path:
     return native.build("baseline.o", ["csrc/cpu/kernels/level_baseline.cpp"], [*BASE, "-O2", "-c"])
 
 
-def build(name: str) -> Path:
+def build(name: str, races: bool = False) -> Path:
     # Unoptimised: compiling takes longer than running.
     flags = [*BASE, "-Itests/cuda_emulation", "-isystem", f"{native.toolkit()}/include"]
     if name == "conversions":
@@ -28,7 +40,46 @@ def build(name: str) -> Path:
     sources = [f"tests/cuda_emulation/{name}.cpp"]
     if name in ("sinusoidal", "position_embedding"):  # compared with the CPU kernels
         sources.append(str(cpu_kernels()))
+    if races:
+        return native.build(f"{name}-races", sources, [*flags, "-O1", "-g1", *RACES])
     return native.build(name, sources, [*flags, "-O0", "-g1", *SANITIZERS])
+
+
+@pytest.fixture(scope="session")
+def race_programs() -> dict[str, Path]:
+    """The same programs for ThreadSanitizer, to which the fibers are threads."""
+    if native.toolkit() is None:
+        pytest.skip("no CUDA toolkit: its headers (cuda_runtime.h) are needed to compile kernels for the CPU")
+    native.BUILD.mkdir(parents=True, exist_ok=True)
+    probe = native.BUILD / "race_probe.cpp"
+    probe.write_text("#include <sanitizer/tsan_interface.h>\nint main() { __tsan_get_current_fiber(); }\n")
+    built = native.run(*native.CXX, *RACES, probe, "-o", probe.with_suffix(""))
+    if built.returncode != 0 or native.run(probe.with_suffix("")).returncode != 0:
+        pytest.skip("the C++ compiler has no ThreadSanitizer with fibers, or it does not run here")
+    names = [*KERNELS, "planted"]
+    cpu_kernels()
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(names, pool.map(lambda name: build(name, races=True), names)))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_have_no_races(race_programs, name):
+    """Not between the threads of a block, nor between blocks: on some of the cases, see check.h."""
+    done = native.run(race_programs[name])
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert "0 failures" in done.stdout
+
+
+@pytest.mark.parametrize(("bug", "report"), RACE_BUGS.items())
+def test_planted_races_are_caught(race_programs, bug, report):
+    done = native.run(race_programs["planted"], bug)
+    assert done.returncode != 0
+    assert report in done.stdout
+
+
+def test_without_a_bug_the_planted_kernel_has_no_races(race_programs):
+    done = native.run(race_programs["planted"], "none")
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture(scope="session")
@@ -68,16 +119,7 @@ def test_kernels_on_a_broken_machine_fail(programs, name, fault):
     assert "FAILED" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("bug", "report"),
-    [
-        ("missing-barrier", "FAILED"),
-        ("divergent-barrier", "threads wait for each other forever"),
-        ("beyond-the-end", "heap-buffer-overflow"),
-        ("beyond-shared", "out of bounds"),
-        ("misaligned-vector", "misaligned address"),
-    ],
-)
+@pytest.mark.parametrize(("bug", "report"), BUGS.items())
 def test_planted_bugs_are_caught(programs, bug, report):
     done = native.run(programs["planted"], bug)
     assert done.returncode != 0
