@@ -6,6 +6,7 @@ That proves indexing, synchronisation and logic. It is no run on a GPU: emulatio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import markdown_block
 import native
 import pytest
 
@@ -41,7 +42,7 @@ def build(name: str, races: bool = False) -> Path:
     if name in ("sinusoidal", "position_embedding"):  # compared with the CPU kernels
         sources.append(str(cpu_kernels()))
     if races:
-        return native.build(f"{name}-races", sources, [*flags, "-O1", "-g1", *RACES])
+        return native.build(f"{name}-races", sources, [*flags, "-O0", "-g1", *RACES])
     return native.build(name, sources, [*flags, "-O0", "-g1", *SANITIZERS])
 
 
@@ -129,3 +130,27 @@ def test_planted_bugs_are_caught(programs, bug, report):
 def test_without_a_bug_the_planted_kernel_passes(programs):
     done = native.run(programs["planted"], "none")
     assert done.returncode == 0, done.stdout
+
+
+def report() -> str:
+    """What was run and what was planted, for csrc/cuda/README.md."""
+    lines = ["| kernels of | cases | blocks | kernels | broken machines noticed |", "|---" * 5 + "|"]
+    for name in KERNELS:
+        said = native.run(build(name)).stdout.splitlines()[-1]
+        cases, blocks, kernels, failures = (part.split()[0] for part in said.split(", "))
+        assert failures == "0", said
+        faults = [fault for fault in FAULTS if (name, fault) not in UNUSED]
+        assert all(native.run(build(name), f"--plant={fault}").returncode == 1 for fault in faults)
+        lines.append(f"| {name} | {cases} | {blocks} | {kernels} | {', '.join(faults)} |")
+    lines += ["", "| planted in a kernel | reported as |", "|---|---|"]
+    for bugs, races in ((BUGS, False), (RACE_BUGS, True)):
+        for bug, text in bugs.items():
+            done = native.run(build("planted", races), bug)
+            assert done.returncode != 0 and text in done.stdout, bug  # noqa: PT018
+            lines.append(f"| {bug} | {'a wrong result' if text == 'FAILED' else text} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    readme = native.ROOT / "csrc" / "cuda" / "README.md"
+    markdown_block.write(readme, "python tests/test_cuda_emulation.py", report())
