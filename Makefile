@@ -22,7 +22,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Compiled code of torch.compile stays in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
 
-.PHONY: demo test bench build lint format wheel clean cuda-check
+.PHONY: demo test bench build lint format wheel clean cuda-check gpu-test gpu-bench
 
 demo: $(BUILD)
 	$(BIN)/python examples/train_digits.py $(ARGS)
@@ -40,6 +40,13 @@ build: $(BUILD)
 cuda-check:
 	@$(MAKE) --no-print-directory VENV=$(CUDA_VENV) REQUIREMENTS=requirements-cuda.txt $(CUDA_VENV)/.posenc-environment
 	$(CUDA_VENV)/bin/python tests/cuda_static.py --write
+
+# On a machine with a GPU, in an environment whose torch has CUDA; elsewhere they say that there is none.
+gpu-test: $(BUILD)
+	$(BIN)/python bench/gpu_test.py $(ARGS)
+
+gpu-bench: $(BUILD)
+	$(BIN)/python bench/gpu_bench.py $(ARGS)
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ CXX = shlex.split(os.environ.get("CXX", "c++"))
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"} | {
     "ASAN_OPTIONS": "detect_leaks=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1:history_size=0",
 }
 
 

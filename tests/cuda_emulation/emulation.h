@@ -6,13 +6,14 @@
 // another, each on a system thread of its own, so that shared memory (thread_local here) starts as zeros and
 // never still holds what the block before left there.
 //
-// What it shows: wrong indices (AddressSanitizer), misaligned vectors (UndefinedBehaviorSanitizer), barriers
-// that not all threads of a block reach (reported), missing barriers (a fiber reads what another has not yet
-// written, in one order or the other), wrong results. What it cannot show: races between blocks or inside a
-// warp, the memory model, the GPU's own instructions (the branches of core/ under
-// __CUDA_ARCH__; its fused multiply-add and conversions round alike by specification), speed, register use.
-// Not supported: inline PTX, atomics, dynamic shared memory, cooperative groups, warps that are not full,
-// early exit of a thread that other threads of its block still wait for.
+// What it shows: wrong indices (AddressSanitizer); misaligned vectors and overflowing ints
+// (UndefinedBehaviorSanitizer); barriers that not all threads of a block reach (reported); missing barriers
+// (a fiber reads what another has not yet written, in one order or the other); data races, also between
+// blocks and inside a warp (ThreadSanitizer, for which fibers are threads); wrong results. What it cannot
+// show: the memory model (blocks that wait for each other), the GPU's own instructions (the branches of core/
+// under __CUDA_ARCH__; its fused multiply-add and conversions round alike by specification), speed, register
+// use. Not supported: inline PTX, atomics, dynamic shared memory, cooperative groups, warps that are not
+// full, early exit of a thread that other threads of its block still wait for.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -20,6 +21,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -33,6 +35,12 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
+#elif defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+extern "C" void AnnotateIgnoreReadsBegin(const char*, int);
+extern "C" void AnnotateIgnoreReadsEnd(const char*, int);
+extern "C" void AnnotateIgnoreWritesBegin(const char*, int);
+extern "C" void AnnotateIgnoreWritesEnd(const char*, int);
 #endif
 
 #undef __global__
@@ -79,9 +87,38 @@ struct Machine {
   Order order = Order::ascending;
   Fault fault = Fault::none;
   int64_t blocks = 0;
-  std::set<const void*> kernels;  // that were launched
-  int64_t failed_assertions = 0;  // counted, and the kernel goes on: what follows must be harmless
+  std::set<const void*> kernels;               // that were launched
+  std::atomic<int64_t> failed_assertions = 0;  // counted, and the kernel goes on: the rest must be harmless
 };
+
+// ThreadSanitizer is told what orders the threads of a grid: start and end of the launch, and the barriers.
+// Everything else that two of them do to one address, one of them writing, is reported as a data race, in
+// whatever order it happened to run; also across blocks.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kFindsRaces = true;
+inline void happens_before(void* what) { __tsan_release(what); }
+inline void happens_after(void* what) { __tsan_acquire(what); }
+inline void* new_fiber() { return __tsan_create_fiber(0); }
+inline void* this_fiber() { return __tsan_get_current_fiber(); }
+__attribute__((always_inline)) inline void become(void* fiber) {
+  __tsan_switch_to_fiber(fiber, __tsan_switch_to_fiber_no_sync);
+}
+// What the scheduler does is no access of the kernel's.
+struct Unseen {
+  Unseen() { AnnotateIgnoreReadsBegin(__FILE__, __LINE__), AnnotateIgnoreWritesBegin(__FILE__, __LINE__); }
+  ~Unseen() { AnnotateIgnoreWritesEnd(__FILE__, __LINE__), AnnotateIgnoreReadsEnd(__FILE__, __LINE__); }
+};
+#else
+constexpr bool kFindsRaces = false;
+inline void happens_before(void*) {}
+inline void happens_after(void*) {}
+inline void* new_fiber() { return nullptr; }
+inline void* this_fiber() { return nullptr; }
+inline void become(void*) {}
+struct Unseen {
+  Unseen() {}
+};
+#endif
 
 inline Machine& machine() {
   static Machine value;
@@ -104,9 +141,9 @@ struct Site {
 };
 
 constexpr int kWarpSize = 32;
-constexpr size_t kStackBytes =
-    32 * 1024;  // AddressSanitizer clears its shadow at every switch: small is fast
-constexpr size_t kGuardBytes = 64 * 1024;
+// AddressSanitizer clears its shadow at every switch: small is fast. ThreadSanitizer needs more.
+constexpr size_t kStackBytes = (kFindsRaces ? 64 : 32) * 1024;
+constexpr size_t kGuardBytes = (kFindsRaces ? 4 : 64) * 1024;
 
 enum class State { ready, at_barrier, at_warp, done };
 
@@ -119,10 +156,12 @@ struct Thread {
   bool entered = false;
   void* stack = nullptr;
   void* fake_stack = nullptr;
+  void* fiber = nullptr;  // ThreadSanitizer's
   // What a lane shows to its warp, by turns: the next exchange must not overwrite what others have yet to
   // read.
   unsigned char shown[2][8] = {};
   int exchanges = 0;
+  int waits[2] = {};  // at barriers of the block, of the warp
 };
 
 class Block {
@@ -143,6 +182,7 @@ class Block {
   T shuffle(unsigned mask, T value, Source source, Site site) {
     static_assert(sizeof(T) <= sizeof(Thread::shown[0]));
     if (mask != 0xffffffffu) fail("a shuffle that is not for the whole warp at " + site.text());
+    const Unseen unseen;
     Thread& self = current();
     const int turn = self.exchanges++ % 2;
     std::memcpy(self.shown[turn], &value, sizeof(T));
@@ -157,6 +197,7 @@ class Block {
   // Runs `body` once per thread.
   void run(const std::function<void()>& body) {
     const int count = static_cast<int>(threads.x * threads.y * threads.z);
+    const Unseen unseen;
     body_ = &body;
     prepare(count);
     for (;;) {
@@ -171,6 +212,7 @@ class Block {
 
  private:
   static constexpr int kMaxThreads = 1024;
+  static constexpr size_t kSlotBytes = kGuardBytes + kStackBytes;
   Thread pool_[kMaxThreads];
   int order_[kMaxThreads] = {};
   void* scheduler_[5] = {};
@@ -179,24 +221,38 @@ class Block {
   size_t scheduler_stack_bytes_ = 0;
   const std::function<void()>* body_ = nullptr;
   int running_ = 0;
+  // Two of each for ThreadSanitizer, by turns of the blocks: what neighbouring blocks do is in no order. One
+  // and the same fiber on one stack for every other block, for it takes long to make them.
+  struct Place {
+    void *stack = nullptr, *fiber = nullptr;
+  };
+  Place places_[2][kMaxThreads];
+  char meetings_[2][16 * (1 + kMaxThreads / kWarpSize)] = {};
+  int turn_ = 0;
+  void* scheduler_fiber_ = nullptr;
   std::mt19937 random_{1};
 
   void prepare(int count) {
     if (count % kWarpSize != 0 || count > kMaxThreads)
       fail("a block of " + std::to_string(count) + " threads");
+    if (kFindsRaces) turn_ = 1 - turn_;
     for (int i = 0; i < count; ++i) {
-      if (pool_[i].stack != nullptr) continue;
-      void* memory = mmap(nullptr, kGuardBytes + kStackBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      if (memory == MAP_FAILED) fail("no memory for fibers");
-      pool_[i].stack = static_cast<char*>(memory) + kGuardBytes;
-      if (mprotect(pool_[i].stack, kStackBytes, PROT_READ | PROT_WRITE) != 0) fail("no memory for fibers");
+      Place& place = places_[turn_][i];
+      if (place.stack == nullptr) {
+        void* slot = mmap(nullptr, kSlotBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (slot == MAP_FAILED) fail("no memory for fibers");
+        place = {static_cast<char*>(slot) + kGuardBytes, new_fiber()};
+        if (mprotect(place.stack, kStackBytes, PROT_READ | PROT_WRITE) != 0) fail("no memory for fibers");
+      }
+      pool_[i].stack = place.stack;
+      pool_[i].fiber = place.fiber;
     }
     for (int i = 0; i < count; ++i) {
       Thread& t = pool_[i];
       const unsigned n = static_cast<unsigned>(i);
       t.index = {n % threads.x, n / threads.x % threads.y, n / threads.x / threads.y};
       t.state = State::ready;
-      t.exchanges = 0;
+      t.exchanges = t.waits[0] = t.waits[1] = 0;
       t.entered = false;
       getcontext(&t.context);
       t.context.uc_stack.ss_sp = t.stack;
@@ -204,22 +260,27 @@ class Block {
       t.context.uc_link = nullptr;
       makecontext(&t.context, &Block::entry, 0);
     }
+    scheduler_fiber_ = this_fiber();
+    happens_before(&turn_);
     std::iota(order_, order_ + count, 0);
     if (machine().order == Order::descending) std::reverse(order_, order_ + count);
     if (machine().order == Order::shuffled) std::shuffle(order_, order_ + count, random_);
   }
 
+  void start() { happens_after(&turn_); }  // after all that the host did before the launch
+
   static void entry();
 
   // A fiber is entered by setcontext; from then on the compiler's setjmp and longjmp switch without a system
   // call.
-  __attribute__((noinline, no_sanitize("address"))) void switch_to(int i) {
+  __attribute__((noinline, no_sanitize("address", "thread"))) void switch_to(int i) {
     running_ = i;
     Thread& t = pool_[i];
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&scheduler_fake_stack_, t.stack, kStackBytes);
 #endif
     if (__builtin_setjmp(scheduler_) == 0) {
+      become(t.fiber);
       if (t.entered) __builtin_longjmp(t.place, 1);
       t.entered = true;
       setcontext(&t.context);
@@ -235,20 +296,29 @@ class Block {
 #endif
   }
 
-  __attribute__((noinline, no_sanitize("address"))) void leave(bool for_good) {
+  __attribute__((noinline, no_sanitize("address", "thread"))) void leave([[maybe_unused]] bool for_good) {
     Thread& self = current();
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(for_good ? nullptr : &self.fake_stack, scheduler_stack_,
                                    scheduler_stack_bytes_);
 #endif
-    if (__builtin_setjmp(self.place) == 0) __builtin_longjmp(scheduler_, 1);
+    if (__builtin_setjmp(self.place) == 0) {
+      become(scheduler_fiber_);
+      __builtin_longjmp(scheduler_, 1);
+    }
     enter();
   }
 
   void wait(State state, Site site) {
+    const Unseen unseen;
     current().state = state;
     current().site = site;
+    // Of the block or the warp, by turns: who is at the next one already must not seem to be at this one.
+    const int who = state == State::at_warp ? 1 + running_ / kWarpSize : 0;
+    void* const meeting = meetings_[turn_] + 16 * who + 8 * (current().waits[who > 0]++ % 2);
+    happens_before(meeting);
     leave(false);
+    happens_after(meeting);
   }
 
   // Lets the threads [first, last) go on, if all of them wait in this state at the same place.
@@ -292,14 +362,20 @@ inline Block& block() {
 inline void Block::entry() {
   Block& b = block();
   b.enter();
+  b.start();
   (*b.body_)();
-  b.current().state = State::done;
+  happens_before(&machine());
+  {
+    const Unseen unseen;
+    b.current().state = State::done;
+  }
   b.leave(true);
 }
 
 // kernel<<<blocks, threads>>>(arguments...)
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, const Arguments&... arguments) {
+  const Unseen unseen;
   Block& b = block();
   b.grid = dim3(static_cast<unsigned>(blocks));
   b.threads = threads;
@@ -311,6 +387,7 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, const A
     std::thread([&] { b.run(body); }).join();
     ++machine().blocks;
   }
+  happens_after(&machine());
 }
 
 }  // namespace emulation

@@ -1,0 +1,102 @@
+"""bench/gpu_test.py and gpu_bench.py, which wait for a GPU: their own logic, on CPU tensors."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import posenc_ext
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+import gpu_bench
+import gpu_test
+
+NEED_CUDA = {"streams", "devices", "graphs", "sanitizers", "suite"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("script", [gpu_test, gpu_bench])
+def test_without_a_gpu_one_line_says_so(script, capsys):
+    assert script.main([]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "nothing was run" in said
+
+
+def test_dry_run_makes_every_check_that_needs_no_gpu(capsys):
+    assert gpu_test.main(["--device", "cpu"]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:-1]]
+    verdicts = {name: verdict.partition(",")[0].partition(":")[0] for name, verdict in lines}
+    expected = {name: "not run" if name in NEED_CUDA else "passed" for name in gpu_test.CHECKS}
+    assert verdicts == expected
+
+
+def test_wrong_values_are_named(monkeypatch, capsys):
+    (op,) = (op for op in gpu_test.OPS if op.name == "alibi_bias")
+    monkeypatch.setattr(gpu_test, "OPS", [op])
+    monkeypatch.setattr(
+        type(op), "__call__", lambda self, sample, **replaced: op.reference(**sample.inputs) * 2
+    )
+    assert gpu_test.main(["--device", "cpu", "--only", "values"]) == 1
+    assert "alibi_bias float32 cross" in capsys.readouterr().out
+
+
+def test_results_that_change_are_named(monkeypatch, capsys):
+    calls = iter(range(10**6))
+    (op,) = (op for op in gpu_test.OPS if op.name == "alibi_bias")
+    monkeypatch.setattr(gpu_test, "OPS", [op])
+    monkeypatch.setattr(
+        type(op), "__call__", lambda self, sample, **replaced: torch.full((3,), float(next(calls)))
+    )
+    assert gpu_test.main(["--device", "cpu", "--only", "repeatability"]) == 1
+    assert "other bits" in capsys.readouterr().out
+
+
+def test_a_wrong_end_of_a_large_result_is_named(monkeypatch, capsys):
+    right = posenc_ext.alibi_bias
+
+    def wrong(slopes, q_len, k_len, q_offset=0):
+        result = right(slopes, q_len, k_len, q_offset=q_offset)
+        result[..., -1, -1] += float(q_len > 100)
+        return result
+
+    monkeypatch.setattr(posenc_ext, "alibi_bias", wrong)
+    assert gpu_test.main(["--device", "cpu", "--only", "large"]) == 1
+    said = capsys.readouterr().out
+    assert "alibi_bias: the end of" in said
+    assert "t5_bias" not in said
+
+
+def test_benchmark_runs_every_case(tmp_path, capsys):
+    out = tmp_path / "cpu.json"
+    assert gpu_bench.main(["--device", "cpu", "--repeats", "1", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert "dry run" in found["device"]
+    for result in found["results"]:
+        dtype = getattr(torch, result["dtype"])
+        cases = gpu_bench.cases("cpu", dtype, small=True)
+        rows = {(row["case"], row["contender"]): row for row in result["rows"]}
+        assert len(rows) == len(result["rows"])
+        for case in cases:
+            assert {(case.name, "eager"), (case.name, "posenc_ext")} <= set(rows)
+            assert ((case.name, "flex_attention lookup") in rows) == (case.flex is not None)
+            row = rows[case.name, "posenc_ext"]
+            assert row["gb_per_s"] == pytest.approx(case.moved * 1e-9 / (row["us"] * 1e-6))
+            assert row["of_copy"] == pytest.approx(row["gb_per_s"] / result["copy_gb_per_s"])
+
+
+def test_contenders_compute_the_same():
+    """What is timed against each other gives the same values, to the accuracy of the eager form."""
+    for case in gpu_bench.cases("cpu", torch.float32, small=True):
+        if "dropout" in case.name:
+            continue
+        eager, ours = case.eager(), case.ours()
+        for a, b in zip(*((r if isinstance(r, tuple) else (r,)) for r in (eager, ours))):
+            torch.testing.assert_close(
+                a, b, rtol=1e-4, atol=1e-4, msg=lambda text, case=case: f"{case.name}: {text}"
+            )
+        if case.flex:
+            lookup, attend = case.flex
+            torch.testing.assert_close(lookup(), attend(case.ours)(), rtol=1e-4, atol=1e-4)
