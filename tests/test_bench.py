@@ -49,7 +49,7 @@ def record(results, **changes) -> dict:
     facts = {"schema": 1, "date": "2026-01-02 03:04 UTC", "cpu": "a CPU", "cores": 2, "caches": {"L1": 32768}}
     facts |= {
         "torch": "2.13.0",
-        "posenc_ext": "0.1.0",
+        "posenc_ext": "1.2.3",
         "cpu_level": "avx512",
         "regime": "R",
         "threads": [1, 2],
