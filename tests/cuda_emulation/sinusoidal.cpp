@@ -140,26 +140,38 @@ constexpr PositionType kPositionTypes[] = {PositionType::u8,  PositionType::i8, 
                                            PositionType::u32, PositionType::u64, PositionType::f64,
                                            PositionType::f32, PositionType::f16, PositionType::bf16};
 
+// The rows of the CPU, whose channels stand side by side, at these strides.
+template <class T>
+void cpu_rows(cpu::SinusoidRows a, DType type, int64_t rows, int64_t row_stride, int64_t channel_stride,
+              T* out) {
+  const int64_t dim = a.frequencies.spec.dim;
+  std::vector<T> contiguous(static_cast<size_t>(rows * dim));
+  a.dtype = type;
+  a.out = contiguous.data();
+  a.row_stride = dim;
+  cpu::baseline::sinusoid_rows(a, 0, rows);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t c = 0; c < dim; ++c) out[i * row_stride + c * channel_stride] = contiguous[i * dim + c];
+  }
+}
+
 template <class T>
 void test_rows(DType type, const Sinusoid& spec, int64_t rows, int64_t gap, int64_t channel_stride,
                int64_t skip, int32_t order, PositionData* positions, int64_t start) {
   const HostFrequencies frequencies(spec);
   const int64_t row_stride = spec.dim * channel_stride + gap;
   const int64_t elements = (rows - 1) * row_stride + (spec.dim - 1) * channel_stride + 1;
-  Buffer<T> wanted(elements, skip), contiguous(rows * spec.dim);
-  cpu::SinusoidRows host{
-      frequencies.view, {nullptr, PositionType::i64, {}, start}, order, type, contiguous.data(), spec.dim};
+  Buffer<T> wanted(elements, skip);
+  cpu::SinusoidRows host{frequencies.view, {nullptr, PositionType::i64, {}, start}, order, type, nullptr, 0};
   cuda::SinusoidRows device{
       spec, {nullptr, PositionType::i64, {}, start}, order, type, nullptr, row_stride, channel_stride, rows};
   if (positions != nullptr) {
     host.positions = {positions->memory.data(), positions->type, positions->at, 0};
     device.positions = {positions->memory.data(), positions->type, positions->at, 0};
   }
-  cpu::baseline::sinusoid_rows(host, 0, rows);
+  cpu_rows(host, type, rows, row_stride, channel_stride, wanted.data());
   Buffer<double> exact(elements, skip);
-  host.dtype = DType::float64;
-  host.out = exact.data();
-  cpu::baseline::sinusoid_rows(host, 0, rows);
+  cpu_rows(host, DType::float64, rows, row_stride, channel_stride, exact.data());
   const bool floats = cuda::in_floats(spec, type, order);
   const auto slack = [&](int64_t i) {
     const int64_t row = min_of(i / row_stride, rows - 1);
@@ -217,8 +229,7 @@ void test_backward(DType grad_type, DType type, PositionType position_type, int6
                                 order,
                                 DType::float64,
                                 slopes.data(),
-                                dim,
-                                1},
+                                dim},
                                0, rows);
   cuda::SinusoidBackward a{spec,           {positions.memory.data(), position_type, positions.at, 0},
                            order,          grad_type,
@@ -440,7 +451,7 @@ void test_long_strides() {
     }
   };
   cpu::baseline::sinusoid_rows(
-      {frequencies.view, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, wanted, kStride, 1}, 0, 3);
+      {frequencies.view, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, wanted, kStride}, 0, 3);
   on_all_machines([&] {
     cuda::sinusoid_rows({spec, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, got, kStride, 1, 3},
                         nullptr);
