@@ -33,7 +33,9 @@ c10::FunctionSchema with_no_tensors_by_default(const char* text) {
         list ? std::optional<c10::IValue>(c10::List<at::Tensor>()) : argument.default_value(),
         argument.kwarg_only(), alias != nullptr ? std::optional<c10::AliasInfo>(*alias) : std::nullopt);
   }
-  return schema.cloneWithArguments(std::move(arguments));
+  c10::FunctionSchema result = schema.cloneWithArguments(std::move(arguments));
+  result.setAliasAnalysis(c10::AliasAnalysisKind::FROM_SCHEMA);  // as def() of a text does
+  return result;
 }
 
 }  // namespace
