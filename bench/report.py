@@ -171,6 +171,7 @@ def rewrite(path: Path, text: str) -> None:
 
 
 def write(record: dict, readme: Path = README, bench: Path = BENCH) -> None:
+    import choices
     import plots
 
     plots.draw(record, shown_rows(record), bench / "plots")
@@ -181,7 +182,9 @@ def write(record: dict, readme: Path = README, bench: Path = BENCH) -> None:
     verdicts = [v.met for v in targets.verdicts(record) if v.met is not None]
     met = f"{sum(verdicts)} of {len(verdicts)} bounds met. {setting(record)}.\n\n"
     picture = "\n![ratios](plots/ratios.svg)\n"
-    rewrite(bench / "README.md", f"{commands()}\n{met}{target_table(record)}{picture}")
+    gains = choices.table(choices.kept(bench / "results"))
+    gains = f"\n## What choices of the kernels gain: `python bench/choices.py`\n\n{gains}" if gains else ""
+    rewrite(bench / "README.md", f"{commands()}\n{met}{target_table(record)}{picture}{gains}")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ sys.path.append(str(BENCH))
 
 import case as bench_case  # noqa: E402
 import cases  # noqa: E402
+import choices  # noqa: E402
 import limits  # noqa: E402
 import measures  # noqa: E402
 import report  # noqa: E402
@@ -372,6 +373,20 @@ def test_write_renews_the_marked_parts_alone(tmp_path):
     drawn = {path.name: path.read_text() for path in (bench / "plots").iterdir()}
     report.write(small_record(), readme, bench)
     assert {path.name: path.read_text() for path in (bench / "plots").iterdir()} == drawn  # the same bytes
+
+
+def test_gains_of_choices_are_tabled():
+    """How many times faster the choice is than its opposite, for each of our contenders that has both."""
+    times = {"eager": 9e-3, "posenc_ext": 2e-3}
+    times |= {"posenc_ext [POSENC_NT=auto]": 1e-3, "posenc_ext [POSENC_NT=0]": 3e-3}
+    times |= {"posenc_ext out= [POSENC_NT=auto]": 1e-3}
+    table = choices.table({"nt": record([result("T5 8x8, forward, float32", 2, times)])})
+    assert [line for line in table.splitlines() if "T5" in line] == ["| T5 8x8 | 2 | new result | 3.00x |"]
+
+
+@pytest.mark.parametrize("choice", choices.CHOICES.values(), ids=str)
+def test_choices_find_their_cases(choice):
+    assert sum(bool(re.search(choice.cases, name)) for name in ALL) >= 10
 
 
 def test_the_committed_files_have_the_marks():

@@ -131,39 +131,49 @@ def levels() -> list[str]:
     return ["baseline", *["avx2"] * has_avx2, *["avx512"] * has_avx512]
 
 
-def at_level(level: str, program: str) -> subprocess.CompletedProcess:
-    """Runs a program in a process that is told to use this level."""
+def under(program: str, **settings: str) -> subprocess.CompletedProcess:
+    """Runs a program in a process with these environment variables."""
     folders = [Path(__file__).parent, Path(posenc_ext.__file__).parents[1], os.environ.get("PYTHONPATH", "")]
     path = os.pathsep.join(map(str, folders))
-    environment = {**os.environ, "POSENC_CPU_ISA": level, "PYTHONPATH": path}
+    environment = {**os.environ, **settings, "PYTHONPATH": path}
     # From this folder: python -c imports from its own first, and the root may hold a build for another torch.
     command, here = [sys.executable, "-c", program], Path(__file__).parent
     return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True)
 
 
-def digest_at(level: str) -> dict:
+@functools.cache
+def digests(level: str, **settings: str) -> dict[str, dict[str, str]]:
+    """By dtype, in a process of its own at this level."""
     program = (
         "import json, test_determinism as t, posenc_ext._C as c; "
         "print(json.dumps([c.cpu_level(), {str(d): t.digest(d) for d in t.DTYPES}]))"
     )
-    used, digests = json.loads(at_level(level, program).stdout.splitlines()[-1])
+    used, found = json.loads(under(program, POSENC_CPU_ISA=level, **settings).stdout.splitlines()[-1])
     assert used == level
-    return digests
+    return found
 
 
-def test_cpu_levels_agree():
+def assert_bits_of_baseline(level: str, **settings: str) -> None:
+    actual = digests(level, **settings)
+    for dtype, expected in digests("baseline").items():
+        different = [name for name, value in expected.items() if actual[dtype][name] != value]
+        assert not different, f"{level} {dtype} {settings}"
+
+
+@pytest.mark.parametrize("level", levels()[1:])
+def test_cpu_levels_agree(level):
     """Every level that this machine has gives the bits of the baseline."""
-    baseline = digest_at("baseline")
-    for level in levels()[1:]:
-        actual = digest_at(level)
-        for dtype, expected in baseline.items():
-            different = [name for name, value in expected.items() if actual[dtype][name] != value]
-            assert not different, f"{level} {dtype}"
+    assert_bits_of_baseline(level)
+
+
+@pytest.mark.parametrize("level", levels())
+def test_stores_past_the_caches_and_threads_for_little_work_change_nothing(level):
+    assert_bits_of_baseline(level, POSENC_NT="1", POSENC_GRAIN_KIB="1")
 
 
 def test_unknown_cpu_level_is_said():
     best = levels()[-1]
-    done = at_level("avx", "import posenc_ext; print(posenc_ext._C.cpu_level())")
+    done = under("import posenc_ext; print(posenc_ext._C.cpu_level())", POSENC_CPU_ISA="avx")
     assert done.stdout.split() == [best]
     said = f"POSENC_CPU_ISA must be a level of this machine, baseline to {best}, got avx: using {best}"
     assert f"posenc_ext: {said}\n" in done.stderr

@@ -29,13 +29,6 @@ class Scratch {
   char* data_;
 };
 
-// Below this many bytes of bias a thread works alone: to wake another takes longer.
-constexpr int64_t kGrainBytes = int64_t{256} << 10;
-
-int64_t grain(int64_t bytes_per_item) {
-  return core::max_of<int64_t>(1, kGrainBytes / core::max_of<int64_t>(1, bytes_per_item));
-}
-
 // Blocks of at least as many elements as this, and of many times a table's rows, whose sums each block makes
 // anew; and no more of them than keep many cores busy.
 constexpr int64_t kMinBlockElements = 65536;

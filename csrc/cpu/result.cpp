@@ -18,6 +18,12 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kLargeResult = size_t{4} << 20;
 
+// Whether a variable of the environment has this value.
+bool is_set(const char* name, const char* value) {
+  const char* found = std::getenv(name);
+  return found != nullptr && std::strcmp(found, value) == 0;
+}
+
 size_t round_up(size_t address) { return (address + kPage - 1) / kPage * kPage; }
 
 // Whether memory has been touched: its first, middle and last whole page stand in for it.
@@ -35,11 +41,8 @@ bool is_warm(const void* data, size_t bytes) {
 
 void ask_for_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__)
-  static const bool wanted = [] {
-    const char* value = std::getenv("POSENC_THP");
-    return value == nullptr || std::strcmp(value, "0") != 0;
-  }();
-  if (!wanted || is_warm(data, bytes)) return;
+  static const bool unwanted = is_set("POSENC_THP", "0");
+  if (unwanted || is_warm(data, bytes)) return;
   const size_t begin = round_up(reinterpret_cast<size_t>(data));
   const size_t end = (reinterpret_cast<size_t>(data) + bytes) / kPage * kPage;
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: a refusal changes no result
@@ -66,6 +69,8 @@ at::Tensor new_result(at::IntArrayRef sizes, at::ScalarType type) {
 }
 
 bool writes_past_caches(const at::Tensor& out, size_t share) {
+  static const bool never = is_set("POSENC_NT", "0"), always = is_set("POSENC_NT", "1");
+  if (never || always) return always;
   const size_t bytes = out.nbytes();
   return bytes >= core::max_of(kLargeResult, last_cache() / share) && is_warm(out.const_data_ptr(), bytes);
 }

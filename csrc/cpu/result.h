@@ -10,7 +10,7 @@ namespace posenc_ext::cpu {
 at::Tensor new_result(at::IntArrayRef sizes, at::ScalarType type);
 
 // Whether to write `out` past the caches: where it would push out half of the last one and its pages are
-// there already.
+// there already. POSENC_NT=0: never; 1: always.
 // `share`: of the last cache, one part in this many is what a result must fill. Rows that are not written in
 // order gain from it sooner.
 bool writes_past_caches(const at::Tensor& out, size_t share = 2);
