@@ -38,6 +38,10 @@ ROWS = (
     ("ALiBi 512x512, 12 heads", "forward"),
 )
 
+# In words: the case.
+NAMES = {f"{title}, {direction}": f"{title}, {direction}, float32" for title, direction in ROWS}
+LIBRARIES = ("diffusers", "timm", "transformers")
+
 
 def by_case(record: dict) -> dict[str, dict[int, dict]]:
     """Case name: threads: result."""
@@ -49,8 +53,7 @@ def by_case(record: dict) -> dict[str, dict[int, dict]]:
 
 def shown_rows(record: dict) -> list[tuple[str, dict[int, dict]]]:
     cases = by_case(record)
-    names = {f"{title}, {direction}": f"{title}, {direction}, float32" for title, direction in ROWS}
-    return [(words, cases[name]) for words, name in names.items() if name in cases]
+    return [(words, cases[name]) for words, name in NAMES.items() if name in cases]
 
 
 def time(seconds: float | None) -> str:
@@ -99,6 +102,21 @@ def short_table(record: dict) -> str:
             cell(lambda r: percent(measures.share_of_limit(r, "posenc_ext out=", "posenc_ext"))),
         ]
         lines.append(f"| {words} | {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def others_table(record: dict) -> str:
+    """The rows of README.md beside torch.compile and the libraries' own classes."""
+    head = ["float32", "eager", "best eager", "torch.compile", "library", "posenc_ext"]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'--:|' * 5}"]
+    for words, results in shown_rows(record):
+        per_thread = [results[threads] for threads in record["threads"]]
+        names = [(name,) for name in head[1:]]
+        names[3] = LIBRARIES
+        cells = [" / ".join(time(measures.seconds(r, *any_of)) for r in per_thread) for any_of in names]
+        which = [name for name in LIBRARIES if name in per_thread[0]["seconds"]]
+        cells[3] = f"{which[0]} {cells[3]}" if which else "–"
+        lines.append(f"| {words} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -182,6 +200,11 @@ def write(record: dict, readme: Path = README, bench: Path = BENCH) -> None:
     verdicts = [v.met for v in targets.verdicts(record) if v.met is not None]
     met = f"{sum(verdicts)} of {len(verdicts)} bounds met. {setting(record)}.\n\n"
     picture = "\n![ratios](plots/ratios.svg)\n"
+    rows = bench / "results" / "rows.json"
+    others = json.loads(rows.read_text()) if rows.exists() else None
+    if others:
+        words = f"One thread / all threads. {setting(others)}.\n\n{others_table(others)}"
+        picture += f"\n## Beside torch.compile and the libraries' own classes\n\n{words}"
     gains = choices.table(choices.kept(bench / "results"))
     gains = f"\n## What choices of the kernels gain: `python bench/choices.py`\n\n{gains}" if gains else ""
     rewrite(bench / "README.md", f"{commands()}\n{met}{target_table(record)}{picture}{gains}")

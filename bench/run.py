@@ -22,6 +22,7 @@ import cases
 import limits
 import machine
 import measures
+import report
 import settings
 import timing
 import torch
@@ -50,6 +51,12 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
         help="posenc_ext in a process of its own with this in its environment, such as POSENC_THP=0; may be "
         f"given again (default, where the CPU level is avx512: {' and '.join(LEVELS)}; none: nothing)",
     )
+    parser.add_argument(
+        "--rows",
+        action="store_true",
+        help="the rows of README.md alone, beside torch.compile and, in an environment that has timm, "
+        "transformers and diffusers, their own classes",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: see bench/README.md")
     parser.add_argument("--list", action="store_true", help="print the names of the cases and end")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -58,6 +65,8 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def default_output(chosen: argparse.Namespace) -> Path:
     """A partial run never replaces the results of a full one."""
+    if chosen.rows:
+        return BENCH / "results" / "rows.json"
     if chosen.only or chosen.threads:
         return BENCH / "results" / "partial.json"
     return BENCH / "results" / f"{chosen.regime}{'-quick' if chosen.quick else ''}.json"
@@ -170,6 +179,9 @@ def main() -> None:
         wanted = [case for case in wanted if re.search(chosen.only, case.name)]
     if chosen.quick:
         wanted = [case for case in wanted if case.quick]
+    if chosen.rows:
+        wanted = [case for case in wanted if case.name in report.NAMES.values()]
+        chosen.compile, chosen.against = True, []
     if chosen.list:
         print(*(case.name for case in wanted), sep="\n")
         return
