@@ -2,7 +2,7 @@
 
 Large results are written past the caches (POSENC_NT), fresh ones are to come in huge pages (POSENC_THP), and
 a thread is woken for 256 KiB of work, not for less (POSENC_GRAIN_KIB). Each choice is timed against its
-opposite, by two processes that take turns, and tabled by report.py --write.
+opposite, by two processes that take turns, and tabled by report.py --choices.
 """
 
 import argparse
@@ -12,10 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import measures
-import report
 import torch
-from settings import OURS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LARGE = (
@@ -74,33 +71,6 @@ def measure(name: str) -> None:
     subprocess.run([*command, "--against", choice.chosen, "--against", choice.other], check=True)
 
 
-def gains(choice: Choice, record: dict) -> list[tuple[dict, str, float]]:
-    """Result, contender, and how many times faster the choice is than its opposite."""
-    found = []
-    for result in record["results"]:
-        for who in OURS:
-            gain = measures.ratio(result, f"{who} [{choice.other}]", f"{who} [{choice.chosen}]")
-            if gain is not None:
-                found.append((result, who, gain))
-    return found
-
-
-def table(records: dict[str, dict]) -> str:
-    """A line for each case and contender; `records`: by the name of the choice."""
-    lines = []
-    for name, record in records.items():
-        choice = CHOICES[name]
-        lines += [
-            f"**{choice.title}**: `{choice.chosen}` beside `{choice.other}`. {report.setting(record)}.\n"
-        ]
-        lines += ["| case | threads | | times faster |", "|---|--:|---|--:|"]
-        for result, who, gain in gains(choice, record):
-            words = "out=" if who.endswith("out=") else "new result"
-            lines.append(f"| {result['title']} | {result['threads']} | {words} | {gain:.2f}x |")
-        lines.append("")
-    return "\n".join(lines)
-
-
 def kept(folder: Path = RESULTS) -> dict[str, dict]:
     """What was measured and kept."""
     paths = {name: path(name, folder) for name in CHOICES}
@@ -116,7 +86,7 @@ def main() -> None:
     )
     for name in parser.parse_args().names:
         measure(name)
-        print(table({name: json.loads(path(name).read_text())}))
+    print("tables: python bench/report.py --choices")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""Tables and plots of a benchmark's JSON file: python bench/report.py [FILE] [--targets | --write]
+"""Tables and plots of a JSON file of benchmarks: report.py [FILE] [--targets | --choices | --write]
 
 Prints a markdown table of every result. --targets: each bound that posenc_ext has to keep, what was measured,
-and by how much it is missed. --write: draws bench/plots and renews the generated parts of README.md and
-bench/README.md.
+and by how much it is missed. --choices: what bench/choices.py measured. --write: draws bench/plots and renews
+the generated parts of README.md and bench/README.md.
 """
 
 import argparse
 import json
 from pathlib import Path
 
+import choices
 import measures
+import settings
 import targets
 
 BENCH = Path(__file__).resolve().parent
@@ -138,6 +140,31 @@ def full_table(record: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def gains(choice: choices.Choice, record: dict) -> list[tuple[dict, str, float]]:
+    """Result, contender, and how many times faster the choice is than its opposite."""
+    found = []
+    for result in record["results"]:
+        for who in settings.OURS:
+            gain = measures.ratio(result, f"{who} [{choice.other}]", f"{who} [{choice.chosen}]")
+            if gain is not None:
+                found.append((result, who, gain))
+    return found
+
+
+def choices_table(records: dict[str, dict]) -> str:
+    """A line for each case and contender; `records`: by the name of the choice."""
+    lines = []
+    for name, record in records.items():
+        choice = choices.CHOICES[name]
+        lines += [f"**{choice.title}**: `{choice.chosen}` beside `{choice.other}`. {setting(record)}.\n"]
+        lines += ["| case | threads | | times faster |", "|---|--:|---|--:|"]
+        for result, who, gain in gains(choice, record):
+            words = "out=" if who.endswith("out=") else "new result"
+            lines.append(f"| {result['title']} | {result['threads']} | {words} | {gain:.2f}x |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def amount(value: float | None, unit: str) -> str:
     if value is None:
         return "not measured"
@@ -189,7 +216,6 @@ def rewrite(path: Path, text: str) -> None:
 
 
 def write(record: dict, readme: Path = README, bench: Path = BENCH) -> None:
-    import choices
     import plots
 
     plots.draw(record, shown_rows(record), bench / "plots")
@@ -205,7 +231,7 @@ def write(record: dict, readme: Path = README, bench: Path = BENCH) -> None:
     if others:
         words = f"One thread / all threads. {setting(others)}.\n\n{others_table(others)}"
         picture += f"\n## Beside torch.compile and the libraries' own classes\n\n{words}"
-    gains = choices.table(choices.kept(bench / "results"))
+    gains = choices_table(choices.kept(bench / "results"))
     gains = f"\n## What choices of the kernels gain: `python bench/choices.py`\n\n{gains}" if gains else ""
     rewrite(bench / "README.md", f"{commands()}\n{met}{target_table(record)}{picture}{gains}")
 
@@ -216,8 +242,12 @@ def main() -> None:
     )
     parser.add_argument("file", nargs="?", type=Path, default=BENCH / "results" / "R.json")
     parser.add_argument("--targets", action="store_true", help="bounds, measured, met or missed by how much")
+    parser.add_argument("--choices", action="store_true", help="what bench/choices.py measured")
     parser.add_argument("--write", action="store_true", help="plots, README.md and bench/README.md")
     chosen = parser.parse_args()
+    if chosen.choices:
+        print(choices_table(choices.kept()))
+        return
     record = json.loads(chosen.file.read_text())
     if chosen.write:
         write(record)

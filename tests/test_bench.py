@@ -388,7 +388,7 @@ def test_gains_of_choices_are_tabled():
     times = {"eager": 9e-3, "posenc_ext": 2e-3}
     times |= {"posenc_ext [POSENC_NT=auto]": 1e-3, "posenc_ext [POSENC_NT=0]": 3e-3}
     times |= {"posenc_ext out= [POSENC_NT=auto]": 1e-3}
-    table = choices.table({"nt": record([result("T5 8x8, forward, float32", 2, times)])})
+    table = report.choices_table({"nt": record([result("T5 8x8, forward, float32", 2, times)])})
     assert [line for line in table.splitlines() if "T5" in line] == ["| T5 8x8 | 2 | new result | 3.00x |"]
 
 
