@@ -32,8 +32,7 @@ POSENC_HD Sinusoid make_sinusoid(int64_t dim, double base, double freq_shift, do
                                  Odd odd) {
   const DoubleDouble divisor = two_sum(static_cast<double>(dim / 2), -freq_shift);
   // divisor.lo is zero for every freq_shift that anybody writes; the quotient is exact enough without it.
-  Sinusoid s{
-      dim, layout, odd, divide(log_2(base), divisor.hi), multiply({scale, 0.0}, two_over_pi()), 0.0};
+  Sinusoid s{dim, layout, odd, divide(log_2(base), divisor.hi), multiply({scale, 0.0}, two_over_pi()), 0.0};
   // They fall from pair to pair, or with a base below 1 rise.
   const double first = fabs(s.turn.hi), last = fabs(frequency(s, max_of<int64_t>(s.frequencies(), 1) - 1).hi);
   s.fastest = first > last ? first : last;  // not a number where the last one is none
