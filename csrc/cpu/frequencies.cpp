@@ -58,9 +58,8 @@ bool AngleTable::reaches(double position) const {
 }
 
 std::shared_ptr<const AngleTable> angle_table(int64_t dim, double base, double freq_shift, double scale) {
-  return ops::cached<AngleTable>(std::tuple(dim, base, freq_shift, scale), [](const auto& key) {
-    return std::apply(make_angle_table, key);
-  });
+  return ops::cached<AngleTable>(std::tuple(dim, base, freq_shift, scale),
+                                 [](const auto& key) { return std::apply(make_angle_table, key); });
 }
 
 }  // namespace posenc_ext::cpu

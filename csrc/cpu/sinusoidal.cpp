@@ -70,6 +70,7 @@ at::Tensor& sinusoidal_table_out_cpu(c10::SymInt length, c10::SymInt dim, c10::S
       ops::check_sinusoidal_table(length, dim, base, freq_shift, scale, layout, odd, out.scalar_type());
   ops::resize_table(length, dim, out);
   if (out.numel() == 0) return out;
+  prepare_result(out);  // that of sinusoidal_table, too
   const auto table = angle_table(out.size(1), base, freq_shift, scale);
   const bool side_by_side = out.stride(1) == 1;  // of the channels
   const at::Tensor to = side_by_side ? out : new_result(out.sizes(), out.scalar_type());
@@ -90,8 +91,25 @@ at::Tensor sinusoidal_cpu(const at::Tensor& positions, c10::SymInt sym_dim, doub
   at::Tensor out = new_result(sizes, type);
   if (out.numel() == 0) return out;
   const at::Tensor few = ops::with_few_dims(positions, positions.dim());
-  rows_into(*angle_table(dim, base, freq_shift, scale), rule, positions_of(few), positions.numel(), order, out,
-            dim);
+  rows_into(*angle_table(dim, base, freq_shift, scale), rule, positions_of(few), positions.numel(), order,
+            out, dim);
+  return out;
+}
+
+at::Tensor& sinusoidal_out_cpu(const at::Tensor& positions, c10::SymInt sym_dim, double base,
+                               double freq_shift, double scale, std::string_view layout, std::string_view odd,
+                               at::Tensor& out) {
+  const auto rule = ops::check_sinusoidal_out(positions, sym_dim, base, freq_shift, scale, layout, odd, out);
+  if (out.numel() == 0) return out;
+  const int64_t dim = sym_dim.expect_int();
+  const bool rows =
+      out.dim() == 2 && out.stride(1) == 1;  // channels side by side, whatever stands between rows
+  const bool direct = (rows || out.is_contiguous()) && !out.is_alias_of(positions);
+  const at::Tensor to = direct ? out : new_result(out.sizes(), out.scalar_type());
+  const at::Tensor few = ops::with_few_dims(positions, positions.dim());
+  rows_into(*angle_table(dim, base, freq_shift, scale), rule, positions_of(few), positions.numel(),
+            /*order=*/0, to, direct && rows ? out.stride(0) : dim);
+  if (!direct) out.copy_(to);
   return out;
 }
 
@@ -126,6 +144,7 @@ at::Tensor sinusoidal_backward_cpu(const at::Tensor& grad, const at::Tensor& pos
 
 TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
   m.impl("sinusoidal_table.out", TORCH_FN(sinusoidal_table_out_cpu));
+  m.impl("sinusoidal.out", TORCH_FN(sinusoidal_out_cpu));
   m.impl("_sinusoidal", TORCH_FN(sinusoidal_cpu));
   m.impl("_sinusoidal_backward", TORCH_FN(sinusoidal_backward_cpu));
 }

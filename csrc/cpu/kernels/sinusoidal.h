@@ -8,8 +8,8 @@
 
 namespace posenc_ext::cpu {
 
-// core::frequency of every pair, kept apart as high and low parts so that loops over pairs vectorise; zeros fill
-// the last sixteen, so that they run on whole vectors.
+// core::frequency of every pair, kept apart as high and low parts so that loops over pairs vectorise; zeros
+// fill the last sixteen, so that they run on whole vectors.
 struct Frequencies {
   core::Sinusoid spec;
   const double* hi;
@@ -32,10 +32,11 @@ struct alignas(64) AnchorPairs {
 // depends on its position and on nothing else.
 struct AngleSteps {
   static constexpr int64_t kReach = 16, kBlock = 2 * kReach;
-  int64_t sixteens;            // of pairs; zeros fill the last
-  const SixteenPairs* steps;   // of the first sixteen pairs 0 to kReach steps, and so on
-  const float* doubt;          // what the longest step adds to the size below which a sine is in doubt
-  const AnchorPairs* anchors;  // those that are kept, of positions [0, near): all sixteens of the first, and so on
+  int64_t sixteens;           // of pairs; zeros fill the last
+  const SixteenPairs* steps;  // of the first sixteen pairs 0 to kReach steps, and so on
+  const float* doubt;         // what the longest step adds to the size below which a sine is in doubt
+  const AnchorPairs*
+      anchors;  // those that are kept, of positions [0, near): all sixteens of the first, and so on
   int64_t near;
 
   static int64_t block_of(int64_t position) { return position / kBlock - (position % kBlock < 0); }
@@ -92,14 +93,13 @@ struct SinusoidBackward {
   void* out;
 };
 
-#define POSENC_DECLARE(level)                                                  \
-  namespace level {                                                            \
-  void sinusoid_rows(const SinusoidRows&, int64_t begin, int64_t end);         \
-  void sinusoid_steps(const Frequencies&, int64_t sixteens,                    \
-                      SixteenPairs* steps, float* doubt);                      \
-  void sinusoid_anchors(const Frequencies&, const AngleSteps&, AnchorPairs*);  \
-  void sinusoid_table(const SinusoidTable&, int64_t begin, int64_t end);       \
-  void sinusoid_backward(const SinusoidBackward&, int64_t begin, int64_t end); \
+#define POSENC_DECLARE(level)                                                                   \
+  namespace level {                                                                             \
+  void sinusoid_rows(const SinusoidRows&, int64_t begin, int64_t end);                          \
+  void sinusoid_steps(const Frequencies&, int64_t sixteens, SixteenPairs* steps, float* doubt); \
+  void sinusoid_anchors(const Frequencies&, const AngleSteps&, AnchorPairs*);                   \
+  void sinusoid_table(const SinusoidTable&, int64_t begin, int64_t end);                        \
+  void sinusoid_backward(const SinusoidBackward&, int64_t begin, int64_t end);                  \
   }
 POSENC_LEVELS(POSENC_DECLARE)
 #undef POSENC_DECLARE

@@ -1,10 +1,11 @@
-// Rows of sinusoids, of any positions and of a table's; compiled once per CPU level by level_*.cpp, inside the
-// level's namespace, after sinusoidal_writer.h.
+// Rows of sinusoids, of any positions and of a table's; compiled once per CPU level by level_*.cpp, inside
+// the level's namespace, after sinusoidal_writer.h.
 //
-// Accuracy of angle addition. A sine or cosine is within an ulp, so v = fl(fl(V C) +- fl(W S)) is off by less than
-// 2.5 * 2^-52 (|V C| + |W S|) and by its own rounding; |V C| + |W S| is at most 1, and at most |V| + |S|. Where |v|
-// is at least 2^-16 of the smaller, that is less than 2^-10 ulp of a float32. Sixteen pairs with another value among
-// them are in doubt: they are evaluated at their own position. No error grows from row to row.
+// Accuracy of angle addition. A sine or cosine is within an ulp, so v = fl(fl(V C) +- fl(W S)) is off by less
+// than 2.5 * 2^-52 (|V C| + |W S|) and by its own rounding; |V C| + |W S| is at most 1, and at most |V| +
+// |S|. Where |v| is at least 2^-16 of the smaller, that is less than 2^-10 ulp of a float32. Sixteen pairs
+// with another value among them are in doubt: they are evaluated at their own position. No error grows from
+// row to row.
 
 namespace {
 
@@ -63,7 +64,8 @@ void add_near(const SinusoidRows& a, int64_t p, const Writer& writer, T* row) {
   const AnchorPairs* anchor = angles.anchors + block * angles.sixteens;
   const SixteenPairs* step = angles.steps + (kAfter ? k : -k);
   const Floats16 cosine_doubt = all_of_floats(kDoubt);
-  for (int64_t j = 0; j < kSixteen * angles.sixteens; j += kSixteen, ++anchor, step += AngleSteps::kReach + 1) {
+  for (int64_t j = 0; j < kSixteen * angles.sixteens;
+       j += kSixteen, ++anchor, step += AngleSteps::kReach + 1) {
     const Angles at(anchor->at), by(*step);
     const Sums sines = sums<T, false>(at, by), cosines = sums<T, true>(at, by);
     Floats16 sine = kAfter ? sines.after : sines.before, cosine = kAfter ? cosines.after : cosines.before;
@@ -78,11 +80,12 @@ void add_near(const SinusoidRows& a, int64_t p, const Writer& writer, T* row) {
 
 template <class T, class Writer>
 void encode_at(const SinusoidRows& a, double p, const Writer& writer, T* row) {
-  encode_blocks<kShortFor<T>>(a.frequencies, p, a.order, [&](int64_t j, int64_t count, const PairBlock& block) {
-    for (int64_t i = 0; i < count; i += kSixteen) {
-      writer.put_some(row, j + i, round_sixteen<T>(block.sine + i), round_sixteen<T>(block.cosine + i));
-    }
-  });
+  encode_blocks<kShortFor<T>>(
+      a.frequencies, p, a.order, [&](int64_t j, int64_t count, const PairBlock& block) {
+        for (int64_t i = 0; i < count; i += kSixteen) {
+          writer.put_some(row, j + i, round_sixteen<T>(block.sine + i), round_sixteen<T>(block.cosine + i));
+        }
+      });
 }
 
 template <class T>
@@ -190,8 +193,8 @@ inline void add_some(const SinusoidTable& a, const BlockRows& rows, int64_t j, c
   }
 }
 
-// Pairs [first, first + count) of the rows of a block, in pieces of two sixteens: shorter ones take longer on their
-// way past the caches, and longer ones do not stay in registers.
+// Pairs [first, first + count) of the rows of a block, in pieces of two sixteens: shorter ones take longer on
+// their way past the caches, and longer ones do not stay in registers.
 template <class T, class Writer>
 void add_pairs(const SinusoidTable& a, const BlockRows& rows, int64_t first, int64_t count,
                const AnchorPairs* anchors, const Writer& writer) {

@@ -1,5 +1,5 @@
-// Sixteen elements at a time, in one register where the level has such: two octets, converted, compared, taken
-// in turn. Compiled once per CPU level by level_*.cpp, inside the level's namespace, after octet.h.
+// Sixteen elements at a time, in one register where the level has such: two octets, converted, compared,
+// taken in turn. Compiled once per CPU level by level_*.cpp, inside the level's namespace, after octet.h.
 
 namespace {
 
@@ -78,14 +78,15 @@ inline bool any(Signs16 x) {
   return all < 0;
 }
 inline Signs16 below(Floats x, Floats limit) {
-  return each<Signs16>([&](int64_t i) {
-    return (bit_cast<int32_t>(x.v[i]) & 0x7fffffff) - bit_cast<int32_t>(limit.v[i]);
-  });
+  return each<Signs16>(
+      [&](int64_t i) { return (bit_cast<int32_t>(x.v[i]) & 0x7fffffff) - bit_cast<int32_t>(limit.v[i]); });
 }
 
 #endif
 
-inline Signs16 below(Floats16 x, Floats16 limit) { return below(x.low, limit.low) | below(x.high, limit.high); }
+inline Signs16 below(Floats16 x, Floats16 limit) {
+  return below(x.low, limit.low) | below(x.high, limit.high);
+}
 
 #endif
 
