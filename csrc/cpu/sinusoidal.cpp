@@ -25,12 +25,12 @@ Positions positions_of(const at::Tensor& positions) {
 void rows_into(const AngleTable& table, const ops::Encoding& rule, const Positions& positions, int64_t count,
                int64_t order, const at::Tensor& out, int64_t row_stride) {
   const SinusoidRows rows{table.frequencies->with(rule.layout, rule.odd),
-                          order == 0 ? table.angles() : AngleSteps{},
                           positions,
                           static_cast<int32_t>(order),
                           ops::to_core(out.scalar_type()),
                           out.mutable_data_ptr(),
                           row_stride,
+                          order == 0 ? table.angles() : AngleSteps{},
                           writes_past_caches(out, kShare)};
   parallel_for(count, rows.frequencies.spec.dim,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(sinusoid_rows, rows, begin, end); });

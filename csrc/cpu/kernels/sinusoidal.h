@@ -54,13 +54,13 @@ struct Positions {
 // out[i, c] for items i: the encoding of position i, or its derivative of this order in the position.
 struct SinusoidRows {
   Frequencies frequencies;
-  AngleSteps angles;  // none near where all are to be evaluated at their own position
   Positions positions;
   int32_t order;
   core::DType dtype;
   void* out;
   int64_t row_stride;
-  bool past_caches;
+  AngleSteps angles{};  // none near: all are evaluated at their own position
+  bool past_caches = false;
 };
 
 // A table of float32 or less by angle addition. An item is a block.
