@@ -57,6 +57,10 @@ TORCH_LIBRARY(posenc_ext, m) {
       "scale=1.0, "
       "str layout=\"interleaved\", str odd=\"error\", ScalarType? dtype=None) -> Tensor");
   m.def(
+      "sinusoidal.out(Tensor positions, SymInt dim, *, float base=10000.0, float freq_shift=0.0, float "
+      "scale=1.0, "
+      "str layout=\"interleaved\", str odd=\"error\", Tensor(a!) out) -> Tensor(a!)");
+  m.def(
       "_sinusoidal(Tensor positions, SymInt dim, float base, float freq_shift, float scale, str layout, str "
       "odd, "
       "int order, ScalarType? dtype=None) -> Tensor");

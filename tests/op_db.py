@@ -45,6 +45,15 @@ OPS = (
         costly=("diffusion", "positions-strided", "integer-default"),
     ),
     Op(
+        "sinusoidal.out",
+        sinusoid.out_samples,
+        sinusoid.out_reference,
+        sinusoid.out_errors,
+        error_bound=sinusoid.out_bound,
+        costly=("diffusion-out", "diffusion-out-strided"),
+        unsupported=UNSUPPORTED,
+    ),
+    Op(
         "_sinusoidal",
         sinusoid.derivative_samples,
         sinusoid.derivative_reference,

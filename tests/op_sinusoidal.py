@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from op_out import outs
 from op_types import (
     ANGLE_ERROR,
     DTYPES,
@@ -203,6 +204,61 @@ def errors(device: str) -> Iterator[Error]:
         )
     yield Error("dtype", call(dtype=torch.int64), f"{name}: dtype {FLOATING}, got Long")
     yield from spec_errors("sinusoidal", call, scale=True)
+
+
+def out_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    """Each sample into `out` of this dtype, by turns in every memory layout."""
+    for i, sample in enumerate(samples(device, dtype)):
+        inputs = {name: value for name, value in sample.inputs.items() if name != "dtype"}
+        kinds = list(outs(reference.sinusoidal(**inputs, dtype=dtype)))
+        for name, out in kinds if sample.name == "diffusion" else [kinds[i % len(kinds)]]:
+            yield Sample(f"{sample.name}-{name}", {**inputs, "out": out}, gradients=False)
+
+
+def out_reference(*, out: Tensor, **inputs) -> Tensor:
+    return reference.sinusoidal(**inputs, dtype=out.dtype)
+
+
+def out_bound(sample: Sample, expected: Tensor) -> Tensor:
+    inputs = {name: value for name, value in sample.inputs.items() if name != "out"}
+    return sinusoid_bound(Sample(sample.name, {**inputs, "dtype": sample.inputs["out"].dtype}), expected)
+
+
+def out_errors(device: str) -> Iterator[Error]:
+    def inputs_of(error: Error) -> dict[str, Any]:
+        return {name: value for name, value in error.inputs.items() if name != "dtype"}
+
+    for error in errors(device):
+        if error.name != "dtype":
+            yield Error(error.name, {**inputs_of(error), "out": torch.empty(0, device=device)}, error.text)
+    name = "posenc_ext::sinusoidal"
+    place = "cuda:0" if device == "cuda" else device
+    other = "cpu" if device != "cpu" else "meta"
+    positions = torch.ones(3, device=device)
+    memory = torch.zeros(24, device=device)
+    rule = "out must be empty or have shape [3, 8]"
+    for case, out, text in (
+        ("out-dtype", torch.empty(0, device=device, dtype=torch.int64), f"dtype {FLOATING}, got Long"),
+        ("out-shape", torch.empty(3, 9, device=device), f"{rule}, got [3, 9]"),
+        ("out-dims", torch.empty(24, device=device), f"{rule}, got [24]"),
+        (
+            "out-device",
+            torch.empty(3, 8, device=other),
+            f"out must be on the device of positions ({place}), got {other}",
+        ),
+        ("out-overlaps", memory[:8].expand(3, 8), "out must not overlap itself, got strides [0, 1]"),
+        (
+            "out-requires-grad",
+            torch.empty(3, 8, device=device, requires_grad=True),
+            "out must not require grad, got a tensor that does",
+        ),
+    ):
+        yield Error(case, {"positions": positions, "dim": 8, **SPEC, "out": out}, f"{name}: {text}")
+    text = f"{name}: out must not overlap positions, got one that does"
+    yield Error("out-shared", {"positions": memory[:3], "dim": 8, **SPEC, "out": memory.view(3, 8)}, text)
+    text = f"{name}: with out, no argument may require grad, got one that does"
+    needy = {"positions": positions.clone().requires_grad_(), "dim": 8, **SPEC}
+    yield Error("input-requires-grad", {**needy, "out": torch.empty(3, 8, device=device)}, text)
 
 
 def with_order(inputs: Mapping[str, Any], order: int) -> dict[str, Any]:

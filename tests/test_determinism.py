@@ -38,7 +38,17 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     y = posenc_ext.sinusoidal(positions, 254)
     results["sinusoidal"] = y
     (results["sinusoidal backward"],) = torch.autograd.grad(y, positions, fixed(y.shape, dtype, seed=3))
-    results["table"] = posenc_ext.sinusoidal_table(4099, 254, start=2**20, dtype=dtype)
+    for layout, odd, dim, start in (
+        ("interleaved", "error", 254, 2**20),
+        ("interleaved", "sin", 1025, -45),
+        ("concat", "sin", 191, -(2**24)),
+        ("concat_cos_first", "zero", 321, 2**24 - 100),
+        ("concat", "error", 512, 7),
+    ):
+        table = posenc_ext.sinusoidal_table(4099, dim, start=start, layout=layout, odd=odd, dtype=dtype)
+        results[f"table {layout} {odd} {dim}"] = table
+    timesteps = torch.randint(-50, 1100, (4099,), generator=torch.Generator().manual_seed(6))
+    results["timesteps"] = posenc_ext.sinusoidal(timesteps, 254, layout="concat", dtype=dtype)
     x = leaf((3, 1021, 254), dtype)
     for name, options in {
         "add": {},

@@ -39,6 +39,40 @@ def test_float64_is_within_an_ulp(name):
     assert exact.ulp_errors_float64(actual, turns, cosine).max() <= 1
 
 
+@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
+@pytest.mark.parametrize("name", SPECS)
+def test_positions_near_zero_are_correctly_rounded(name, dtype):
+    """Whole positions below 1024, as diffusion timesteps are: their angles are added to kept ones."""
+    spec = SPECS[name]
+    generator = torch.Generator().manual_seed(4)
+    positions = torch.randint(1024, (20_000,), generator=generator)
+    pair = torch.randint(spec["dim"] // 2, (20_000,), generator=generator)
+    cosine = torch.randint(2, (20_000,), generator=generator)
+    numbers = {key: value for key, value in spec.items() if key not in ("dim", "layout")}
+    frequency = exact.frequencies(spec["dim"], **numbers)
+    columns = exact.channel(spec["dim"], spec.get("layout", "interleaved"), pair, cosine)
+    turns = [exact.phase(p, frequency[j]) for p, j in zip(positions.tolist(), pair.tolist(), strict=True)]
+    actual = exact.encoded(positions, columns, spec, dtype)
+    largest, wrong = exact.misrounded(actual, turns, [bool(c) for c in cosine.tolist()], dtype)
+    assert wrong == 0
+    assert largest <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("position", [1, -3, 12_345, 2**20, 2**24, 2.0**-20, 0.3])
+def test_rising_frequencies_at_any_angle(position):
+    """With a base below 1 the last frequency is the largest: angles are beyond every fast reduction there."""
+    dim, base = 32, 1e-13
+    with mpmath.workprec(400):
+        ratio = mpmath.mpf(base) ** (-mpmath.mpf(1) / (dim // 2))
+        angles = [mpmath.mpf(position) * ratio**j for j in range(dim // 2)]
+        expected = [float(f(angle)) for angle in angles for f in (mpmath.sin, mpmath.cos)]
+    p = torch.tensor([position], dtype=torch.float64)
+    frequency_error = 2.0**-96 * float(abs(angles[-1]))
+    for dtype, unit in ((torch.float64, 2.0**-51), (torch.float32, 2.0**-24)):
+        actual = posenc_ext.sinusoidal(p, dim, base=base, dtype=dtype)[0].to(torch.float64)
+        assert (actual - torch.tensor(expected, dtype=torch.float64)).abs().max() <= unit + frequency_error
+
+
 @pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_fractional_positions_are_read_exactly(source):
     """Diffusion timesteps in a half type: the encoding is that of the number which the half type holds."""

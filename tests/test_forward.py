@@ -200,6 +200,39 @@ def test_out_of_a_wrong_shape_or_layout_is_an_error():
         assert str(caught.value) == f"posenc_ext::sinusoidal_table: {text}"
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("dim", "layout", "odd", "beside"),
+    [
+        (512, "interleaved", "error", 0),
+        (512, "concat", "error", 0),
+        (512, "concat_cos_first", "error", 64),
+        (512, "interleaved", "error", 1),
+        (500, "concat", "error", 12),
+        (509, "interleaved", "sin", 0),
+        (513, "concat", "zero", 63),
+    ],
+)
+def test_large_tables_into_touched_memory(dim, layout, odd, beside, dtype):
+    """Rows that are written past the caches, where they are whole lines, between elements that stay."""
+    length, start, spec = 4200, -100, {"layout": layout, "odd": odd}
+    memory = torch.full((length, dim + beside), 7.0, dtype=dtype)
+    out = memory[:, :dim]
+    torch.ops.posenc_ext.sinusoidal_table.out(length, dim, start=start, **spec, out=out)
+    for first in range(0, length, 600):
+        piece = posenc_ext.sinusoidal_table(600, dim, start=start + first, **spec, dtype=dtype)
+        assert same_bits(out[first : first + 600], piece)
+    positions = torch.arange(start, start + length)
+    again = torch.full((length, dim + beside), 7.0, dtype=dtype)
+    torch.ops.posenc_ext.sinusoidal.out(positions, dim, **spec, out=again[:, :dim])
+    if dtype != torch.float64:  # whose tables and positions are computed alike, but on other paths
+        assert (again[:, :dim] != out).sum() <= 2
+    else:
+        assert same_bits(again[:, :dim].contiguous(), out.contiguous())
+    assert (memory[:, dim:] == 7.0).all()
+    assert (again[:, dim:] == 7.0).all()
+
+
 @pytest.mark.parametrize("rows", [32, 100])
 def test_large_gather_into_touched_memory(rows):
     """Results that are written past the caches: lines that begin at any byte, between bytes that stay."""

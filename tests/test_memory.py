@@ -99,9 +99,15 @@ def test_resident_set_does_not_grow():
 SMAPS = "/proc/self/smaps"
 
 
-def asks_for_huge_pages() -> bool:
+RESULTS = {
+    "alibi_bias": lambda: posenc_ext.alibi_bias(torch.ones(1), 4096, 4096),
+    "sinusoidal_table": lambda: posenc_ext.sinusoidal_table(4096, 4096),
+}
+
+
+def asks_for_huge_pages(op: str) -> bool:
     """Whether a result of 64 MiB lies in memory that madvise marked so."""
-    result = posenc_ext.alibi_bias(torch.ones(1), 4096, 4096)
+    result = RESULTS[op]()
     middle = result.data_ptr() + result.nbytes // 2
     inside = False
     for line in Path(SMAPS).read_text().splitlines():
@@ -119,5 +125,6 @@ def asks_for_huge_pages() -> bool:
     reason=f"reads flags in {SMAPS}, which are Linux's",
 )
 @pytest.mark.parametrize(("setting", "expected"), [("1", True), ("0", False)])
-def test_large_results_ask_for_huge_pages(setting, expected):
-    assert in_fresh_process("asks_for_huge_pages()", POSENC_THP=setting) is expected
+@pytest.mark.parametrize("op", RESULTS)
+def test_large_results_ask_for_huge_pages(op, setting, expected):
+    assert in_fresh_process(f"asks_for_huge_pages({op!r})", POSENC_THP=setting) is expected

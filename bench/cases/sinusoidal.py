@@ -71,7 +71,7 @@ def timesteps(dtype: torch.dtype, count: int, dim: int) -> Contenders:
         angles = torch.outer(steps.float(), cached)
         return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
-    ours = partial(posenc_ext.sinusoidal, dim=dim, layout="concat", dtype=dtype)
+    ours = lambda t: posenc_ext.sinusoidal(t, dim, layout="concat", dtype=dtype)  # noqa: E731
     result = contenders("forward", {"eager": eager, "best eager": best, "posenc_ext": ours}, [steps])
     diffusers = library_timesteps()
     if diffusers and dtype == torch.float32:

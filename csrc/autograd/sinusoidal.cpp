@@ -54,6 +54,17 @@ at::Tensor sinusoidal_backward_autograd(const at::Tensor& grad, const at::Tensor
   return at::add(recorded, last_bit.detach());
 }
 
+at::Tensor& sinusoidal_out_autograd(const at::Tensor& positions, c10::SymInt dim, double base,
+                                    double freq_shift, double scale, std::string_view layout,
+                                    std::string_view odd, at::Tensor& out) {
+  return into(
+      "sinusoidal", out,
+      [&](at::Tensor& o) {
+        ops::call_sinusoidal_out(positions, std::move(dim), base, freq_shift, scale, layout, odd, o);
+      },
+      positions);
+}
+
 at::Tensor& sinusoidal_table_out_autograd(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
                                           double freq_shift, double scale, std::string_view layout,
                                           std::string_view odd, at::Tensor& out) {
@@ -120,6 +131,7 @@ at::Tensor scale_dropout_autograd(const at::Tensor& x, double scale, double drop
 
 TORCH_LIBRARY_IMPL(posenc_ext, Autograd, m) {
   m.impl("sinusoidal_table.out", TORCH_FN(sinusoidal_table_out_autograd));
+  m.impl("sinusoidal.out", TORCH_FN(sinusoidal_out_autograd));
   m.impl("_sinusoidal", TORCH_FN(sinusoidal_autograd));
   m.impl("_sinusoidal_backward", TORCH_FN(sinusoidal_backward_autograd));
   m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_autograd));

@@ -15,23 +15,28 @@ struct Sinusoid {
   Odd odd;
   DoubleDouble rate;  // log2(base) / (n - freq_shift)
   DoubleDouble turn;  // scale * 2 / pi: quarter turns per position at w = 1
+  double fastest;     // the largest |frequency|
 
   POSENC_HD int64_t pairs() const { return dim / 2; }
   POSENC_HD int64_t frequencies() const { return pairs() + (dim % 2 != 0 && odd == Odd::sin); }
 };
-
-POSENC_HD Sinusoid make_sinusoid(int64_t dim, double base, double freq_shift, double scale, Layout layout,
-                                 Odd odd) {
-  const DoubleDouble divisor = two_sum(static_cast<double>(dim / 2), -freq_shift);
-  // divisor.lo is zero for every freq_shift that anybody writes; the quotient is exact enough without it.
-  return {dim, layout, odd, divide(log_2(base), divisor.hi), multiply({scale, 0.0}, two_over_pi())};
-}
 
 // The frequency of pair j in quarter turns per position: reduction to a quadrant is then rounding to an
 // integer.
 POSENC_HD DoubleDouble frequency(const Sinusoid& s, int64_t j) {
   if (j == 0) return s.turn;
   return multiply(exp_2(multiply({-static_cast<double>(j), 0.0}, s.rate)), s.turn);
+}
+
+POSENC_HD Sinusoid make_sinusoid(int64_t dim, double base, double freq_shift, double scale, Layout layout,
+                                 Odd odd) {
+  const DoubleDouble divisor = two_sum(static_cast<double>(dim / 2), -freq_shift);
+  // divisor.lo is zero for every freq_shift that anybody writes; the quotient is exact enough without it.
+  Sinusoid s{dim, layout, odd, divide(log_2(base), divisor.hi), multiply({scale, 0.0}, two_over_pi()), 0.0};
+  // They fall from pair to pair, or with a base below 1 rise.
+  const double first = fabs(s.turn.hi), last = fabs(frequency(s, max_of<int64_t>(s.frequencies(), 1) - 1).hi);
+  s.fastest = first > last ? first : last;  // not a number where the last one is none
+  return s;
 }
 
 // What stands in channel c: the sine (phase 0) or the cosine (phase 1) of a pair, or a zero (phase -1).
@@ -100,7 +105,7 @@ POSENC_HD QuarterTurns reduce(double p, DoubleDouble f) {
 }
 
 POSENC_HD bool needs_huge_reduction(const Sinusoid& s, double p) {
-  return !(fabs(p * s.turn.hi) < kMaxFastTurns);
+  return !(fabs(p * s.fastest) < kMaxFastTurns);
 }
 
 struct SineCosine {

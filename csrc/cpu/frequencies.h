@@ -1,4 +1,4 @@
-// The exact frequencies of an encoding, computed once per (dim, base, freq_shift, scale) and kept.
+// What an encoding computes with, made once per (dim, base, freq_shift, scale) and kept.
 #pragma once
 
 #include <memory>
@@ -9,10 +9,10 @@
 
 namespace posenc_ext::cpu {
 
+// The exact frequencies.
 struct FrequencyTable {
   core::Sinusoid spec;  // for the layout and rule on odd dims of whoever asked first
   std::vector<double> hi, lo;
-  double fastest;  // the largest |hi|
 
   Frequencies with(core::Layout layout, core::Odd odd) const {
     core::Sinusoid asked = spec;
@@ -24,5 +24,20 @@ struct FrequencyTable {
 
 std::shared_ptr<const FrequencyTable> frequency_table(int64_t dim, double base, double freq_shift,
                                                       double scale);
+
+// The same, and what angles are added from.
+struct AngleTable {
+  std::shared_ptr<const FrequencyTable> frequencies;
+  std::vector<SixteenPairs> steps;
+  std::vector<float> doubt;
+  std::vector<AnchorPairs> anchors;
+  int64_t near;
+
+  AngleSteps angles() const;
+  // Whether angles may be added up to this far from position 0: there they are exact.
+  bool reaches(double position) const;
+};
+
+std::shared_ptr<const AngleTable> angle_table(int64_t dim, double base, double freq_shift, double scale);
 
 }  // namespace posenc_ext::cpu

@@ -63,9 +63,13 @@ size_t last_cache() {
 
 at::Tensor new_result(at::IntArrayRef sizes, at::ScalarType type) {
   at::Tensor out = at::detail::empty_cpu(sizes, type);
-  const size_t bytes = out.nbytes();
-  if (bytes >= kLargeResult) ask_for_huge_pages(out.mutable_data_ptr(), bytes);
+  prepare_result(out);
   return out;
+}
+
+void prepare_result(const at::Tensor& out) {
+  const size_t bytes = out.nbytes();
+  if (bytes >= kLargeResult && out.is_contiguous()) ask_for_huge_pages(out.mutable_data_ptr(), bytes);
 }
 
 bool writes_past_caches(const at::Tensor& out, size_t share) {

@@ -13,50 +13,53 @@
 namespace posenc_ext::cpu {
 namespace {
 
+// Of the last cache: pieces of rows, and rows in turn, gain from passing it sooner than whole results.
+constexpr size_t kShare = 8;
+
 Positions positions_of(const at::Tensor& positions) {
   return {positions.const_data_ptr(), *ops::to_position_type(positions.scalar_type()),
           ops::to_strided(positions, positions.dim()), 0};
 }
 
-void run(const SinusoidRows& rows, int64_t count) {
+// Rows of these positions, or of their derivatives, into `out`, whose channels stand side by side.
+void rows_into(const AngleTable& table, const ops::Encoding& rule, const Positions& positions, int64_t count,
+               int64_t order, const at::Tensor& out, int64_t row_stride) {
+  const SinusoidRows rows{table.frequencies->with(rule.layout, rule.odd),
+                          positions,
+                          static_cast<int32_t>(order),
+                          ops::to_core(out.scalar_type()),
+                          out.mutable_data_ptr(),
+                          row_stride,
+                          order == 0 ? table.angles() : AngleSteps{},
+                          writes_past_caches(out, kShare)};
   parallel_for(count, rows.frequencies.spec.dim,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(sinusoid_rows, rows, begin, end); });
 }
 
 // Whether rows [start, start + length) can be made by angle addition: positions and angles stay exact.
-bool adds_angles(const FrequencyTable& table, int64_t start, int64_t length, at::ScalarType dtype) {
+bool adds_angles(const AngleTable& table, int64_t start, int64_t length, at::ScalarType dtype) {
   constexpr int64_t kMost = SinusoidTable::kMaxPosition;
   if (dtype == at::kDouble || length < SinusoidTable::kMinLength) return false;
   if (start < -kMost || start > kMost || length > kMost) return false;
-  const double farthest = core::max_of(std::abs(static_cast<double>(start)),
-                                       std::abs(static_cast<double>(start) + static_cast<double>(length)));
-  return (farthest + SinusoidTable::kBlock) * table.fastest < core::kMaxFastTurns;
+  return table.reaches(core::max_of(std::abs(static_cast<double>(start)),
+                                    std::abs(static_cast<double>(start) + static_cast<double>(length))));
 }
 
-void table_into(const FrequencyTable& table, const ops::Encoding& rule, int64_t start,
-                const at::Tensor& out) {
-  const Frequencies frequencies = table.with(rule.layout, rule.odd);
+void table_into(const AngleTable& table, const ops::Encoding& rule, int64_t start, const at::Tensor& out) {
   const int64_t length = out.size(0), dim = out.size(1);
   if (!adds_angles(table, start, length, out.scalar_type())) {
-    return run({frequencies,
-                {nullptr, core::PositionType::i64, {}, start},
-                /*order=*/0,
-                ops::to_core(out.scalar_type()),
-                out.mutable_data_ptr(),
-                out.stride(0)},
-               length);
+    const Positions positions{nullptr, core::PositionType::i64, {}, start};
+    return rows_into(table, rule, positions, length, /*order=*/0, out, out.stride(0));
   }
-  const at::Tensor steps = at::detail::empty_cpu({SinusoidTable::steps_size(dim)}, at::kDouble);
-  POSENC_AT_LEVEL(sinusoid_steps, frequencies, steps.mutable_data_ptr<double>());
-  const SinusoidTable a{frequencies,
+  const SinusoidTable a{table.frequencies->with(rule.layout, rule.odd),
+                        table.angles(),
                         start,
                         length,
-                        steps.const_data_ptr<double>(),
                         ops::to_core(out.scalar_type()),
                         out.mutable_data_ptr(),
                         out.stride(0),
-                        writes_past_caches(out, /*share=*/8)};
-  parallel_for(a.blocks(), a.kBlock * dim,
+                        writes_past_caches(out, kShare)};
+  parallel_for(a.blocks(), AngleSteps::kBlock * dim,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(sinusoid_table, a, begin, end); });
 }
 
@@ -67,7 +70,8 @@ at::Tensor& sinusoidal_table_out_cpu(c10::SymInt length, c10::SymInt dim, c10::S
       ops::check_sinusoidal_table(length, dim, base, freq_shift, scale, layout, odd, out.scalar_type());
   ops::resize_table(length, dim, out);
   if (out.numel() == 0) return out;
-  const auto table = frequency_table(out.size(1), base, freq_shift, scale);
+  prepare_result(out);  // that of sinusoidal_table, too
+  const auto table = angle_table(out.size(1), base, freq_shift, scale);
   const bool side_by_side = out.stride(1) == 1;  // of the channels
   const at::Tensor to = side_by_side ? out : new_result(out.sizes(), out.scalar_type());
   table_into(*table, rule, start.expect_int(), to);
@@ -87,10 +91,25 @@ at::Tensor sinusoidal_cpu(const at::Tensor& positions, c10::SymInt sym_dim, doub
   at::Tensor out = new_result(sizes, type);
   if (out.numel() == 0) return out;
   const at::Tensor few = ops::with_few_dims(positions, positions.dim());
-  const auto table = frequency_table(dim, base, freq_shift, scale);
-  run({table->with(rule.layout, rule.odd), positions_of(few), static_cast<int32_t>(order), ops::to_core(type),
-       out.mutable_data_ptr(), dim},
-      positions.numel());
+  rows_into(*angle_table(dim, base, freq_shift, scale), rule, positions_of(few), positions.numel(), order,
+            out, dim);
+  return out;
+}
+
+at::Tensor& sinusoidal_out_cpu(const at::Tensor& positions, c10::SymInt sym_dim, double base,
+                               double freq_shift, double scale, std::string_view layout, std::string_view odd,
+                               at::Tensor& out) {
+  const auto rule = ops::check_sinusoidal_out(positions, sym_dim, base, freq_shift, scale, layout, odd, out);
+  if (out.numel() == 0) return out;
+  const int64_t dim = sym_dim.expect_int();
+  const bool rows =
+      out.dim() == 2 && out.stride(1) == 1;  // channels side by side, whatever stands between rows
+  const bool direct = (rows || out.is_contiguous()) && !out.is_alias_of(positions);
+  const at::Tensor to = direct ? out : new_result(out.sizes(), out.scalar_type());
+  const at::Tensor few = ops::with_few_dims(positions, positions.dim());
+  rows_into(*angle_table(dim, base, freq_shift, scale), rule, positions_of(few), positions.numel(),
+            /*order=*/0, to, direct && rows ? out.stride(0) : dim);
+  if (!direct) out.copy_(to);
   return out;
 }
 
@@ -125,6 +144,7 @@ at::Tensor sinusoidal_backward_cpu(const at::Tensor& grad, const at::Tensor& pos
 
 TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
   m.impl("sinusoidal_table.out", TORCH_FN(sinusoidal_table_out_cpu));
+  m.impl("sinusoidal.out", TORCH_FN(sinusoidal_out_cpu));
   m.impl("_sinusoidal", TORCH_FN(sinusoidal_cpu));
   m.impl("_sinusoidal_backward", TORCH_FN(sinusoidal_backward_cpu));
 }

@@ -39,6 +39,18 @@ at::Tensor& sinusoidal_table_out_cuda(c10::SymInt length, c10::SymInt dim, c10::
   return out;
 }
 
+// Writes the checked encodings, or their derivatives, into `out`, which is contiguous.
+void rows_into(const at::Tensor& positions, int64_t dim, double base, double freq_shift, double scale,
+               const ops::Encoding& rule, int64_t order, const at::Tensor& out) {
+  if (out.numel() == 0) return;
+  const at::Tensor few = ops::with_few_dims(positions, positions.dim());
+  sinusoid_rows({core::make_sinusoid(dim, base, freq_shift, scale, rule.layout, rule.odd), positions_of(few),
+                 static_cast<int32_t>(order), ops::to_core(out.scalar_type()), out.mutable_data_ptr(), dim, 1,
+                 positions.numel()},
+                c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
 at::Tensor sinusoidal_cuda(const at::Tensor& positions, c10::SymInt sym_dim, double base, double freq_shift,
                            double scale, std::string_view layout, std::string_view odd, int64_t order,
                            std::optional<at::ScalarType> dtype) {
@@ -46,18 +58,24 @@ at::Tensor sinusoidal_cuda(const at::Tensor& positions, c10::SymInt sym_dim, dou
   const auto rule =
       ops::check_sinusoidal(positions, sym_dim, base, freq_shift, scale, layout, odd, order, type);
   const c10::cuda::CUDAGuard guard(positions.device());
-  const int64_t dim = sym_dim.expect_int();
   c10::DimVector sizes(positions.sizes().begin(), positions.sizes().end());
-  sizes.push_back(dim);
+  sizes.push_back(sym_dim.expect_int());
   at::Tensor out = at::empty(sizes, positions.options().dtype(type));
-  if (out.numel() == 0) return out;
-  const at::Tensor few = ops::with_few_dims(positions, positions.dim());
-  sinusoid_rows(
-      {core::make_sinusoid(dim, base, freq_shift, scale, rule.layout, rule.odd), positions_of(few),
-       static_cast<int32_t>(order), ops::to_core(type), out.mutable_data_ptr(), dim, 1, positions.numel()},
-      c10::cuda::getCurrentCUDAStream());
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  rows_into(positions, sizes.back(), base, freq_shift, scale, rule, order, out);
   return out;
+}
+
+at::Tensor& sinusoidal_out_cuda(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift,
+                                double scale, std::string_view layout, std::string_view odd,
+                                at::Tensor& out) {
+  const c10::cuda::CUDAGuard guard(positions.device());
+  const auto rule = ops::check_sinusoidal_out(positions, dim, base, freq_shift, scale, layout, odd, out);
+  return ops::write_contiguous(
+      out,
+      [&](at::Tensor& o) {
+        rows_into(positions, dim.expect_int(), base, freq_shift, scale, rule, /*order=*/0, o);
+      },
+      positions);
 }
 
 at::Tensor sinusoidal_backward_cuda(const at::Tensor& grad, const at::Tensor& positions, double base,
@@ -178,6 +196,7 @@ at::Tensor scale_dropout_cuda(const at::Tensor& x, double scale, double dropout_
 
 TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) {
   m.impl("sinusoidal_table.out", TORCH_FN(sinusoidal_table_out_cuda));
+  m.impl("sinusoidal.out", TORCH_FN(sinusoidal_out_cuda));
   m.impl("_sinusoidal", TORCH_FN(sinusoidal_cuda));
   m.impl("_sinusoidal_backward", TORCH_FN(sinusoidal_backward_cuda));
   m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_cuda));

@@ -25,6 +25,13 @@ at::Tensor sinusoidal_meta(const at::Tensor& positions, c10::SymInt dim, double 
   return at::empty_symint(sizes, positions.options().dtype(type));
 }
 
+at::Tensor& sinusoidal_out_meta(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift,
+                                double scale, std::string_view layout, std::string_view odd,
+                                at::Tensor& out) {
+  ops::check_sinusoidal_out(positions, dim, base, freq_shift, scale, layout, odd, out);
+  return out;
+}
+
 at::Tensor sinusoidal_backward_meta(const at::Tensor& grad, const at::Tensor& positions, double base,
                                     double freq_shift, double scale, std::string_view layout,
                                     std::string_view odd, int64_t order) {
@@ -72,6 +79,7 @@ at::Tensor scale_dropout_meta(const at::Tensor& x, double scale, double dropout_
 
 TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) {
   m.impl("sinusoidal_table.out", TORCH_FN(sinusoidal_table_out_meta));
+  m.impl("sinusoidal.out", TORCH_FN(sinusoidal_out_meta));
   m.impl("_sinusoidal", TORCH_FN(sinusoidal_meta));
   m.impl("_sinusoidal_backward", TORCH_FN(sinusoidal_backward_meta));
   m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_meta));

@@ -77,6 +77,21 @@ Encoding check_sinusoidal(const at::Tensor& positions, const c10::SymInt& dim, d
   return result;
 }
 
+Encoding check_sinusoidal_out(const at::Tensor& positions, const c10::SymInt& dim, double base,
+                              double freq_shift, double scale, std::string_view layout, std::string_view odd,
+                              const at::Tensor& out) {
+  const char* op = "sinusoidal";
+  const Encoding result =
+      check_sinusoidal(positions, dim, base, freq_shift, scale, layout, odd, 0, out.scalar_type());
+  POSENC_CHECK(out.device() == positions.device(), op, "out must be on the device of positions (",
+               positions.device(), "), got ", out.device());
+  c10::SymDimVector shape(positions.sym_sizes().begin(), positions.sym_sizes().end());
+  shape.push_back(dim);
+  resize_out(op, shape, out);
+  check_apart(op, "positions", positions, out);
+  return result;
+}
+
 at::ScalarType sinusoidal_dtype(const at::Tensor& positions, std::optional<at::ScalarType> dtype) {
   if (dtype.has_value()) return *dtype;
   return positions.is_floating_point() ? positions.scalar_type()
@@ -140,6 +155,15 @@ at::Tensor call_sinusoidal(const at::Tensor& positions, c10::SymInt dim, double 
                          std::string_view, int64_t, std::optional<at::ScalarType>)>(
           "posenc_ext::_sinusoidal");
   return op.call(positions, std::move(dim), base, freq_shift, scale, layout, odd, order, dtype);
+}
+
+at::Tensor& call_sinusoidal_out(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift,
+                                double scale, std::string_view layout, std::string_view odd,
+                                at::Tensor& out) {
+  static const auto op =
+      find_op<at::Tensor&(const at::Tensor&, c10::SymInt, double, double, double, std::string_view,
+                          std::string_view, at::Tensor&)>("posenc_ext::sinusoidal", "out");
+  return op.call(positions, std::move(dim), base, freq_shift, scale, layout, odd, out);
 }
 
 at::Tensor call_sinusoidal_backward(const at::Tensor& grad, const at::Tensor& positions, double base,

@@ -32,6 +32,11 @@ Encoding check_sinusoidal(const at::Tensor& positions, const c10::SymInt& dim, d
                           double scale, std::string_view layout, std::string_view odd, int64_t order,
                           at::ScalarType dtype);
 
+// The same for sinusoidal.out, whose result has the dtype of `out`; an empty one is given its shape.
+Encoding check_sinusoidal_out(const at::Tensor& positions, const c10::SymInt& dim, double base,
+                              double freq_shift, double scale, std::string_view layout, std::string_view odd,
+                              const at::Tensor& out);
+
 // The dtype of `sinusoidal` where none is asked for: that of floating positions, else torch's default.
 at::ScalarType sinusoidal_dtype(const at::Tensor& positions, std::optional<at::ScalarType> dtype);
 
@@ -55,6 +60,8 @@ at::Tensor& call_sinusoidal_table_out(c10::SymInt length, c10::SymInt dim, c10::
 at::Tensor call_sinusoidal(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift,
                            double scale, std::string_view layout, std::string_view odd, int64_t order,
                            std::optional<at::ScalarType> dtype);
+at::Tensor& call_sinusoidal_out(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift,
+                                double scale, std::string_view layout, std::string_view odd, at::Tensor& out);
 at::Tensor call_sinusoidal_backward(const at::Tensor& grad, const at::Tensor& positions, double base,
                                     double freq_shift, double scale, std::string_view layout,
                                     std::string_view odd, int64_t order);

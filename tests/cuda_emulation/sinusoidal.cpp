@@ -24,6 +24,8 @@ struct HostFrequencies {
       hi.push_back(f.hi);
       lo.push_back(f.lo);
     }
+    hi.resize((hi.size() + 15) / 16 * 16);  // zeros fill the last sixteen
+    lo.resize(hi.size());
     view = {spec, hi.data(), lo.data()};
   }
 };

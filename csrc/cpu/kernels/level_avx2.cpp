@@ -30,6 +30,8 @@ namespace posenc_ext::cpu::avx2 {
 //
 #include "cpu/kernels/octet.h"
 //
+#include "cpu/kernels/sixteen.h"
+//
 #include "cpu/kernels/dropout_body.h"
 #include "cpu/kernels/lane_sum.h"
 
@@ -40,7 +42,9 @@ namespace posenc_ext::cpu::avx2 {
 #include "cpu/kernels/sinusoidal_body.h"  // before those that encode rows with it
 
 #include "cpu/kernels/add_sinusoidal_body.h"
-#include "cpu/kernels/sinusoidal_table_body.h"
+#include "cpu/kernels/sinusoidal_writer.h"
+//
+#include "cpu/kernels/sinusoidal_rows_body.h"
 }  // namespace posenc_ext::cpu::avx2
 
 #if defined(__clang__)

@@ -18,6 +18,8 @@ namespace posenc_ext::cpu::baseline {
 //
 #include "cpu/kernels/octet.h"
 //
+#include "cpu/kernels/sixteen.h"
+//
 #include "cpu/kernels/dropout_body.h"
 #include "cpu/kernels/lane_sum.h"
 
@@ -28,5 +30,7 @@ namespace posenc_ext::cpu::baseline {
 #include "cpu/kernels/sinusoidal_body.h"  // before those that encode rows with it
 
 #include "cpu/kernels/add_sinusoidal_body.h"
-#include "cpu/kernels/sinusoidal_table_body.h"
+#include "cpu/kernels/sinusoidal_writer.h"
+//
+#include "cpu/kernels/sinusoidal_rows_body.h"
 }  // namespace posenc_ext::cpu::baseline

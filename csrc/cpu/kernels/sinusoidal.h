@@ -8,11 +8,40 @@
 
 namespace posenc_ext::cpu {
 
-// core::frequency of every pair, kept apart as high and low parts so that loops over pairs vectorise.
+// core::frequency of every pair, kept apart as high and low parts so that loops over pairs vectorise; zeros
+// fill the last sixteen, so that they run on whole vectors.
 struct Frequencies {
   core::Sinusoid spec;
   const double* hi;
   const double* lo;
+};
+
+// Sines and cosines of sixteen pairs at a position.
+struct alignas(64) SixteenPairs {
+  double sine[16], cosine[16];
+};
+
+// The same of an anchor, and the size below which a sum's sine is in doubt.
+struct alignas(64) AnchorPairs {
+  SixteenPairs at;
+  float doubt[16];
+};
+
+// Whole positions by angle addition, sin(a +- b) = sin a cos b +- cos a sin b: a is the angle of an anchor,
+// one of which stands in the middle of every kBlock positions, and b that of 0 to kReach steps. So a value
+// depends on its position and on nothing else.
+struct AngleSteps {
+  static constexpr int64_t kReach = 16, kBlock = 2 * kReach;
+  int64_t sixteens;           // of pairs; zeros fill the last
+  const SixteenPairs* steps;  // of the first sixteen pairs 0 to kReach steps, and so on
+  const float* doubt;         // what the longest step adds to the size below which a sine is in doubt
+  const AnchorPairs*
+      anchors;  // those that are kept, of positions [0, near): all sixteens of the first, and so on
+  int64_t near;
+
+  static int64_t block_of(int64_t position) { return position / kBlock - (position % kBlock < 0); }
+  static int64_t anchor_of(int64_t block) { return block * kBlock + kReach; }
+  const SixteenPairs* steps_of(int64_t sixteen) const { return steps + sixteen * (kReach + 1); }
 };
 
 struct Positions {
@@ -30,34 +59,25 @@ struct SinusoidRows {
   core::DType dtype;
   void* out;
   int64_t row_stride;
+  AngleSteps angles{};  // none near: all are evaluated at their own position
+  bool past_caches = false;
 };
 
-// A table of float32 or less by angle addition. Rows go in blocks of 2 kReach around an anchor, which stands
-// at a multiple of that many positions: sin(a +- b) = sin a cos b +- cos a sin b, where a is the angle of the
-// anchor and b that of 1 to kReach steps. So a row's values depend on its position and not on how the work is
-// cut. An item is a block.
+// A table of float32 or less by angle addition. An item is a block.
 struct SinusoidTable {
-  static constexpr int64_t kReach = 16, kBlock = 2 * kReach;
-  static constexpr int64_t kMinLength = 2 * kBlock;  // shorter ones cost less row by row
+  static constexpr int64_t kMinLength = 2 * AngleSteps::kBlock;  // shorter ones cost less row by row
   static constexpr int64_t kMaxPosition = int64_t{1}
                                           << 51;  // every position and every difference is a double
   Frequencies frequencies;
+  AngleSteps angles;
   int64_t start, length;
-  const double* steps;  // sinusoid_steps
   core::DType dtype;
   void* out;
   int64_t row_stride;
   bool past_caches;
 
-  // Channels as they are kept, in whole octets.
-  static int64_t width(int64_t dim) { return (dim + 7) / 8 * 8; }
-  static int64_t steps_size(int64_t dim) { return (2 * kReach + 1) * width(dim); }
-  static int64_t block_of(int64_t position) {
-    const int64_t shifted = position + kReach - 1;
-    return shifted / kBlock - (shifted % kBlock < 0);
-  }
-  int64_t first_block() const { return block_of(start); }
-  int64_t blocks() const { return block_of(start + length - 1) - first_block() + 1; }
+  int64_t first_block() const { return AngleSteps::block_of(start); }
+  int64_t blocks() const { return AngleSteps::block_of(start + length - 1) - first_block() + 1; }
 };
 
 // out[i] = sum over channels c of grad[i, c] * (derivative of order `order` at position i)
@@ -73,12 +93,13 @@ struct SinusoidBackward {
   void* out;
 };
 
-#define POSENC_DECLARE(level)                                                  \
-  namespace level {                                                            \
-  void sinusoid_rows(const SinusoidRows&, int64_t begin, int64_t end);         \
-  void sinusoid_steps(const Frequencies&, double* steps);                      \
-  void sinusoid_table(const SinusoidTable&, int64_t begin, int64_t end);       \
-  void sinusoid_backward(const SinusoidBackward&, int64_t begin, int64_t end); \
+#define POSENC_DECLARE(level)                                                                   \
+  namespace level {                                                                             \
+  void sinusoid_rows(const SinusoidRows&, int64_t begin, int64_t end);                          \
+  void sinusoid_steps(const Frequencies&, int64_t sixteens, SixteenPairs* steps, float* doubt); \
+  void sinusoid_anchors(const Frequencies&, const AngleSteps&, AnchorPairs*);                   \
+  void sinusoid_table(const SinusoidTable&, int64_t begin, int64_t end);                        \
+  void sinusoid_backward(const SinusoidBackward&, int64_t begin, int64_t end);                  \
   }
 POSENC_LEVELS(POSENC_DECLARE)
 #undef POSENC_DECLARE

@@ -7,6 +7,7 @@ using namespace posenc_ext::core;
 
 // Pairs worked on at a time: the arrays below stay in L1.
 constexpr int64_t kPairBlock = 128;
+
 // Loops over pairs run on whole groups of this many, whatever the vectors of a level hold.
 constexpr int64_t kPairGroup = 8;
 
@@ -33,21 +34,9 @@ void encode_groups(const double* __restrict hi, const double* __restrict lo, int
 template <bool kShort>
 void encode_pairs(const double* hi, const double* lo, int64_t count, double p, int32_t order, bool huge,
                   PairBlock& out) {
-  double last_hi[kPairGroup] = {}, last_lo[kPairGroup] = {};
-  const int64_t whole = count / kPairGroup * kPairGroup;
-  const auto encode = [&](const double* some_hi, const double* some_lo, int64_t some, PairBlock& to) {
-    huge ? encode_groups<kShort, true>(some_hi, some_lo, some, p, order, to)
-         : encode_groups<kShort, false>(some_hi, some_lo, some, p, order, to);
-  };
-  encode(hi, lo, whole, out);
-  if (whole < count) {
-    PairBlock last;
-    memcpy(last_hi, hi + whole, static_cast<size_t>(count - whole) * sizeof(double));
-    memcpy(last_lo, lo + whole, static_cast<size_t>(count - whole) * sizeof(double));
-    encode(last_hi, last_lo, kPairGroup, last);
-    memcpy(out.sine + whole, last.sine, kPairGroup * sizeof(double));
-    memcpy(out.cosine + whole, last.cosine, kPairGroup * sizeof(double));
-  }
+  const int64_t whole = (count + kPairGroup - 1) / kPairGroup * kPairGroup;
+  huge ? encode_groups<kShort, true>(hi, lo, whole, p, order, out)
+       : encode_groups<kShort, false>(hi, lo, whole, p, order, out);
   if (order == 0) return;
   for (int64_t i = 0; i < count; ++i) {
     const double factor = derivative_factor({hi[i], lo[i]}, order);
@@ -96,66 +85,8 @@ inline double position_of(const Positions& p, int64_t i) {
   return load_position(p.data, p.type, p.at.offset(i));
 }
 
-// The step before a value of type T, at which all that is left to do is to round once.
-template <class T>
-struct BeforeRounding {
-  using type = float;
-  static float from(double x) { return round_to_odd(x); }
-};
-
-template <>
-struct BeforeRounding<float> {
-  using type = float;
-  static float from(double x) { return static_cast<float>(x); }
-};
-
-template <>
-struct BeforeRounding<double> {
-  using type = double;
-  static double from(double x) { return x; }
-};
-
-// Rounds the sines and cosines of a block into a row.
-template <class T>
-inline void put_block(const Sinusoid& s, int64_t j, int64_t count, const PairBlock& block, T* row) {
-  const Places at = places(s);
-  const int64_t both = min_of(count, s.pairs() - j);
-  if (at.step == 2) {
-    // One thing a loop: so they become vector code.
-    typename BeforeRounding<T>::type sine[kPairBlock], cosine[kPairBlock];
-    for (int64_t i = 0; i < both; ++i) sine[i] = BeforeRounding<T>::from(block.sine[i]);
-    for (int64_t i = 0; i < both; ++i) cosine[i] = BeforeRounding<T>::from(block.cosine[i]);
-    T* to = row + 2 * j;
-    for (int64_t i = 0; i < both; ++i) {
-      to[2 * i] = round_to<T>(sine[i]);
-      to[2 * i + 1] = round_to<T>(cosine[i]);
-    }
-  } else {
-    const auto put = [both](T* to, const double* from) {
-      write_row(false, both, to,
-                [from](int64_t i, int64_t) { return Octet<T>::round(widen(Octet<double>::load(from + i))); });
-    };
-    put(row + at.sine + j, block.sine);
-    put(row + at.cosine + j, block.cosine);
-  }
-  if (both < count) row[at.extra] = round_to<T>(block.sine[both]);
-}
-
 template <class T>
 constexpr bool kShortFor = sizeof(T) < sizeof(double);
-
-template <class T>
-void sinusoid_rows_typed(const SinusoidRows& a, int64_t begin, int64_t end) {
-  const Sinusoid& s = a.frequencies.spec;
-  for (int64_t i = begin; i < end; ++i) {
-    T* row = static_cast<T*>(a.out) + i * a.row_stride;
-    const double p = position_of(a.positions, i);
-    encode_blocks<kShortFor<T>>(
-        a.frequencies, p, a.order,
-        [&](int64_t j, int64_t count, const PairBlock& block) { put_block<T>(s, j, count, block, row); });
-    if (s.dim % 2 != 0 && s.odd == Odd::zero) row[s.dim - 1] = round_to<T>(0.0);
-  }
-}
 
 // The sum over a row of grad * encoding. Eight sums, so that the additions are vectors of them and do not
 // wait for each other; every level adds in this order.
@@ -193,10 +124,6 @@ double sinusoid_dot(const SinusoidBackward& a, int64_t i) {
 }
 
 }  // namespace
-
-void sinusoid_rows(const SinusoidRows& a, int64_t begin, int64_t end) {
-  POSENC_DISPATCH_DTYPE(a.dtype, sinusoid_rows_typed<scalar_t>(a, begin, end))
-}
 
 void sinusoid_backward(const SinusoidBackward& a, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {

@@ -1,0 +1,218 @@
+// Sixteen elements at a time, in one register where the level has such: two octets, converted, compared,
+// taken in turn. Compiled once per CPU level by level_*.cpp, inside the level's namespace, after octet.h.
+
+namespace {
+
+constexpr int64_t kSixteen = 2 * kOctet;
+
+#if POSENC_VECTOR_BYTES == 64
+
+struct Floats16 {
+  __m512 v;
+};
+
+inline Floats16 join(Floats low, Floats high) {
+  return {_mm512_insertf32x8(_mm512_castps256_ps512(low.v), high.v, 1)};
+}
+inline Floats16 load_floats(const float* from) { return {_mm512_loadu_ps(from)}; }
+inline Floats16 all_of_floats(float x) { return {_mm512_set1_ps(x)}; }
+
+// Of 32 bits each; the sign is what matters.
+struct Signs16 {
+  __m512i v;
+};
+
+inline Signs16 operator|(Signs16 a, Signs16 b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline bool any(Signs16 x) { return _mm512_movepi32_mask(x.v) != 0; }
+inline Signs16 below(Floats16 x, Floats16 limit) {
+  const __m512i size = _mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x7fffffff));
+  return {_mm512_sub_epi32(size, _mm512_castps_si512(limit.v))};
+}
+
+#else
+
+struct Floats16 {
+  Floats low, high;
+};
+
+inline Floats16 join(Floats low, Floats high) { return {low, high}; }
+
+#if POSENC_VECTOR_BYTES == 32
+
+inline Floats16 load_floats(const float* from) {
+  return {{_mm256_loadu_ps(from)}, {_mm256_loadu_ps(from + kOctet)}};
+}
+inline Floats16 all_of_floats(float x) { return {{_mm256_set1_ps(x)}, {_mm256_set1_ps(x)}}; }
+
+struct Signs16 {
+  __m256i v;
+};
+
+inline Signs16 operator|(Signs16 a, Signs16 b) { return {_mm256_or_si256(a.v, b.v)}; }
+inline bool any(Signs16 x) { return _mm256_movemask_ps(_mm256_castsi256_ps(x.v)) != 0; }
+inline Signs16 below(Floats x, Floats limit) {
+  const __m256i size = _mm256_and_si256(_mm256_castps_si256(x.v), _mm256_set1_epi32(0x7fffffff));
+  return {_mm256_sub_epi32(size, _mm256_castps_si256(limit.v))};
+}
+
+#else
+
+inline Floats16 load_floats(const float* from) {
+  return {widen(Octet<float>::load(from)), widen(Octet<float>::load(from + kOctet))};
+}
+inline Floats16 all_of_floats(float x) {
+  const Floats all = each<Floats>([x](int64_t) { return x; });
+  return {all, all};
+}
+
+struct Signs16 {
+  int32_t v[kOctet];
+};
+
+inline Signs16 operator|(Signs16 a, Signs16 b) {
+  return each<Signs16>([&](int64_t i) { return a.v[i] | b.v[i]; });
+}
+inline bool any(Signs16 x) {
+  int32_t all = 0;
+  for (int64_t i = 0; i < kOctet; ++i) all |= x.v[i];
+  return all < 0;
+}
+inline Signs16 below(Floats x, Floats limit) {
+  return each<Signs16>(
+      [&](int64_t i) { return (bit_cast<int32_t>(x.v[i]) & 0x7fffffff) - bit_cast<int32_t>(limit.v[i]); });
+}
+
+#endif
+
+inline Signs16 below(Floats16 x, Floats16 limit) {
+  return below(x.low, limit.low) | below(x.high, limit.high);
+}
+
+#endif
+
+// a0 b0 a1 b1 and so on.
+template <class T>
+struct InTurn {
+  Octet<T> low, high;
+};
+
+template <class T>
+inline InTurn<T> in_turn(Octet<T> a, Octet<T> b) {
+#if POSENC_VECTOR_BYTES >= 32
+  if constexpr (sizeof(T) == 2) {
+    InTurn<T> result;
+    result.low.bits = _mm_unpacklo_epi16(a.bits, b.bits);
+    result.high.bits = _mm_unpackhi_epi16(a.bits, b.bits);
+    return result;
+  }
+  if constexpr (sizeof(T) == 4) {
+    const __m256 low = _mm256_unpacklo_ps(a.all.v, b.all.v), high = _mm256_unpackhi_ps(a.all.v, b.all.v);
+    return {{{_mm256_permute2f128_ps(low, high, 0x20)}}, {{_mm256_permute2f128_ps(low, high, 0x31)}}};
+  }
+#endif
+  T first[kOctet], second[kOctet], both[2 * kOctet];
+  a.store(first);
+  b.store(second);
+  for (int64_t i = 0; i < kOctet; ++i) {
+    both[2 * i] = first[i];
+    both[2 * i + 1] = second[i];
+  }
+  return {Octet<T>::load(both), Octet<T>::load(both + kOctet)};
+}
+
+template <class T>
+struct Sixteen {
+  Octet<T> low, high;
+
+#if POSENC_VECTOR_BYTES != 64
+  static Sixteen round(Floats16 x) { return {Octet<T>::round(x.low), Octet<T>::round(x.high)}; }
+#endif
+  void store(T* to) const {
+    low.store(to);
+    high.store(to + kOctet);
+  }
+  void stream(T* to) const {
+    low.stream(to);
+    high.stream(to + kOctet);
+  }
+  static void take_in_turn(Sixteen a, Sixteen b, Sixteen& first, Sixteen& second) {
+    const InTurn<T> low = in_turn(a.low, b.low), high = in_turn(a.high, b.high);
+    first = {low.low, low.high};
+    second = {high.low, high.high};
+  }
+};
+
+#if POSENC_VECTOR_BYTES == 64
+
+template <>
+struct Sixteen<float> {
+  __m512 all;
+
+  static Sixteen round(Floats16 x) { return {x.v}; }
+  void store(float* to) const { _mm512_storeu_ps(to, all); }
+  void stream(float* to) const { _mm512_stream_ps(to, all); }
+  static void take_in_turn(Sixteen a, Sixteen b, Sixteen& first, Sixteen& second) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    first = {_mm512_permutex2var_ps(a.all, low, b.all)};
+    second = {_mm512_permutex2var_ps(a.all, high, b.all)};
+  }
+};
+
+// What the two half types share.
+template <class T>
+struct HalfSixteen {
+  __m256i bits;
+
+  void store(T* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits); }
+  void stream(T* to) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), bits); }
+  static void take_in_turn(HalfSixteen a, HalfSixteen b, HalfSixteen& first, HalfSixteen& second) {
+    const __m256i low = _mm256_unpacklo_epi16(a.bits, b.bits), high = _mm256_unpackhi_epi16(a.bits, b.bits);
+    first = {_mm256_permute2x128_si256(low, high, 0x20)};
+    second = {_mm256_permute2x128_si256(low, high, 0x31)};
+  }
+};
+
+template <>
+struct Sixteen<BFloat16> : HalfSixteen<BFloat16> {
+  static Sixteen round(Floats16 x) {
+    const __m512i all = _mm512_castps_si512(x.v);
+    const __m512i last = _mm512_and_si512(_mm512_srli_epi32(all, 16), _mm512_set1_epi32(1));
+    const __m512i half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
+    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(all, half), 16);
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+    return {{_mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7fc0)))}};
+  }
+};
+
+template <>
+struct Sixteen<Half> : HalfSixteen<Half> {
+  static Sixteen round(Floats16 x) {
+    // Of a NaN the sign alone is kept.
+    const __m512 sign = _mm512_and_ps(x.v, _mm512_set1_ps(-0.0f));
+    const __m512 nan = _mm512_or_ps(sign, _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)));
+    const __m512 clean = _mm512_mask_mov_ps(x.v, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), nan);
+    return {{_mm512_cvtps_ph(clean, _MM_FROUND_TO_NEAREST_INT)}};
+  }
+};
+
+#endif
+
+// Sixteen doubles, with all that rounding to T takes.
+template <class T>
+inline Floats16 before_rounding(Doubles low, Doubles high) {
+  if constexpr (sizeof(T) < sizeof(float)) return join(round_to_odd(low), round_to_odd(high));
+  return join(to_floats(low), to_floats(high));
+}
+
+template <class T>
+inline Sixteen<T> round_sixteen(const double* from) {
+  const auto load = [from](int64_t i) { return widen(Octet<double>::load(from + i)); };
+  if constexpr (sizeof(T) == sizeof(double)) {
+    return {Octet<double>::load(from), Octet<double>::load(from + kOctet)};
+  } else {
+    return Sixteen<T>::round(before_rounding<T>(load(0), load(kOctet)));
+  }
+}
+
+}  // namespace
