@@ -37,8 +37,11 @@ namespace posenc_ext::cpu::avx512 {
 //
 #include "cpu/kernels/octet.h"
 //
+#include "cpu/kernels/line.h"
+//
 #include "cpu/kernels/dropout_body.h"
 #include "cpu/kernels/lane_sum.h"
+#include "cpu/kernels/sums_body.h"
 
 #include "cpu/kernels/alibi_bias_body.h"
 #include "cpu/kernels/gather_bias_body.h"
