@@ -8,7 +8,7 @@ namespace posenc_ext::cpu {
 
 inline SeededDropout seeded(double dropout_p, const std::optional<at::Tensor>& seed) {
   return {core::make_dropout(dropout_p),
-          ops::drops(dropout_p, seed) ? seed->const_data_ptr<int64_t>() : nullptr, nullptr};
+          ops::drops(dropout_p, seed) ? seed->const_data_ptr<int64_t>() : nullptr};
 }
 
 }  // namespace posenc_ext::cpu

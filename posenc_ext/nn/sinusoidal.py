@@ -93,14 +93,11 @@ class SinusoidalPositionalEncoding(DropsKeys):
         scale = math.sqrt(self.dim)
         p = self.dropout.p if self.dropout.training else 0.0
         if step is None:
-            if isinstance(start, Tensor) or start != 0:
-                return add_sinusoidal(
-                    emb, start, x_scale=scale, batch_first=self.batch_first, dropout_p=p, training=True
-                )
-            if p == 0.0:  # what is at its default is left out: reading it takes as long as a short sequence
+            # Without what is at its default: reading that takes longer than adding to a short sequence.
+            if not torch.jit.is_scripting() and isinstance(start, int) and start == 0 and p == 0.0:
                 return add_sinusoidal(emb, x_scale=scale, batch_first=self.batch_first)
             return add_sinusoidal(
-                emb, x_scale=scale, batch_first=self.batch_first, dropout_p=p, training=True
+                emb, start, x_scale=scale, batch_first=self.batch_first, dropout_p=p, training=True
             )
         if isinstance(start, Tensor):
             raise ValueError("SinusoidalPositionalEncoding: start must be 0 with step, got a tensor")

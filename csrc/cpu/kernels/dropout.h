@@ -5,13 +5,12 @@
 
 namespace posenc_ext::cpu {
 
-// The seed is read where it lies. Or what is kept is known already: a bit per element, in the result's order.
+// The seed is read where it lies; null means no dropout.
 struct SeededDropout {
   core::Dropout dropout;
   const int64_t* seed;
-  const uint8_t* mask;
 
-  bool drops() const { return seed != nullptr || mask != nullptr; }
+  bool drops() const { return seed != nullptr; }
 };
 
 }  // namespace posenc_ext::cpu

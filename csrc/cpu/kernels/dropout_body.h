@@ -86,22 +86,10 @@ inline uint64_t kept_bits(const Words& w, uint16_t below) {
 }
 
 // Whether elements are kept, a bit for each of kWords * kWord elements of each of kRows. The first of each
-// row stand `apart` in linear order, all at multiples of eight; of `count` elements the bits matter.
+// row stand `apart` in linear order, all at multiples of eight.
 template <int kRows, int64_t kWords>
-inline void draw_words(const SeededDropout& d, int64_t first, int64_t apart, int64_t count,
+inline void draw_words(const SeededDropout& d, int64_t first, int64_t apart,
                        uint64_t (&words)[kRows][kWords]) {
-  if (d.mask != nullptr) {
-    const int64_t bytes = min_of<int64_t>((count + 7) / 8, sizeof(words[0]));
-    for (int r = 0; r < kRows; ++r) {
-      const uint8_t* mask = d.mask + (first + r * apart) / 8;
-      if (bytes == sizeof(words[0])) {
-        memcpy(words[r], mask, sizeof(words[0]));
-      } else {
-        memcpy(words[r], mask, static_cast<size_t>(bytes));
-      }
-    }
-    return;
-  }
   const uint64_t key = static_cast<uint64_t>(*d.seed);
   // In 16 bits, which lack the threshold 2^16: then nothing is kept.
   const uint16_t below = static_cast<uint16_t>(min_of(d.dropout.threshold, uint32_t{0xffff}));
@@ -137,14 +125,20 @@ struct Keep {
 
   void fill(const SeededDropout& d, int64_t first, int64_t count) {
     before = first % kDrawsPerCounter;
-    for (int i = 0; i * kWord < before + count; ++i) {
-      uint64_t word[1][1] = {};
-      draw_words(d, first - before + i * kWord, 0, before + count - i * kWord, word);
-      words[i] = word[0][0];
-    }
+    const int64_t needed = (before + count + kWord - 1) / kWord;
+    int64_t i = 0;
+    for (; i + 4 <= needed; i += 4) draw<4>(d, first - before, i);
+    for (; i < needed; ++i) draw<1>(d, first - before, i);
   }
 
-  // Those of the elements [c, c + 8), c a multiple of eight.
+  template <int64_t count>
+  void draw(const SeededDropout& d, int64_t first, int64_t i) {
+    uint64_t some[1][count];
+    draw_words(d, first + i * kWord, 0, some);
+    memcpy(words + i, some, sizeof(some));
+  }
+
+  // Those of the elements [c, c + 8).
   uint8_t operator()(int64_t c) const {
     const int64_t at = before + c, shift = at % kWord;
     const uint64_t next = shift == 0 ? 0 : words[at / kWord + 1] << (kWord - shift);

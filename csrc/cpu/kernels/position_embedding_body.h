@@ -172,26 +172,26 @@ void add_position_embedding_typed(const AddPositionEmbedding& a, int64_t begin, 
 // of samples all the same.
 template <class T, class Sum, class Stride>
 inline void add_samples(const SumBatch& a, const T* grad, int64_t count, Stride stride, Sum* __restrict sum) {
+  // The next pass reads elsewhere. Pieces of half types are too short for the machine to see that by itself.
+  constexpr int64_t kStep = sizeof(T) < sizeof(float) ? kLineElements<T> : SumBatch::kBlock;
   int64_t b = 0;
   for (; b + 4 <= a.batch; b += 4) {
     const T* __restrict g0 = grad + b * a.batch_stride;
     const T* __restrict g1 = g0 + a.batch_stride;
     const T* __restrict g2 = g1 + a.batch_stride;
     const T* __restrict g3 = g2 + a.batch_stride;
-    const int64_t ahead = 4 * a.batch_stride;  // the next pass, which jumps there
-    for (int64_t first = 0; first < count; first += kLineElements<T>) {
-      if (sizeof(T) < sizeof(float)) {
-        __builtin_prefetch(g0 + first * stride + ahead);
-        __builtin_prefetch(g1 + first * stride + ahead);
-        __builtin_prefetch(g2 + first * stride + ahead);
-        __builtin_prefetch(g3 + first * stride + ahead);
-      }
+    const int64_t ahead = 4 * a.batch_stride;
+    for (int64_t first = 0; first < count; first += kStep) {
+      __builtin_prefetch(g0 + first * stride + ahead);
+      __builtin_prefetch(g1 + first * stride + ahead);
+      __builtin_prefetch(g2 + first * stride + ahead);
+      __builtin_prefetch(g3 + first * stride + ahead);
       const auto add = [&](int64_t j) {
         const int64_t i = j * stride;
         sum[j] = (((sum[j] + widen(g0[i])) + widen(g1[i])) + widen(g2[i])) + widen(g3[i]);
       };
-      if (first + kLineElements<T> <= count) {
-        for (int64_t j = first; j < first + kLineElements<T>; ++j) add(j);
+      if (first + kStep <= count) {
+        for (int64_t j = first; j < first + kStep; ++j) add(j);
       } else {
         for (int64_t j = first; j < count; ++j) add(j);
       }
@@ -210,13 +210,17 @@ void sum_batch_typed(const SumBatch& a, int64_t begin, int64_t end) {
     const int64_t row = item / a.blocks(), first = item % a.blocks() * SumBatch::kBlock;
     const int64_t count = min_of(SumBatch::kBlock, a.columns - first);
     const T* grad = static_cast<const T*>(a.grad) + row * a.row_stride + first * a.column_stride;
+    T* out = static_cast<T*>(a.out) + row * a.out_row_stride + first * a.out_column_stride;
+    if (a.batch == 1 && a.column_stride == 1 && a.out_column_stride == 1) {
+      for (int64_t j = 0; j < count; ++j) out[j] = round_to<T>(accumulator_t<T>{0} + widen(grad[j]));
+      continue;
+    }
     for (int64_t j = 0; j < count; ++j) sum[j] = 0;
     if (a.column_stride == 1) {
       add_samples(a, grad, count, SideBySide{}, sum);
     } else {
       add_samples(a, grad, count, a.column_stride, sum);
     }
-    T* out = static_cast<T*>(a.out) + row * a.out_row_stride + first * a.out_column_stride;
     for (int64_t j = 0; j < count; ++j) out[j * a.out_column_stride] = round_to<T>(sum[j]);
   }
 }

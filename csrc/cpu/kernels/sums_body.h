@@ -44,19 +44,6 @@ struct EncodingSum {
   using type = ScaledSum<T, double>;
 };
 
-#if POSENC_VECTOR_BYTES >= 32
-#include "cpu/kernels/near_sum_body.h"
-
-template <>
-struct EncodingSum<Half> {
-  using type = NearScaledSum<Half>;
-};
-template <>
-struct EncodingSum<BFloat16> {
-  using type = NearScaledSum<BFloat16>;
-};
-#endif
-
 // x + addend, which needs no double: core/position_embedding.h.
 template <class T>
 struct PlainSum {
@@ -105,6 +92,10 @@ struct Product {
   }
 };
 
+#if POSENC_VECTOR_BYTES >= 32
+#include "cpu/kernels/half_sums_body.h"
+#endif
+
 // Whether rows of x, `count` channels `channel_stride` apart, and those of the result at `y` are whole lines.
 template <class T>
 inline bool in_lines(int64_t count, int64_t channel_stride, bool past_caches, const void* y) {
@@ -132,7 +123,7 @@ POSENC_FLATTEN void write_group(const SeededDropout& d, const RowGroup& g, const
   constexpr int64_t kWords = kGroup / kRows, kStep = kDrops ? kWord * kWords : kLineElements<T>;
   for (int64_t step = 0; step < count; step += kStep) {
     uint64_t words[kRows][kWords];
-    if constexpr (kDrops) draw_words(d, first + step, g.y_apart, count - step, words);
+    if constexpr (kDrops) draw_words(d, first + step, g.y_apart, words);
     for (int64_t c = step; c < min_of(count, step + kStep); c += kLineElements<T>) {
       const auto shared = sum.shared(addend + c);
       for (int r = 0; r < kRows; ++r) {

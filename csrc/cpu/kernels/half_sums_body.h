@@ -1,9 +1,8 @@
-// Sums of half types and encodings in floats, by core/near_sum.h; compiled for the levels that have registers
-// for them, by sums_body.h.
+// Sums of half types in floats, as many as a register holds; compiled for the levels that have such
+// registers, by sums_body.h.
 
 #if POSENC_VECTOR_BYTES == 64
 
-// As many floats as a register holds, and what they are to a line.
 struct Wide {
   __m512 v;
 };
@@ -104,7 +103,7 @@ inline Line<T> round_clear(const Wide (&sums)[4]) {
 
 #endif
 
-// x * x_scale + encoding for the half types.
+// x * x_scale + encoding: in floats, unless core/near_sum.h leaves a doubt.
 template <class T>
 struct NearScaledSum {
   using Addend = double;
@@ -165,3 +164,55 @@ struct NearScaledSum {
     return exact.template line<kDrops>(x, addend, exact.shared(addend));
   }
 };
+
+template <>
+struct EncodingSum<Half> {
+  using type = NearScaledSum<Half>;
+};
+template <>
+struct EncodingSum<BFloat16> {
+  using type = NearScaledSum<BFloat16>;
+};
+
+#if POSENC_VECTOR_BYTES == 64
+
+// What Octet<T>::round does.
+inline __m256i round_wide(__m512 x, BFloat16) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7fc0)));
+}
+inline __m256i round_wide(__m512 x, Half) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i sign = _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0x80000000u)));
+  const __m512i clean =
+      _mm512_mask_or_epi32(bits, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), sign, _mm512_set1_epi32(0x7fc00000));
+  return _mm512_cvtps_ph(_mm512_castsi512_ps(clean), _MM_FROUND_TO_NEAREST_INT);
+}
+
+template <class T>
+struct WidePlainSum {
+  using Addend = T;
+
+  struct Shared {
+    Wide addend[2];
+  };
+  Shared shared(const T* addend) const { return {{load_wide(addend), load_wide(addend + kWide)}}; }
+
+  template <bool kDrops>
+  Line<T> line(const T* x, const T*, const Shared& s) const {
+    const __m256i low = round_wide(_mm512_add_ps(load_wide(x).v, s.addend[0].v), T{});
+    const __m256i high = round_wide(_mm512_add_ps(load_wide(x + kWide).v, s.addend[1].v), T{});
+    return {_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)};
+  }
+};
+
+template <>
+struct PlainSum<Half> : WidePlainSum<Half> {};
+template <>
+struct PlainSum<BFloat16> : WidePlainSum<BFloat16> {};
+
+#endif
