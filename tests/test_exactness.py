@@ -197,7 +197,7 @@ def test_kept_encodings_are_those_of_sinusoidal(layout, dim, odd):
     options = {"layout": layout, "odd": odd}
     zeros = torch.zeros(2, 1100, dim, dtype=torch.float64)
     positions = torch.arange(1100)
-    for start in (0, -5, 900, torch.tensor([0, 300])):
+    for start in (0, 1, -5, 900, torch.tensor([0, 300])):
         first = start.view(2, 1) if isinstance(start, torch.Tensor) else torch.tensor([[start], [start]])
         expected = posenc_ext.sinusoidal(first + positions, dim, dtype=torch.float64, **options)
         assert torch.equal(posenc_ext.add_sinusoidal(zeros, start, **options), expected)
