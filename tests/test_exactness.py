@@ -167,7 +167,8 @@ def test_half_types_round_as_in_float64_near_ties(dtype, p):
     x = torch.cat([powers, -powers, special.double(), near_one, -near_one]).to(dtype)
     x = x.repeat_interleave(2)  # beside a sine and a cosine, which are 0 and 1 at position 0
     x = torch.nn.functional.pad(x, (0, -len(x) % 64), value=1.0).view(-1, 1, 64)
-    ties = [1 + odd * step for odd in (1, 3, 63)] + [1.0]
+    ties = [1.0, 1 + 3 * step, 1 + 63 * step]
+    ties += [1 + 2.0**-j for j in range(1, round(-math.log2(step)) + 1)]  # of subnormals, and of others
     sides = [side * 2.0**-bits for bits in range(18, 53, 2) for side in (-1, 1)]
     for x_scale in [tie * (1 + side) * (1 - p) for tie in ties for side in sides]:
         assert same_as_strided(x, x_scale=x_scale, dropout_p=p, training=True), x_scale
