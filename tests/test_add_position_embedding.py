@@ -28,11 +28,12 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize(("batch", "dim"), [(3, 40), (9, 64)], ids=["odd rows", "rows of lines"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_bits_of_cat_and_add(dtype):
+def test_bits_of_cat_and_add(dtype, batch, dim):
     """One rounding is what eager does, too, where nothing is scaled or dropped."""
-    x, pos, cls, registers = (t.detach() for t in tensors(dtype=dtype, own=True, tokens=200, dim=40))
-    prefix = [cls.expand(3, -1, -1), registers]
+    x, pos, cls, registers = (t.detach() for t in tensors(batch, 200, dim, dtype, own=True))
+    prefix = [cls.expand(batch, -1, -1), registers]
     actual = posenc_ext.add_position_embedding(x, pos, [cls, registers])
     assert same_bits(actual, torch.cat([*prefix, x], 1) + pos)
     actual = posenc_ext.add_position_embedding(x, pos[0, 3:], [cls, registers], embed_prefix=False)
@@ -172,19 +173,39 @@ def test_one_draw_a_call():
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize("dim", [10, 64])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("padding", range(1, 9))
-def test_no_read_outside_of_views(dtype, padding):
+def test_no_read_outside_of_views(dtype, padding, dim):
     """Operands that begin and end at any byte offset, between NaNs, give results without NaN."""
 
     def between(*shape):
         memory = torch.full((2 * padding + torch.Size(shape).numel(),), float("nan"), dtype=dtype)
         return memory[padding:-padding].view(shape).fill_(0.5)
 
-    for x in (between(2, 6, 10), between(2, 10, 6).transpose(1, 2)):
-        y = posenc_ext.add_position_embedding(x, between(9, 10), [between(1, 1, 10), between(2, 2, 10)])
+    for x in (between(2, 6, dim), between(5, 6, dim), between(2, dim, 6).transpose(1, 2)):
+        prefix = [between(1, 1, dim), between(x.size(0), 2, dim)]
+        y = posenc_ext.add_position_embedding(x, between(9, dim), prefix)
         assert (y == 1).all()
-    assert (torch.ops.posenc_ext._sum_batch(between(5, 3, 10), True) == 2.5).all()
+    for batch in (1, 5):
+        grad = between(batch, 3, dim)
+        assert (torch.ops.posenc_ext._sum_batch(grad, True) == 0.5 * batch).all()
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("options", [{}, {"x_scale": 1.7}, {"dropout_p": 0.3, "training": True}], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_of_lines_are_those_of_single_elements(dtype, options, batch_first):
+    x, pos = values((9, 7, 192), "cpu", dtype), values((9, 192), "cpu", dtype, seed=1)
+    prefix = [values((1, 2, 192) if batch_first else (2, 1, 192), "cpu", dtype, seed=2)]
+    results = []
+    for form in (x, torch.stack([x, x], -1)[..., 0]):
+        torch.manual_seed(1)
+        tokens = pos if batch_first else pos.repeat(2, 1)[:11]
+        results.append(
+            posenc_ext.add_position_embedding(form, tokens, prefix, batch_first=batch_first, **options)
+        )
+    assert same_bits(*results)
 
 
 def test_prefix_tokens_may_be_left_out():

@@ -60,6 +60,21 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         y = posenc_ext.add_sinusoidal(x, x_scale=1.7, **options)
         results[name] = y
         (results[f"{name} backward"],) = torch.autograd.grad(y, x, fixed(y.shape, dtype, seed=1))
+    lines = leaf((6, 515, 256), dtype)  # rows of whole cache lines; six samples are four at a time, and two
+    for name, options in {
+        "lines": {},
+        "lines sequence first": {"batch_first": False},
+        "lines dropout": {"dropout_p": 0.3, "training": True},
+        "lines sequence first dropout": {"batch_first": False, "dropout_p": 0.3, "training": True},
+    }.items():
+        torch.manual_seed(5)
+        y = posenc_ext.add_sinusoidal(lines, x_scale=1.7, **options)
+        results[name] = y
+        (results[f"{name} backward"],) = torch.autograd.grad(y, lines, fixed(y.shape, dtype, seed=1))
+        torch.manual_seed(5)
+        rows = leaf((lines.shape[0 if name.count("sequence") else 1] + 1, 256), dtype)
+        first = fixed((1, 1, 256), dtype)
+        results[f"embed {name}"] = posenc_ext.add_position_embedding(lines, rows, [first], **options)
     cls, registers = leaf((1, 1, 254), dtype), fixed((3, 4, 254), dtype, seed=4).clone().requires_grad_()
     pos_embed = leaf((1026, 254), dtype)
     image = leaf((37, 62, 25, 41), dtype)

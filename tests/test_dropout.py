@@ -43,10 +43,11 @@ def test_draws_look_independent():
 
 
 @DEVICE
+@pytest.mark.parametrize("shape", [(3, 5, 14), (6, 3, 352)], ids=["odd rows", "rows of lines"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_kept_values_are_scaled_and_the_mask_is_philox(dtype, device):
+def test_kept_values_are_scaled_and_the_mask_is_philox(dtype, shape, device):
     """(x * x_scale + encoding) / (1 - p) rounded once where Philox keeps, +0 elsewhere."""
-    x = values((3, 5, 14), device, dtype)
+    x = values(shape, device, dtype)
     y = dropped(x, 0.3, seed=4, x_scale=1.5)
     torch.manual_seed(4)
     seed = reference.draw_seed(x.device)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from op_types import DTYPES
+from support import same_bits
 
 import posenc_ext
 from posenc_ext import reference
@@ -172,6 +173,69 @@ def test_half_types_are_not_rounded_by_way_of_float32(dtype):
     for create_graph in (False, True):
         (gradient,) = torch.autograd.grad(sine, positions, create_graph=create_graph, retain_graph=True)
         assert gradient.item() == 1 + 2 * step
+
+
+def strided(x: torch.Tensor) -> torch.Tensor:
+    """The same values with their channels apart: kernels take them one by one, in float64."""
+    return torch.stack([x, x], -1)[..., 0]
+
+
+def same_as_strided(x: torch.Tensor, **options) -> bool:
+    results = []
+    for form in (x, strided(x)):
+        torch.manual_seed(1)
+        results.append(posenc_ext.add_sinusoidal(form, **options))
+    return same_bits(*results)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.9, 0.97])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_types_round_as_in_float64_near_ties(dtype, p):
+    """Rows of whole lines are summed in float32 where core/near_sum.h says that it rounds alike."""
+    info, step = torch.finfo(dtype), torch.finfo(dtype).eps / 2
+    powers = 2.0 ** torch.arange(-30.0, 31.0, dtype=torch.float64)
+    special = torch.tensor(
+        [0.0, -0.0, math.inf, -math.inf, math.nan, info.max, -info.max, info.tiny, info.tiny / 8]
+    )
+    near_one = 1 + 2 * step * torch.arange(-20, 20)
+    x = torch.cat([powers, -powers, special.double(), near_one, -near_one]).to(dtype)
+    x = x.repeat_interleave(2)  # beside a sine and a cosine, which are 0 and 1 at position 0
+    x = torch.nn.functional.pad(x, (0, -len(x) % 64), value=1.0).view(-1, 1, 64)
+    ties = [1.0, 1 + 3 * step, 1 + 63 * step]
+    ties += [1 + 2.0**-j for j in range(1, round(-math.log2(step)) + 1)]  # of subnormals, and of others
+    sides = [side * 2.0**-bits for bits in range(18, 53, 2) for side in (-1, 1)]
+    for x_scale in [tie * (1 + side) * (1 - p) for tie in ties for side in sides]:
+        assert same_as_strided(x, x_scale=x_scale, dropout_p=p, training=True), x_scale
+    for x_scale in (0.0, 2.0**-70, 2.0**70, 1e-300, 1e300, -3.0):
+        assert same_as_strided(x, x_scale=x_scale, dropout_p=p, training=True), x_scale
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("p", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float64, *HALVES_AND_FLOAT32], ids=str)
+def test_rows_of_lines_are_those_of_single_elements(dtype, p, batch_first):
+    x = torch.randn(7, 300, 512).to(dtype)
+    assert same_as_strided(x, x_scale=512**0.5, batch_first=batch_first, dropout_p=p, training=True)
+
+
+def test_rows_past_the_caches_are_the_same():
+    """A warm result that is larger than the caches of most machines, and its samples one by one."""
+    x = torch.randn(9, 1030, 1024)
+    out = torch.ops.posenc_ext.add_sinusoidal.out(x, x_scale=3.0, out=torch.ones_like(x))
+    assert same_bits(out, torch.cat([posenc_ext.add_sinusoidal(part, x_scale=3.0) for part in x.split(1)]))
+
+
+@pytest.mark.parametrize(("dim", "odd"), [(64, "error"), (65, "zero"), (65, "sin")])
+@pytest.mark.parametrize("layout", ["interleaved", "concat", "concat_cos_first"])
+def test_kept_encodings_are_those_of_sinusoidal(layout, dim, odd):
+    """The first 65536 / dim positions are kept: those on both sides of that end, and negative ones."""
+    options = {"layout": layout, "odd": odd}
+    zeros = torch.zeros(2, 1100, dim, dtype=torch.float64)
+    positions = torch.arange(1100)
+    for start in (0, 1, -5, 900, torch.tensor([0, 300])):
+        first = start.view(2, 1) if isinstance(start, torch.Tensor) else torch.tensor([[start], [start]])
+        expected = posenc_ext.sinusoidal(first + positions, dim, dtype=torch.float64, **options)
+        assert torch.equal(posenc_ext.add_sinusoidal(zeros, start, **options), expected)
 
 
 def test_the_oracle_against_mpmath():

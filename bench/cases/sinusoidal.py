@@ -184,4 +184,5 @@ def cases() -> list[Case]:
             found.append(add_case("backward", dtype, big, False, 0.1))
             found.append(add_case("forward", dtype, small, False, 0.0))
             found.append(add_case("forward", dtype, small, False, 0.1))
+    found.append(add_case("forward", torch.float16, big, False, 0.0))
     return found

@@ -5,7 +5,7 @@
 #include <torch/library.h>
 
 #include "cpu/dropout.h"
-#include "cpu/frequencies.h"
+#include "cpu/encodings.h"
 #include "cpu/parallel.h"
 #include "cpu/result.h"
 #include "ops/sinusoidal.h"
@@ -19,9 +19,11 @@ void add_into(const at::Tensor& x, const std::optional<at::Tensor>& offsets, con
               double dropout_p, const std::optional<at::Tensor>& seed, at::Tensor& out) {
   if (out.numel() == 0) return;
   const int64_t batch_axis = batch_first ? 0 : 1, length_axis = 1 - batch_axis, dim = x.size(2);
-  const auto table = frequency_table(dim, base, freq_shift, 1.0);
+  const auto kept = encodings(dim, base, freq_shift, rule.layout, rule.odd);
   AddSinusoidal a{};
-  a.frequencies = table->with(rule.layout, rule.odd);
+  a.frequencies = kept->frequencies;
+  a.kept = kept->kept.data();
+  a.kept_positions = kept->positions;
   a.batch = x.size(batch_axis);
   a.length = x.size(length_axis);
   a.start = start.expect_int();

@@ -34,7 +34,8 @@ void embed_into(const ops::EmbeddedShape& shape, const at::Tensor& x, const at::
   a.item_tokens = a.whole_samples     ? core::max_of(rows / kSquare * kSquare, kSquare)
                   : shape.batch_first ? rows
                                       : 1;
-  a.item_samples = a.whole_samples || shape.batch_first ? 1 : rows;
+  // Four samples share the rows of pos_embed in registers.
+  a.item_samples = a.whole_samples ? 1 : shape.batch_first ? 4 : rows;
   parallel_for(a.items(),
                core::min_of(a.item_tokens, a.length) * core::min_of(a.item_samples, a.batch) * a.dim,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_position_embedding, a, begin, end); });

@@ -91,10 +91,13 @@ class SinusoidalPositionalEncoding(DropsKeys):
             rule = f"emb must have {self.dim} channels, got {emb.size(-1)}"
             raise ValueError(f"SinusoidalPositionalEncoding: {rule}")
         scale = math.sqrt(self.dim)
-        p, training = self.dropout.p, self.dropout.training
+        p = self.dropout.p if self.dropout.training else 0.0
         if step is None:
+            # Without what is at its default: reading that takes longer than adding to a short sequence.
+            if not torch.jit.is_scripting() and isinstance(start, int) and start == 0 and p == 0.0:
+                return add_sinusoidal(emb, x_scale=scale, batch_first=self.batch_first)
             return add_sinusoidal(
-                emb, start, x_scale=scale, batch_first=self.batch_first, dropout_p=p, training=training
+                emb, start, x_scale=scale, batch_first=self.batch_first, dropout_p=p, training=True
             )
         if isinstance(start, Tensor):
             raise ValueError("SinusoidalPositionalEncoding: start must be 0 with step, got a tensor")
@@ -102,7 +105,7 @@ class SinusoidalPositionalEncoding(DropsKeys):
             raise ValueError(f"SinusoidalPositionalEncoding: start must be 0 with step, got {start}")
         # All rows of emb as the batch of one position: that adds the same row of the table to each.
         rows = emb.flatten(0, 1).unsqueeze(0)
-        out = add_sinusoidal(rows, step, x_scale=scale, batch_first=False, dropout_p=p, training=training)
+        out = add_sinusoidal(rows, step, x_scale=scale, batch_first=False, dropout_p=p, training=True)
         return out.view(emb.shape)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

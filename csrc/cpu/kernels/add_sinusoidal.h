@@ -2,7 +2,7 @@
 // Each works on the items [begin, end).
 #pragma once
 
-#include "core/scalar.h"
+#include "core/near_sum.h"
 #include "core/strided.h"
 #include "cpu/kernels/dropout.h"
 #include "cpu/kernels/levels.h"
@@ -16,6 +16,8 @@ struct AddSinusoidal {
   static constexpr int64_t kBatchChunk = 32;
   static constexpr int64_t kTile = 8192;  // encodings of a tile, which stay in L2
   Frequencies frequencies;
+  const double* kept;  // encodings of the positions [0, kept_positions)
+  int64_t kept_positions;
   int64_t batch, length;
   int64_t start;
   const void* offsets;  // null: all samples start alike
@@ -30,9 +32,10 @@ struct AddSinusoidal {
   int64_t out_batch_stride, out_length_stride;
   bool past_caches;
 
-  // One where the samples of a position lie side by side, so that memory is walked in its order.
+  // Whether the samples of a position lie side by side; memory is walked in its order.
+  bool length_first() const { return out_length_stride >= out_batch_stride; }
   int64_t tile_length() const {
-    if (out_length_stride >= out_batch_stride) return 1;
+    if (length_first()) return 1;
     return core::min_of(length, core::max_of<int64_t>(1, kTile / frequencies.spec.dim));
   }
   int64_t tiles() const { return (length + tile_length() - 1) / tile_length(); }

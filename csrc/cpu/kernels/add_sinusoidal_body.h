@@ -3,11 +3,18 @@
 
 namespace {
 
-// The encodings of `count` positions from p on, one row after the other.
-inline void encode_tile(const Frequencies& f, double p, int64_t count, double* encoding) {
-  for (int64_t i = 0; i < count; ++i, encoding += f.spec.dim) {
-    encode_row(f, p + static_cast<double>(i), 0, [encoding](int64_t c, double v) { encoding[c] = v; });
+// The encodings of `count` positions from p on, one row after the other: where they are kept, or else made in
+// `buffer`.
+inline const double* encodings(const AddSinusoidal& a, double p, int64_t count, double* buffer) {
+  const int64_t dim = a.frequencies.spec.dim;
+  if (p >= 0.0 && p + static_cast<double>(count) <= static_cast<double>(a.kept_positions)) {
+    return a.kept + static_cast<int64_t>(p) * dim;
   }
+  for (int64_t i = 0; i < count; ++i) {
+    double* row = buffer + i * dim;
+    encode_row(a.frequencies, p + static_cast<double>(i), 0, [row](int64_t c, double v) { row[c] = v; });
+  }
+  return buffer;
 }
 
 template <class T, class Stride>
@@ -23,42 +30,79 @@ inline void add_encoding(const AddSinusoidal& a, int64_t b, int64_t l, const dou
             });
 }
 
+// Positions [first, first + count) of `samples` samples from b on, `apart` from each other: of one, or
+// kGroup.
+template <class T, class Sum>
+inline void add_encodings(const AddSinusoidal& a, int64_t b, int64_t samples, int64_t apart, int64_t first,
+                          int64_t count, const double* encoding, bool lines, const Sum& sum) {
+  const int64_t dim = a.frequencies.spec.dim;
+  const int64_t ahead = a.length_first() && apart == 0 ? fetch_ahead<T>(8192, a.x_batch_stride, dim)
+                                                       : fetch_ahead<T>(2048, a.x_length_stride, dim);
+  const RowGroup group{apart * a.x_batch_stride, apart * a.out_batch_stride, ahead, a.past_caches};
+  for (int64_t l = first; l < first + count; ++l, encoding += dim) {
+    if (lines) {
+      const int64_t to = b * a.out_batch_stride + l * a.out_length_stride;
+      write_rows(a.dropout, group, samples == kGroup,
+                 static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride,
+                 static_cast<T*>(a.out) + to, to, dim, sum, encoding);
+      continue;
+    }
+    for (int64_t r = 0; r < samples; ++r) {
+      if (a.x_channel_stride == 1) {
+        add_encoding<T>(a, b + r * apart, l, encoding, SideBySide{});
+      } else {
+        add_encoding<T>(a, b + r * apart, l, encoding, a.x_channel_stride);
+      }
+    }
+  }
+}
+
 template <class T>
 void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
   const int64_t dim = a.frequencies.spec.dim, tile = a.tile_length(), chunks = a.chunks();
   double on_stack[AddSinusoidal::kTile];
-  double* encoding = dim <= AddSinusoidal::kTile ? on_stack : new double[static_cast<size_t>(dim)];
+  double* buffer = dim <= AddSinusoidal::kTile ? on_stack : new double[static_cast<size_t>(dim)];
+  const typename EncodingSum<T>::type sum(a.x_scale, a.dropout);
+  const bool lines = in_lines<T>(dim, a.x_channel_stride, a.past_caches, a.out);
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t first = item / chunks * tile, chunk = item % chunks;
-    const int64_t count = min_of(tile, a.length - first);
-    const int64_t last = min_of(a.batch, (chunk + 1) * a.kBatchChunk);
-    if (a.offsets == nullptr) encode_tile(a.frequencies, position_after(a.start, first), count, encoding);
-    for (int64_t b = chunk * a.kBatchChunk; b < last; ++b) {
-      if (a.offsets != nullptr) {
-        const double offset = load_position(a.offsets, a.offset_type, b * a.offset_stride);
-        encode_tile(a.frequencies, position_after(a.start, first) + offset, count, encoding);
+    const int64_t first = item / chunks * tile, count = min_of(tile, a.length - first);
+    int64_t b = item % chunks * a.kBatchChunk;
+    const int64_t last = min_of(a.batch, b + a.kBatchChunk);
+    const double p = position_after(a.start, first);
+    if (a.offsets == nullptr) {
+      const double* encoding = encodings(a, p, count, buffer);
+      // Memory is walked in its order, or in four places at once that share the encodings in registers.
+      const int64_t apart = a.length_first() && sizeof(T) > 2 ? 0 : (last - b) / kGroup;
+      for (int64_t i = 0; i < apart; ++i) {
+        add_encodings<T>(a, b + i, kGroup, apart, first, count, encoding, lines, sum);
       }
-      for (int64_t i = 0; i < count; ++i) {
-        if (a.x_channel_stride == 1) {
-          add_encoding<T>(a, b, first + i, encoding + i * dim, SideBySide{});
-        } else {
-          add_encoding<T>(a, b, first + i, encoding + i * dim, a.x_channel_stride);
-        }
+      for (b += apart * kGroup; b < last; ++b) {
+        add_encodings<T>(a, b, 1, 0, first, count, encoding, lines, sum);
       }
     }
+    for (; b < last; ++b) {
+      const double offset = load_position(a.offsets, a.offset_type, b * a.offset_stride);
+      add_encodings<T>(a, b, 1, 0, first, count, encodings(a, p + offset, count, buffer), lines, sum);
+    }
   }
-  if (encoding != on_stack) delete[] encoding;
+  if (buffer != on_stack) delete[] buffer;
   if (a.past_caches) finish_streams();
 }
 
 template <class T, class Stride>
 void scale_dropout_typed(const ScaleDropout& a, int64_t begin, int64_t end, Stride stride) {
   const Doubles scale = all_of(a.scale);
+  const Product<T> product(a.scale, a.dropout);
   for (int64_t i = begin; i < end; ++i) {
     const Row<T, Stride> x{static_cast<const T*>(a.x) + a.outer.offset(i), stride};
-    const int64_t first = i * a.inner;
-    store_row(a.dropout, a.past_caches, first, min_of(a.inner, a.total - first),
-              static_cast<T*>(a.out) + first,
+    const int64_t first = i * a.inner, count = min_of(a.inner, a.total - first);
+    T* out = static_cast<T*>(a.out) + first;
+    if (in_lines<T>(count, stride, a.past_caches, out) && first % kDrawsPerCounter == 0) {
+      write_rows(a.dropout, {0, 0, 8192 / static_cast<int64_t>(sizeof(T)), a.past_caches}, false, x.first,
+                 out, first, count, product, x.first);
+      continue;
+    }
+    store_row(a.dropout, a.past_caches, first, count, out,
               [=](int64_t c, int64_t n) { return to_double(x.load(c, n)) * scale; });
   }
   if (a.past_caches) finish_streams();

@@ -9,6 +9,8 @@ namespace posenc_ext::cpu {
 struct SeededDropout {
   core::Dropout dropout;
   const int64_t* seed;
+
+  bool drops() const { return seed != nullptr; }
 };
 
 }  // namespace posenc_ext::cpu

@@ -9,6 +9,7 @@
 // g++ 12's intrinsics leave undefined what they overwrite.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include <immintrin.h>
 
@@ -24,34 +25,10 @@
 #pragma GCC target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 
-#include "cpu/kernels/add_sinusoidal.h"
-#include "cpu/kernels/alibi_bias.h"
-#include "cpu/kernels/gather_bias.h"
-#include "cpu/kernels/position_embedding.h"
-#include "cpu/kernels/relative_bias.h"
-#include "cpu/kernels/sinusoidal.h"
+#include "cpu/kernels/kernels.h"
 
 namespace posenc_ext::cpu::avx512 {
-// These before the bodies that use them, in this order.
-#include "cpu/kernels/stores.h"
-//
-#include "cpu/kernels/octet.h"
-//
-#include "cpu/kernels/sixteen.h"
-//
-#include "cpu/kernels/dropout_body.h"
-#include "cpu/kernels/lane_sum.h"
-
-#include "cpu/kernels/alibi_bias_body.h"
-#include "cpu/kernels/gather_bias_body.h"
-#include "cpu/kernels/position_embedding_body.h"
-#include "cpu/kernels/relative_bias_body.h"
-#include "cpu/kernels/sinusoidal_body.h"  // before those that encode rows with it
-
-#include "cpu/kernels/add_sinusoidal_body.h"
-#include "cpu/kernels/sinusoidal_writer.h"
-//
-#include "cpu/kernels/sinusoidal_rows_body.h"
+#include "cpu/kernels/bodies.h"
 }  // namespace posenc_ext::cpu::avx512
 
 #if defined(__clang__)

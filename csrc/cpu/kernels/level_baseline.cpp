@@ -5,32 +5,8 @@
 
 #define POSENC_VECTOR_BYTES 16
 
-#include "cpu/kernels/add_sinusoidal.h"
-#include "cpu/kernels/alibi_bias.h"
-#include "cpu/kernels/gather_bias.h"
-#include "cpu/kernels/position_embedding.h"
-#include "cpu/kernels/relative_bias.h"
-#include "cpu/kernels/sinusoidal.h"
+#include "cpu/kernels/kernels.h"
 
 namespace posenc_ext::cpu::baseline {
-// These before the bodies that use them, in this order.
-#include "cpu/kernels/stores.h"
-//
-#include "cpu/kernels/octet.h"
-//
-#include "cpu/kernels/sixteen.h"
-//
-#include "cpu/kernels/dropout_body.h"
-#include "cpu/kernels/lane_sum.h"
-
-#include "cpu/kernels/alibi_bias_body.h"
-#include "cpu/kernels/gather_bias_body.h"
-#include "cpu/kernels/position_embedding_body.h"
-#include "cpu/kernels/relative_bias_body.h"
-#include "cpu/kernels/sinusoidal_body.h"  // before those that encode rows with it
-
-#include "cpu/kernels/add_sinusoidal_body.h"
-#include "cpu/kernels/sinusoidal_writer.h"
-//
-#include "cpu/kernels/sinusoidal_rows_body.h"
+#include "cpu/kernels/bodies.h"
 }  // namespace posenc_ext::cpu::baseline

@@ -56,10 +56,7 @@ struct Octet<double> {
   static Octet round(Doubles x) { return {x}; }
   void store(double* to) const { _mm512_storeu_pd(to, all.v); }
   void stream(double* to) const { _mm512_stream_pd(to, all.v); }
-  Octet keep(const uint16_t* mask) const {
-    const __m512i wide = _mm512_cvtepi16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(mask)));
-    return {{_mm512_castsi512_pd(_mm512_and_si512(_mm512_castpd_si512(all.v), wide))}};
-  }
+  Octet keep(uint8_t bits) const { return {{_mm512_maskz_mov_pd(bits, all.v)}}; }
 };
 
 #else
@@ -97,9 +94,10 @@ inline __m256d cut_to_odd(__m256d x) {
 
 inline Floats round_to_odd(Doubles x) { return to_floats({cut_to_odd(x.low), cut_to_odd(x.high)}); }
 
-inline __m256d keep_four(__m256d x, const uint16_t* mask) {
-  const __m128i four = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(mask));
-  return _mm256_and_pd(x, _mm256_castsi256_pd(_mm256_cvtepi16_epi64(four)));
+inline __m256d keep_four(__m256d x, uint8_t bits, int64_t first) {
+  const __m256i own = _mm256_set_epi64x(first << 3, first << 2, first << 1, first);
+  const __m256i set = _mm256_and_si256(_mm256_set1_epi64x(bits), own);
+  return _mm256_and_pd(x, _mm256_castsi256_pd(_mm256_cmpeq_epi64(set, own)));
 }
 
 template <>
@@ -116,9 +114,7 @@ struct Octet<double> {
     _mm256_stream_pd(to, all.low);
     _mm256_stream_pd(to + 4, all.high);
   }
-  Octet keep(const uint16_t* mask) const {
-    return {{keep_four(all.low, mask), keep_four(all.high, mask + 4)}};
-  }
+  Octet keep(uint8_t bits) const { return {{keep_four(all.low, bits, 1), keep_four(all.high, bits, 16)}}; }
 };
 
 #endif
@@ -132,9 +128,14 @@ struct Octet<float> {
   static Octet round(Doubles x) { return {to_floats(x)}; }
   void store(float* to) const { _mm256_storeu_ps(to, all.v); }
   void stream(float* to) const { _mm256_stream_ps(to, all.v); }
-  Octet keep(const uint16_t* mask) const {
-    const __m256i wide = _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(mask)));
-    return {{_mm256_and_ps(all.v, _mm256_castsi256_ps(wide))}};
+  Octet keep(uint8_t bits) const {
+#if POSENC_VECTOR_BYTES == 64
+    return {{ _mm256_maskz_mov_ps(bits, all.v) }};
+#else
+    const __m256i own = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
+    const __m256i set = _mm256_and_si256(_mm256_set1_epi32(bits), own);
+    return {{_mm256_and_ps(all.v, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, own)))}};
+#endif
   }
 };
 
@@ -146,6 +147,11 @@ struct HalfOctet {
   void store(T* to) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bits); }
   void stream(T* to) const { _mm_stream_si128(reinterpret_cast<__m128i*>(to), bits); }
 };
+
+inline __m128i keep_halves(__m128i x, uint8_t bits) {
+  const __m128i own = _mm_set_epi16(128, 64, 32, 16, 8, 4, 2, 1);
+  return _mm_and_si128(x, _mm_cmpeq_epi16(_mm_and_si128(_mm_set1_epi16(bits), own), own));
+}
 
 inline __m128i load_halves(const void* from) { return _mm_loadu_si128(static_cast<const __m128i*>(from)); }
 
@@ -162,7 +168,7 @@ struct Octet<BFloat16> : HalfOctet<BFloat16> {
     return {_mm_packus_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1))};
   }
   static Octet round(Doubles x) { return round(round_to_odd(x)); }
-  Octet keep(const uint16_t* mask) const { return {_mm_and_si128(bits, load_halves(mask))}; }
+  Octet keep(uint8_t kept) const { return {keep_halves(bits, kept)}; }
 };
 
 template <>
@@ -176,7 +182,7 @@ struct Octet<Half> : HalfOctet<Half> {
     return {_mm256_cvtps_ph(clean, _MM_FROUND_TO_NEAREST_INT)};
   }
   static Octet round(Doubles x) { return round(round_to_odd(x)); }
-  Octet keep(const uint16_t* mask) const { return {_mm_and_si128(bits, load_halves(mask))}; }
+  Octet keep(uint8_t kept) const { return {keep_halves(bits, kept)}; }
 };
 
 inline Floats widen(Octet<float> x) { return x.all; }
@@ -256,8 +262,8 @@ struct Octet {
     store(to);
 #endif
   }
-  Octet keep(const uint16_t* mask) const {
-    return each<Octet>([&](int64_t i) { return mask[i] != 0 ? v[i] : T{}; });
+  Octet keep(uint8_t bits) const {
+    return each<Octet>([&](int64_t i) { return (bits >> i & 1) != 0 ? v[i] : T{}; });
   }
 };
 
@@ -271,46 +277,5 @@ inline Doubles to_double(Octet<T> x) {
 }
 
 #endif
-
-// A row of elements in memory; Stride is a type that knows its value where that is one.
-template <class T, class Stride>
-struct Row {
-  const T* first;
-  Stride stride;
-
-  // Elements [c, c + count) of it, count <= 8; what is beyond is zero.
-  Octet<T> load(int64_t c, int64_t count) const {
-    if (stride == 1 && count == kOctet) return Octet<T>::load(first + c);
-    T part[kOctet] = {};
-    for (int64_t i = 0; i < count; ++i) part[i] = first[(c + i) * stride];
-    return Octet<T>::load(part);
-  }
-};
-
-// A stride of one, known when the loop is compiled.
-struct SideBySide {
-  constexpr operator int64_t() const { return 1; }
-};
-
-// y[c, c + n) = octet(c, n) for all c < count, n <= 8. An octet may read its own place in y, and no other.
-template <class T, class OctetAt>
-inline void write_row(bool past_caches, int64_t count, T* y, OctetAt octet) {
-  const auto write = [y, octet](int64_t begin, int64_t end) {
-    int64_t c = begin;
-    for (; c + kOctet <= end; c += kOctet) octet(c, kOctet).store(y + c);
-    if (c == end) return;
-    T part[kOctet];
-    octet(c, end - c).store(part);
-    memcpy(y + c, part, static_cast<size_t>(end - c) * sizeof(T));
-  };
-  if (!past_caches) return write(0, count);
-  constexpr int64_t kElements = kLine / static_cast<int64_t>(sizeof(T));
-  const uintptr_t address = reinterpret_cast<uintptr_t>(y);
-  const int64_t first = min_of(count, static_cast<int64_t>(-address % kLine / sizeof(T)));
-  const int64_t last = first + (count - first) / kElements * kElements;
-  if (first != 0) write(0, first);
-  for (int64_t c = first; c < last; c += kOctet) octet(c, kOctet).stream(y + c);
-  if (last != count) write(last, count);
-}
 
 }  // namespace

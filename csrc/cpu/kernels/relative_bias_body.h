@@ -25,14 +25,6 @@ inline void for_each_stretch(const Scheme& scheme, int64_t begin, int64_t end, F
   }
 }
 
-template <class T>
-inline void reverse_rows(const T* from, int64_t stride, int64_t rows, T* to) {
-  for (int64_t row = 0; row < rows; ++row) to[rows - 1 - row] = from[row * stride];
-}
-
-// Not inlined: these loops are short, and alone they keep what they need in registers.
-#define POSENC_ALONE __attribute__((noinline))
-
 // Writes the places of a strip that its slices [first, last) cover; rows descend to `last_row`.
 template <class T, class Scheme>
 POSENC_ALONE void write_strip(const Scheme& scheme, int64_t strip, int64_t first, int64_t last,
@@ -56,58 +48,33 @@ POSENC_ALONE void write_strip(const Scheme& scheme, int64_t strip, int64_t first
   });
 }
 
-// Writes the rows of the queries of slices [first, last): what stands in front, then a slice.
-template <class T, class Scheme, class Copy>
-POSENC_ALONE void write_rows(const Scheme& scheme, int64_t strip, int64_t first, int64_t last,
-                             const T* values, T front, T* out, Copy copy) {
-  const int64_t keys = scheme.keys(), prefix = scheme.prefix(), shift = scheme.shift();
-  const T* first_slice = values + (last - 1) * shift;
-  scheme.for_each_query(strip, first, last, [=](int64_t query, int64_t slice) {
-    T* to = out + query * keys;
-    if (prefix != 0) *to = front;
-    copy(to + prefix, first_slice - slice * shift, keys - prefix);
-  });
-}
-
-// Shorter rows are gathered in the caches.
-constexpr int64_t kMinStreamBytes = 256;
-
+// Schemes of one strip, a slice for each query: what has no kernel of its own.
 template <class T, class Scheme>
 void bias_forward_typed(const Scheme& scheme, const BiasForward& a, void* scratch, int64_t begin,
                         int64_t end) {
   const int64_t rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
-  const int64_t prefix = scheme.prefix();
-  const bool shared = queries - prefix != scheme.strips() * scheme.slices();  // slices, by several queries
+  const int64_t shift = scheme.shift();
   const bool stream = a.past_caches && keys * static_cast<int64_t>(sizeof(T)) >= kMinStreamBytes;
   T* reversed = static_cast<T*>(scratch);
   const T* last_row = reversed + rows - 1;
   T* values = reversed + rows;
   int64_t reversed_head = -1;
   for_each_stretch(scheme, begin, end, [&](int64_t head, int64_t strip, int64_t first, int64_t last) {
-    T* out = static_cast<T*>(a.out) + head * queries * keys;
+    T* to = static_cast<T*>(a.out) + (head * queries + first) * keys;
     if (head != reversed_head) {
-      reverse_rows(static_cast<const T*>(a.table) + head * a.head_stride, a.row_stride, rows, reversed);
+      reverse_heads(static_cast<const T*>(a.table) + head * a.head_stride, a.row_stride, a.head_stride, rows,
+                    int64_t{1}, reversed);
       reversed_head = head;
     }
-    if (prefix != 0 && strip == 0 && first == 0) {
-      out[0] = reversed[0];
-      for (int64_t k = 1; k < keys; ++k) out[k] = reversed[2];
-    }
-    if (last - first == 1 && !shared) {  // the strip can stand where it belongs
-      scheme.for_each_query(strip, first, last, [&](int64_t query, int64_t) {
-        T* to = out + query * keys;
-        if (prefix != 0) *to = reversed[1];
-        write_strip(scheme, strip, first, last, last_row, to + prefix);
-      });
-      return;
-    }
+    if (last - first == 1) return write_strip(scheme, strip, first, last, last_row, to);  // where it belongs
     write_strip(scheme, strip, first, last, last_row, values);
-    if (stream) {
-      write_rows(scheme, strip, first, last, values, reversed[prefix], out,
-                 [](T* to, const T* from, int64_t count) { stream_row(to, from, count); });
-    } else {
-      write_rows(scheme, strip, first, last, values, reversed[prefix], out,
-                 [](T* to, const T* from, int64_t count) { copy_row(to, from, count); });
+    const T* from = values + (last - first - 1) * shift;
+    for (int64_t slice = first; slice < last; ++slice, to += keys, from -= shift) {
+      if (stream) {
+        stream_row(to, from, keys);
+      } else {
+        copy_row(to, from, keys);
+      }
     }
   });
   if (stream) finish_streams();
@@ -125,78 +92,15 @@ inline void add_run(const Sum* __restrict values, int64_t count, int64_t step, S
   }
 }
 
-template <class T, class Sum>
-inline void add_row(const T* __restrict grad, int64_t stride, int64_t count, Sum* __restrict sum) {
-  if (stride == 1) {
-    for (int64_t i = 0; i < count; ++i) sum[i] += widen(grad[i]);
-  } else {
-    for (int64_t i = 0; i < count; ++i) sum[i] += widen(grad[i * stride]);
-  }
-}
-
-// Rows of a gradient and the places of a strip where they begin. As many as this are added in one pass, so
-// that a strip is read and written once for all of them.
 constexpr int kRowsPerPass = 4;
 
-template <class T>
-struct Rows {
-  const T* grad[kRowsPerPass];
-  int64_t place[kRowsPerPass];
-};
-
-template <int kFirst, int kCount, class T>
-inline accumulator_t<T> sum_of_rows(const T* const (&row)[kRowsPerPass], int64_t i) {
-  if constexpr (kCount == 1) {
-    return widen(row[kFirst][i]);
-  } else {
-    return sum_of_rows<kFirst, kCount / 2>(row, i) + sum_of_rows<kFirst + kCount / 2, kCount / 2>(row, i);
-  }
-}
-
-// Adds kCount rows from the `first` on.
-template <int kCount, class T, class Sum>
-inline void add_rows(const Rows<T>& rows, int first, int64_t stride, int64_t count, Sum* __restrict strip) {
-  int64_t low = rows.place[first], high = low;  // the places that all rows reach are [low, high)
-  for (int n = first + 1; n < first + kCount; ++n) {
-    low = max_of(low, rows.place[n]);
-    high = min_of(high, rows.place[n]);
-  }
-  high += count;
-  if (stride != 1 || kCount == 1 || high < low + kCount) {
-    for (int n = first; n < first + kCount; ++n) {
-      add_row(rows.grad[n], stride, count, strip + rows.place[n]);
-    }
-    return;
-  }
-  const T* row[kRowsPerPass];
-  for (int n = 0; n < kCount; ++n) {
-    const T* grad = rows.grad[first + n];
-    const int64_t place = rows.place[first + n];
-    for (int64_t p = place; p < low; ++p) strip[p] += widen(grad[p - place]);
-    for (int64_t p = high; p < place + count; ++p) strip[p] += widen(grad[p - place]);
-    row[n] = grad + (low - place);
-  }
-  Sum* sum = strip + low;
-  for (int64_t i = 0; i < high - low; ++i) sum[i] += sum_of_rows<0, kCount>(row, i);
-}
-
-// Adds rows [first, last).
-template <int kCount, class T, class Sum>
-POSENC_ALONE void add_batch(const Rows<T>& rows, int first, int last, int64_t stride, int64_t count,
-                            Sum* strip) {
-  for (; first + kCount <= last; first += kCount) add_rows<kCount>(rows, first, stride, count, strip);
-  if constexpr (kCount > 1) {
-    if (first < last) add_batch<kCount / 2>(rows, first, last, stride, count, strip);
-  }
-}
-
 template <class T, class Scheme>
-void bias_backward_typed(const Scheme& scheme, const BiasBackward& a, void* scratch, int64_t begin,
-                         int64_t end) {
+void strips_backward(const Scheme& scheme, const BiasBackward& a, void* scratch, int64_t begin, int64_t end) {
   using Sum = accumulator_t<T>;
   const int64_t rows = scheme.rows(), keys = scheme.keys();
   const int64_t prefix = scheme.prefix(), count = keys - prefix, stride = a.key_stride;
   const int64_t slices = scheme.slices(), shift = scheme.shift(), head_slices = scheme.strips() * slices;
+  const int64_t step = scheme.query_step() * a.query_stride;  // from slice to slice
   Sum* strip_sums = static_cast<Sum*>(scratch) + rows;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t head = item / a.blocks, block = item % a.blocks;
@@ -207,37 +111,46 @@ void bias_backward_typed(const Scheme& scheme, const BiasBackward& a, void* scra
       sums[0] += widen(grad[0]);
       sums[2] += lane_sum<Sum>(count, [=](int64_t i) { return widen(grad[(1 + i) * stride]); });
     }
-    const int64_t first_slice = block * a.slices_per_block;
-    const int64_t last_slice = min_of(head_slices, first_slice + a.slices_per_block);
+    const int64_t first_slice = block * a.parts_per_block;
+    const int64_t last_slice = min_of(head_slices, first_slice + a.parts_per_block);
     for_each_stretch(
         scheme, first_slice, last_slice, [&](int64_t, int64_t strip, int64_t first, int64_t last) {
           const int64_t places = (last - first - 1) * shift + count;
           for (int64_t i = 0; i < places; ++i) strip_sums[i] = Sum(0);
-          Rows<T> batch;
-          int batched = 0;
-          scheme.for_each_query(strip, first, last, [&](int64_t query, int64_t slice) {
-            const T* row = grad + query * a.query_stride;
-            batch.grad[batched] = row + prefix * stride;
-            batch.place[batched] = (last - 1 - slice) * shift;
-            if (++batched < kRowsPerPass) return;
-            batched = 0;
-            add_batch<kRowsPerPass>(batch, 0, kRowsPerPass, stride, count, strip_sums);
-            if (prefix != 0) {
-              Sum lead = Sum(0);
-              for (const T* values : batch.grad) lead += widen(values[-stride]);
-              sums[1] += lead;
-            }
-          });
-          add_batch<kRowsPerPass>(batch, 0, batched, stride, count, strip_sums);
-          for (int i = 0; prefix != 0 && i < batched; ++i) sums[1] += widen(batch.grad[i][-stride]);
+          const T* row = grad + scheme.query_of(strip, first) * a.query_stride + prefix * stride;
+          Sum* sum = strip_sums + (last - 1 - first) * shift;
+          int64_t slice = first;
+          for (; slice + kRowsPerPass <= last; slice += kRowsPerPass) {
+            const int64_t ahead = slice + 2 * kRowsPerPass <= last ? kRowsPerPass * step : 0;
+            add_rows<kRowsPerPass>(row, step, count, stride, shift, ahead, sum);
+            row += kRowsPerPass * step;
+            sum -= kRowsPerPass * shift;
+          }
+          for (; slice < last; ++slice, row += step, sum -= shift) add_row(row, stride, count, sum);
+          if (prefix != 0) {
+            row -= (last - first) * step + stride;
+            sums[1] += lane_sum<Sum>(last - first, [=](int64_t i) { return widen(row[i * step]); });
+          }
           scheme.for_each_run(strip, first, last, [=](int64_t place, int64_t run, int64_t row, int64_t step) {
             add_run(strip_sums + place, run, step, sums + (rows - 1 - row));
           });
         });
-    if (a.blocks != 1) continue;
-    T* out = static_cast<T*>(a.out) + head;
-    for (int64_t row = 0; row < rows; ++row) out[row * a.heads] = round_to<T>(sums[rows - 1 - row]);
+    if (a.blocks == 1) write_sums(sums, rows, a.heads, static_cast<T*>(a.out) + head);
   }
+}
+
+template <class T, class Scheme>
+void bias_backward_typed(const Scheme& scheme, const BiasBackward& a, void* scratch, int64_t begin,
+                         int64_t end) {
+  strips_backward<T>(scheme, a, scratch, begin, end);
+}
+
+template <class T>
+void bias_backward_typed(const WindowScheme& scheme, const BiasBackward& a, void* scratch, int64_t begin,
+                         int64_t end) {
+  if (scheme.is_expanded()) return expanded_backward<T>(scheme, a, scratch, begin, end);
+  if (is_small(scheme)) return small_window_backward<T>(scheme, a, scratch, begin, end);
+  strips_backward<T>(scheme, a, scratch, begin, end);
 }
 
 template <class T>
@@ -254,25 +167,10 @@ void bias_reduce_typed(const BiasReduce& a, int64_t begin, int64_t end) {
   }
 }
 
-template <class T>
-void reverse_table_typed(const ReverseTable& a, int64_t begin, int64_t end) {
-  for (int64_t head = begin; head < end; ++head) {
-    reverse_rows(static_cast<const T*>(a.table) + head * a.head_stride, a.row_stride, a.rows,
-                 static_cast<T*>(a.reversed_table) + head * a.rows);
-  }
-}
-
 }  // namespace
 
-void bias_reduce(const BiasReduce& a, int64_t begin, int64_t end) {
-  POSENC_DISPATCH_DTYPE(a.dtype, bias_reduce_typed<scalar_t>(a, begin, end))
-}
-
-void reverse_table(const ReverseTable& a, int64_t begin, int64_t end) {
-  if (a.element_size == 8) return reverse_table_typed<uint64_t>(a, begin, end);
-  if (a.element_size == 4) return reverse_table_typed<uint32_t>(a, begin, end);
-  reverse_table_typed<uint16_t>(a, begin, end);
-}
+void bias_reduce(const BiasReduce& a, int64_t begin,
+                 int64_t end){POSENC_DISPATCH_DTYPE(a.dtype, bias_reduce_typed<scalar_t>(a, begin, end))}
 
 #define POSENC_DEFINE(Scheme)                                                                                \
   void bias_forward(const Scheme& scheme, const BiasForward& a, void* scratch, int64_t begin, int64_t end) { \

@@ -5,6 +5,9 @@ namespace {
 
 using namespace posenc_ext::core;
 
+// A hot loop: all that it calls is inlined, also where the compiler would find that too much.
+#define POSENC_FLATTEN __attribute__((flatten)) inline
+
 constexpr int64_t kLine = 64;  // bytes; whole lines alone go past the caches
 
 // One line; `to` stands at a multiple of kLine.

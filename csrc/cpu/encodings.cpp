@@ -1,0 +1,25 @@
+#include "cpu/encodings.h"
+
+#include <tuple>
+
+#include "ops/cache.h"
+
+namespace posenc_ext::cpu {
+
+std::shared_ptr<const Encodings> encodings(int64_t dim, double base, double freq_shift, core::Layout layout,
+                                           core::Odd odd) {
+  constexpr int64_t kMostElements = 65536;  // half a megabyte, half of a usual L2
+  return ops::cached<Encodings>(std::tuple(dim, base, freq_shift, layout, odd), [](const auto& key) {
+    const auto [dim, base, freq_shift, layout, odd] = key;
+    Encodings result{frequency_table(dim, base, freq_shift, 1.0), {}, kMostElements / dim, {}};
+    result.frequencies = result.table->with(layout, odd);
+    result.kept.resize(result.positions * dim);
+    const SinusoidRows rows{result.frequencies, {nullptr, core::PositionType::i64, {}, 0},
+                            /*order=*/0,        core::DType::float64,
+                            result.kept.data(), dim};
+    POSENC_AT_LEVEL(sinusoid_rows, rows, 0, result.positions);
+    return result;
+  });
+}
+
+}  // namespace posenc_ext::cpu

@@ -1,0 +1,22 @@
+// The encodings of the first positions, computed once per convention and kept: what a small call would take
+// longest for.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "cpu/frequencies.h"
+
+namespace posenc_ext::cpu {
+
+struct Encodings {
+  std::shared_ptr<const FrequencyTable> table;
+  Frequencies frequencies;
+  int64_t positions;         // [0, positions) are kept
+  std::vector<double> kept;  // a row each
+};
+
+std::shared_ptr<const Encodings> encodings(int64_t dim, double base, double freq_shift, core::Layout layout,
+                                           core::Odd odd);
+
+}  // namespace posenc_ext::cpu
