@@ -52,7 +52,10 @@ struct WindowScheme {
   POSENC_HD int64_t queries() const { return query[0] * query[1] * query[2] + prefix_tokens; }
   POSENC_HD int64_t keys() const { return window[0] * window[1] * window[2] + prefix_tokens; }
 
-  POSENC_HD int64_t cell(int axis, int64_t position) const { return position * window[axis] / query[axis]; }
+  POSENC_HD int64_t cell(int axis, int64_t position) const {
+    if (query[axis] == window[axis]) return position;
+    return position * window[axis] / query[axis];
+  }
   POSENC_HD int64_t first_query(int axis, int64_t cell) const {
     if (query[axis] == window[axis]) return cell;
     return (cell * query[axis] + window[axis] - 1) / window[axis];
@@ -125,6 +128,23 @@ struct WindowScheme {
       key_stride *= window[a];
     }
     return {prefix_tokens + q, prefix_tokens + k};
+  }
+
+  // Where the table's rows stand in descending order, those of a query's keys are runs: run (i, j) begins
+  // i * outer_step + j * inner_step places after the corner of the query's cell.
+  struct Runs {
+    int64_t outer, inner, outer_step, inner_step, length;
+  };
+
+  POSENC_HD Runs runs() const {
+    const int64_t columns = 2 * window[2] - 1;
+    if (window[1] != 1) return {window[0], window[1], (2 * window[1] - 1) * columns, columns, window[2]};
+    if (window[2] != 1) return {1, window[0], 0, columns, window[2]};
+    return {1, 1, 0, 0, window[0]};
+  }
+  POSENC_HD int64_t corner(int64_t x, int64_t y, int64_t z) const {
+    const int64_t line = (window[0] - 1 - x) * (2 * window[1] - 1) + window[1] - 1 - y;
+    return line * (2 * window[2] - 1) + window[2] - 1 - z;
   }
 
   // Queries that agree on all axes but the first share a strip, the table's planes along that axis turned

@@ -109,8 +109,7 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     if (out.numel() == 0) return;
     const BiasForward a{table.element_size(), table.const_data_ptr(),  table.stride(0),
                         table.stride(1),      writes_past_caches(out), out.mutable_data_ptr()};
-    const int64_t slices = table.size(1) * scheme.strips() * scheme.slices();
-    at::parallel_for(0, slices, grain(static_cast<int64_t>(out.nbytes()) / slices),
+    at::parallel_for(0, table.size(1) * scheme.queries(), grain(scheme.keys() * a.element_size),
                      [&](int64_t begin, int64_t end) {
                        Scratch scratch(a.scratch_bytes(scheme));
                        POSENC_AT_LEVEL(bias_forward, scheme, a, scratch.data(), begin, end);

@@ -43,6 +43,9 @@ namespace posenc_ext::cpu::avx512 {
 #include "cpu/kernels/alibi_bias_body.h"
 #include "cpu/kernels/gather_bias_body.h"
 #include "cpu/kernels/position_embedding_body.h"
+#include "cpu/kernels/reversed_table_body.h"
+#include "cpu/kernels/window_bias_body.h"  // before the body that calls it
+//
 #include "cpu/kernels/relative_bias_body.h"
 #include "cpu/kernels/sinusoidal_body.h"  // before those that encode rows with it
 

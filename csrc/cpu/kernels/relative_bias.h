@@ -7,9 +7,15 @@
 
 namespace posenc_ext::cpu {
 
-// Both directions walk along the strips of a scheme, in stretches: slices [first, last) of one strip, few
-// enough for the places that they cover to stay in the caches.
+// Strips are walked in stretches: slices [first, last) of one strip, few enough for the places that they
+// cover to stay in the caches.
 constexpr int64_t kStretchSlices = 512;
+
+// Heads whose tables are turned around together: a line of a table is read, or written, once for as many.
+constexpr int64_t kHeadsAtOnce = 4;
+
+constexpr int64_t kMaxMove = 64;    // bytes
+constexpr int64_t kSmallWidth = 8;  // windows as wide as this sum up their adjoint in registers
 
 // The places that a stretch covers, at most.
 template <class Scheme>
@@ -17,7 +23,7 @@ int64_t max_places(const Scheme& s) {
   return (core::min_of(kStretchSlices, s.slices()) - 1) * s.shift() + s.keys() - s.prefix();
 }
 
-// out[head, query, key] = table[row(query, key), head]; an item is one slice of one strip of one head.
+// out[head, query, key] = table[row(query, key), head]; an item is one query of one head.
 struct BiasForward {
   int64_t element_size;  // a gather copies bits: only the size of an element matters
   const void* table;
@@ -29,6 +35,10 @@ struct BiasForward {
   template <class Scheme>
   int64_t scratch_bytes(const Scheme& s) const {
     return (s.rows() + max_places(s)) * element_size;
+  }
+  // Reversed tables of some heads, and a row; a move may reach beyond it.
+  int64_t scratch_bytes(const core::WindowScheme& s) const {
+    return (kHeadsAtOnce * s.rows() + s.keys()) * element_size + kMaxMove;
   }
 };
 
@@ -46,6 +56,11 @@ struct BiasBackward {
   template <class Scheme>
   static int64_t scratch_bytes(const Scheme& s, int64_t sum_size) {
     return (s.rows() + max_places(s)) * sum_size;
+  }
+  // Small windows: sums of one head and a little more, and rounded ones of some heads.
+  static int64_t scratch_bytes(const core::WindowScheme& s, int64_t sum_size) {
+    const int64_t small = (1 + kHeadsAtOnce) * s.rows() + 2 * kSmallWidth;
+    return core::max_of(small, s.rows() + max_places(s)) * sum_size;
   }
 };
 

@@ -25,14 +25,6 @@ inline void for_each_stretch(const Scheme& scheme, int64_t begin, int64_t end, F
   }
 }
 
-template <class T>
-inline void reverse_rows(const T* from, int64_t stride, int64_t rows, T* to) {
-  for (int64_t row = 0; row < rows; ++row) to[rows - 1 - row] = from[row * stride];
-}
-
-// Not inlined: these loops are short, and alone they keep what they need in registers.
-#define POSENC_ALONE __attribute__((noinline))
-
 // Writes the places of a strip that its slices [first, last) cover; rows descend to `last_row`.
 template <class T, class Scheme>
 POSENC_ALONE void write_strip(const Scheme& scheme, int64_t strip, int64_t first, int64_t last,
@@ -56,58 +48,33 @@ POSENC_ALONE void write_strip(const Scheme& scheme, int64_t strip, int64_t first
   });
 }
 
-// Writes the rows of the queries of slices [first, last): what stands in front, then a slice.
-template <class T, class Scheme, class Copy>
-POSENC_ALONE void write_rows(const Scheme& scheme, int64_t strip, int64_t first, int64_t last,
-                             const T* values, T front, T* out, Copy copy) {
-  const int64_t keys = scheme.keys(), prefix = scheme.prefix(), shift = scheme.shift();
-  const T* first_slice = values + (last - 1) * shift;
-  scheme.for_each_query(strip, first, last, [=](int64_t query, int64_t slice) {
-    T* to = out + query * keys;
-    if (prefix != 0) *to = front;
-    copy(to + prefix, first_slice - slice * shift, keys - prefix);
-  });
-}
-
-// Shorter rows are gathered in the caches.
-constexpr int64_t kMinStreamBytes = 256;
-
+// Schemes of one strip, a slice for each query: what has no kernel of its own.
 template <class T, class Scheme>
 void bias_forward_typed(const Scheme& scheme, const BiasForward& a, void* scratch, int64_t begin,
                         int64_t end) {
   const int64_t rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
-  const int64_t prefix = scheme.prefix();
-  const bool shared = queries - prefix != scheme.strips() * scheme.slices();  // slices, by several queries
+  const int64_t shift = scheme.shift();
   const bool stream = a.past_caches && keys * static_cast<int64_t>(sizeof(T)) >= kMinStreamBytes;
   T* reversed = static_cast<T*>(scratch);
   const T* last_row = reversed + rows - 1;
   T* values = reversed + rows;
   int64_t reversed_head = -1;
   for_each_stretch(scheme, begin, end, [&](int64_t head, int64_t strip, int64_t first, int64_t last) {
-    T* out = static_cast<T*>(a.out) + head * queries * keys;
+    T* to = static_cast<T*>(a.out) + (head * queries + first) * keys;
     if (head != reversed_head) {
-      reverse_rows(static_cast<const T*>(a.table) + head * a.head_stride, a.row_stride, rows, reversed);
+      reverse_heads(static_cast<const T*>(a.table) + head * a.head_stride, a.row_stride, a.head_stride, rows,
+                    int64_t{1}, reversed);
       reversed_head = head;
     }
-    if (prefix != 0 && strip == 0 && first == 0) {
-      out[0] = reversed[0];
-      for (int64_t k = 1; k < keys; ++k) out[k] = reversed[2];
-    }
-    if (last - first == 1 && !shared) {  // the strip can stand where it belongs
-      scheme.for_each_query(strip, first, last, [&](int64_t query, int64_t) {
-        T* to = out + query * keys;
-        if (prefix != 0) *to = reversed[1];
-        write_strip(scheme, strip, first, last, last_row, to + prefix);
-      });
-      return;
-    }
+    if (last - first == 1) return write_strip(scheme, strip, first, last, last_row, to);  // where it belongs
     write_strip(scheme, strip, first, last, last_row, values);
-    if (stream) {
-      write_rows(scheme, strip, first, last, values, reversed[prefix], out,
-                 [](T* to, const T* from, int64_t count) { stream_row(to, from, count); });
-    } else {
-      write_rows(scheme, strip, first, last, values, reversed[prefix], out,
-                 [](T* to, const T* from, int64_t count) { copy_row(to, from, count); });
+    const T* from = values + (last - first - 1) * shift;
+    for (int64_t slice = first; slice < last; ++slice, to += keys, from -= shift) {
+      if (stream) {
+        stream_row(to, from, keys);
+      } else {
+        copy_row(to, from, keys);
+      }
     }
   });
   if (stream) finish_streams();
@@ -191,8 +158,7 @@ POSENC_ALONE void add_batch(const Rows<T>& rows, int first, int last, int64_t st
 }
 
 template <class T, class Scheme>
-void bias_backward_typed(const Scheme& scheme, const BiasBackward& a, void* scratch, int64_t begin,
-                         int64_t end) {
+void strips_backward(const Scheme& scheme, const BiasBackward& a, void* scratch, int64_t begin, int64_t end) {
   using Sum = accumulator_t<T>;
   const int64_t rows = scheme.rows(), keys = scheme.keys();
   const int64_t prefix = scheme.prefix(), count = keys - prefix, stride = a.key_stride;
@@ -240,6 +206,19 @@ void bias_backward_typed(const Scheme& scheme, const BiasBackward& a, void* scra
   }
 }
 
+template <class T, class Scheme>
+void bias_backward_typed(const Scheme& scheme, const BiasBackward& a, void* scratch, int64_t begin,
+                         int64_t end) {
+  strips_backward<T>(scheme, a, scratch, begin, end);
+}
+
+template <class T>
+void bias_backward_typed(const WindowScheme& scheme, const BiasBackward& a, void* scratch, int64_t begin,
+                         int64_t end) {
+  if (is_small(scheme)) return small_window_backward<T>(scheme, a, scratch, begin, end);
+  strips_backward<T>(scheme, a, scratch, begin, end);
+}
+
 template <class T>
 void bias_reduce_typed(const BiasReduce& a, int64_t begin, int64_t end) {
   using Sum = accumulator_t<T>;
@@ -254,25 +233,10 @@ void bias_reduce_typed(const BiasReduce& a, int64_t begin, int64_t end) {
   }
 }
 
-template <class T>
-void reverse_table_typed(const ReverseTable& a, int64_t begin, int64_t end) {
-  for (int64_t head = begin; head < end; ++head) {
-    reverse_rows(static_cast<const T*>(a.table) + head * a.head_stride, a.row_stride, a.rows,
-                 static_cast<T*>(a.reversed_table) + head * a.rows);
-  }
-}
-
 }  // namespace
 
-void bias_reduce(const BiasReduce& a, int64_t begin, int64_t end) {
-  POSENC_DISPATCH_DTYPE(a.dtype, bias_reduce_typed<scalar_t>(a, begin, end))
-}
-
-void reverse_table(const ReverseTable& a, int64_t begin, int64_t end) {
-  if (a.element_size == 8) return reverse_table_typed<uint64_t>(a, begin, end);
-  if (a.element_size == 4) return reverse_table_typed<uint32_t>(a, begin, end);
-  reverse_table_typed<uint16_t>(a, begin, end);
-}
+void bias_reduce(const BiasReduce& a, int64_t begin,
+                 int64_t end){POSENC_DISPATCH_DTYPE(a.dtype, bias_reduce_typed<scalar_t>(a, begin, end))}
 
 #define POSENC_DEFINE(Scheme)                                                                                \
   void bias_forward(const Scheme& scheme, const BiasForward& a, void* scratch, int64_t begin, int64_t end) { \

@@ -1,0 +1,320 @@
+// Bodies of the window bias kernels: its rows in order, each of runs of the reversed table, and the adjoint
+// of small windows in registers. Compiled once per CPU level by level_*.cpp, inside the level's namespace.
+
+namespace {
+
+using namespace posenc_ext::core;
+
+// Not inlined: these loops are short, and alone they keep what they need in registers.
+#define POSENC_ALONE __attribute__((noinline))
+
+// The rows of `count` queries that follow one another on the last axis; the runs of the first begin at
+// `corner`. In moves of kMove bytes, one for a run or several: they may write beyond the end of a run, over
+// what the next one writes, and so beyond the last row's.
+// kSide: of a square window, where that is known when this is compiled; else 0.
+template <int kMove, bool kOne, int kSide, class T>
+POSENC_ALONE void copy_runs(const WindowScheme::Runs& any, const T* corner, int64_t count, int64_t prefix,
+                            T front, T* to) {
+  const WindowScheme::Runs runs = kSide != 0 ? WindowScheme::Runs{1, kSide, 0, 2 * kSide - 1, kSide} : any;
+  const int64_t bytes = runs.length * static_cast<int64_t>(sizeof(T));
+  const int64_t step = runs.inner_step * static_cast<int64_t>(sizeof(T));
+  char* target = reinterpret_cast<char*>(to);
+  for (; count > 0; --count, --corner) {
+    if (prefix != 0) {
+      memcpy(target, &front, sizeof(T));
+      target += sizeof(T);
+    }
+    for (int64_t i = 0; i < runs.outer; ++i) {
+      const char* source = reinterpret_cast<const char*>(corner + i * runs.outer_step);
+#pragma GCC unroll 8
+      for (int64_t j = 0; j < runs.inner; ++j, target += bytes, source += step) {
+        move_bytes<kMove>(target, source);
+        if constexpr (!kOne) {
+          for (int64_t b = kMove; b < bytes; b += kMove) move_bytes<kMove>(target + b, source + b);
+        }
+      }
+    }
+  }
+}
+
+// The same, and nothing beyond.
+template <class T>
+inline void copy_runs_exactly(const WindowScheme::Runs runs, const T* corner, T* to) {
+  for (int64_t i = 0; i < runs.outer; ++i) {
+    const T* from = corner + i * runs.outer_step;
+    for (int64_t j = 0; j < runs.inner; ++j, from += runs.inner_step, to += runs.length) {
+      copy_row(to, from, runs.length);
+    }
+  }
+}
+
+// Shorter rows are gathered in the caches.
+constexpr int64_t kMinStreamBytes = 256;
+
+template <int kMove, bool kOne, int kSide, class T>
+void window_forward(const WindowScheme& s, const BiasForward& a, void* scratch, int64_t begin, int64_t end) {
+  const int64_t rows = s.rows(), queries = s.queries(), keys = s.keys(), prefix = s.prefix();
+  const int64_t row_bytes = keys * static_cast<int64_t>(sizeof(T));
+  const WindowScheme::Runs runs = s.runs();
+  const bool shared = queries != keys;  // cells, by several queries
+  const bool stream = a.past_caches && row_bytes >= kMinStreamBytes;
+  const int64_t last_fast = end - 1 - kMove / row_bytes;  // from here on nothing may be written beyond a row
+  T* tables = static_cast<T*>(scratch);
+  T* row = tables + kHeadsAtOnce * rows;
+  T* to = static_cast<T*>(a.out) + begin * keys;
+
+  // The queries [z, last) of a line, which differ on the last axis alone; `corner` is that of its first cell.
+  const auto write_line = [&](const T* corner, T front, int64_t z, int64_t last, int64_t fast) {
+    if (!shared && !stream) {
+      copy_runs<kMove, kOne, kSide>(runs, corner - z, fast, prefix, front, to);
+      for (z += fast, to += fast * keys; z < last; ++z, to += keys) {
+        if (prefix != 0) *to = front;
+        copy_runs_exactly(runs, corner - z, to + prefix);
+      }
+      return;
+    }
+    for (int64_t cell = s.cell(2, z); z < last; ++cell) {
+      copy_runs<kMove, kOne, kSide>(runs, corner - cell, int64_t{1}, prefix, front, row);
+      for (const int64_t next = min_of(last, s.first_query(2, cell + 1)); z < next; ++z, to += keys) {
+        if (stream) {
+          stream_row(to, row, keys);
+        } else {
+          copy_row(to, row, keys);
+        }
+      }
+    }
+  };
+
+  int64_t head = begin / queries, query = begin - head * queries, reversed_heads = 0;
+  const int64_t place = max_of<int64_t>(0, query - prefix), line = place / s.query[2];
+  int64_t x = line / s.query[1], y = line - x * s.query[1], z = place - line * s.query[2];
+  const T* reversed = tables;
+  for (int64_t item = begin; item < end; ++head, query = 0, x = 0, reversed += rows) {
+    if (reversed_heads == 0) {
+      reversed = tables;
+      reversed_heads = min_of(kHeadsAtOnce, (end - item + query + queries - 1) / queries);
+      reverse_heads(static_cast<const T*>(a.table) + head * a.head_stride, a.row_stride, a.head_stride, rows,
+                    reversed_heads, tables);
+    }
+    --reversed_heads;
+    if (query < prefix) {
+      to[0] = reversed[0];
+      for (int64_t k = 1; k < keys; ++k) to[k] = reversed[2];
+      to += keys, ++item;
+    }
+    for (; x < s.query[0] && item < end; ++x, y = 0) {
+      for (; y < s.query[1] && item < end; ++y, z = 0) {
+        const int64_t count = min_of(s.query[2] - z, end - item);
+        const int64_t fast = max_of<int64_t>(0, min_of(count, last_fast - item));
+        write_line(reversed + 3 * prefix + s.corner(s.cell(0, x), s.cell(1, y), 0), reversed[prefix], z,
+                   z + count, fast);
+        item += count;
+      }
+    }
+  }
+  if (stream) finish_streams();
+}
+
+template <int kMove, class T>
+void window_forward_moves(const WindowScheme& s, const BiasForward& a, void* scratch, int64_t begin,
+                          int64_t end) {
+  constexpr int kUsual = 7;  // Swin's windows
+  if (s.window[0] == kUsual && s.window[1] == 1 && s.window[2] == kUsual) {
+    return window_forward<kMove, true, kUsual, T>(s, a, scratch, begin, end);
+  }
+  window_forward<kMove, true, 0, T>(s, a, scratch, begin, end);
+}
+
+template <class T>
+void bias_forward_typed(const WindowScheme& s, const BiasForward& a, void* scratch, int64_t begin,
+                        int64_t end) {
+  const int64_t bytes = s.runs().length * static_cast<int64_t>(sizeof(T));
+  if (bytes <= 16) return window_forward_moves<16, T>(s, a, scratch, begin, end);
+  if (bytes <= 32) return window_forward_moves<32, T>(s, a, scratch, begin, end);
+  if (bytes <= 64) return window_forward_moves<64, T>(s, a, scratch, begin, end);
+  window_forward<64, false, 0, T>(s, a, scratch, begin, end);
+}
+
+// The adjoint of small windows. A line of the table, the rows of its 2 w - 1 offsets on the last axis, is the
+// sum of runs of w gradients: each begins at the lane where its first key's row stands. For each of the w
+// queries that share cells on the other axes there are lanes of their own, which are added at the end.
+constexpr int64_t kLineSums = 2 * kSmallWidth;
+
+template <class T>
+struct StridedSums {
+  struct Reach {
+    int64_t first, last;
+  };
+  accumulator_t<T> lane[kLineSums];
+
+  // Which lanes a run reaches.
+  static Reach reach(int64_t first, int64_t last) { return {first, last}; }
+  void clear() {
+    for (accumulator_t<T>& sum : lane) sum = 0;
+  }
+  // The run, counted from where it would begin if it reached lane 0; what it does not reach is not read.
+  void add(const T* from, int64_t stride, Reach r) {
+    for (int64_t i = r.first; i < r.last; ++i) lane[i] += widen(from[i * stride]);
+  }
+  void add(const StridedSums& other) {
+    for (int64_t i = 0; i < kLineSums; ++i) lane[i] += other.lane[i];
+  }
+  void store(accumulator_t<T>* to) const { memcpy(to, lane, sizeof(lane)); }
+};
+
+// The same for keys side by side.
+#if POSENC_VECTOR_BYTES == 64
+inline __m512 load_lanes(const float* from, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, from); }
+inline __m512 load_lanes(const BFloat16* from, __mmask16 mask) {
+  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+inline __m512 load_lanes(const Half* from, __mmask16 mask) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from));
+}
+
+struct MaskedLanes {
+  using Reach = __mmask16;
+  static Reach reach(int64_t first, int64_t last) { return static_cast<Reach>((1u << last) - (1u << first)); }
+};
+
+template <class T>
+struct AdjacentSums : MaskedLanes {
+  __m512 lane;
+
+  void clear() { lane = _mm512_setzero_ps(); }
+  void add(const T* from, int64_t, Reach mask) { lane = _mm512_add_ps(lane, load_lanes(from, mask)); }
+  void add(const AdjacentSums& other) { lane = _mm512_add_ps(lane, other.lane); }
+  void store(float* to) const { _mm512_storeu_ps(to, lane); }
+};
+
+template <>
+struct AdjacentSums<double> : MaskedLanes {
+  __m512d low, high;
+
+  void clear() { low = high = _mm512_setzero_pd(); }
+  void add(const double* from, int64_t, Reach mask) {
+    low = _mm512_add_pd(low, _mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), from));
+    high = _mm512_add_pd(high, _mm512_maskz_loadu_pd(static_cast<__mmask8>(mask >> 8), from + 8));
+  }
+  void add(const AdjacentSums& other) {
+    low = _mm512_add_pd(low, other.low);
+    high = _mm512_add_pd(high, other.high);
+  }
+  void store(double* to) const {
+    _mm512_storeu_pd(to, low);
+    _mm512_storeu_pd(to + 8, high);
+  }
+};
+#else
+template <class T>
+struct AdjacentSums : StridedSums<T> {
+  void add(const T* from, int64_t, typename StridedSums<T>::Reach r) { StridedSums<T>::add(from, 1, r); }
+  void add(const AdjacentSums& other) { StridedSums<T>::add(other); }
+};
+
+#if POSENC_VECTOR_BYTES == 32
+template <>
+struct AdjacentSums<float> {
+  struct Reach {
+    __m256i low, high;
+  };
+  __m256 low, high;
+
+  static Reach reach(int64_t first, int64_t last) {
+    int32_t mask[kLineSums];
+    for (int64_t i = 0; i < kLineSums; ++i) mask[i] = first <= i && i < last ? -1 : 0;
+    const __m256i* half = reinterpret_cast<const __m256i*>(mask);
+    return {_mm256_loadu_si256(half), _mm256_loadu_si256(half + 1)};
+  }
+  void clear() { low = high = _mm256_setzero_ps(); }
+  void add(const float* from, int64_t, const Reach& mask) {
+    low = _mm256_add_ps(low, _mm256_maskload_ps(from, mask.low));
+    high = _mm256_add_ps(high, _mm256_maskload_ps(from + 8, mask.high));
+  }
+  void add(const AdjacentSums& other) {
+    low = _mm256_add_ps(low, other.low);
+    high = _mm256_add_ps(high, other.high);
+  }
+  void store(float* to) const {
+    _mm256_storeu_ps(to, low);
+    _mm256_storeu_ps(to + 8, high);
+  }
+};
+#endif
+#endif
+
+// Sums of one head, rows in descending order; `sums` has room for kLineSums more.
+template <class Sums, class T>
+inline void sum_small_window(const WindowScheme& s, const BiasBackward& a, const T* grad,
+                             accumulator_t<T>* sums) {
+  const int64_t depth = s.window[0], height = s.window[1], width = s.window[2], prefix = s.prefix();
+  const int64_t query_stride = a.query_stride, key_stride = a.key_stride;
+  typename Sums::Reach reach[kSmallWidth];
+  int64_t offset[kSmallWidth];
+  for (int64_t c = 0; c < kSmallWidth; ++c) {
+    const int64_t first = max_of<int64_t>(0, width - 1 - c);
+    reach[c] = Sums::reach(first, c < width ? first + width : first);
+    offset[c] = c * query_stride - first * key_stride;
+  }
+  grad += prefix * (query_stride + key_stride);
+  sums += 3 * prefix;
+  for (int64_t i = 0; i < 2 * depth - 1; ++i) {
+    const int64_t first_x = max_of<int64_t>(0, depth - 1 - i), last_x = min_of(depth, 2 * depth - 1 - i);
+    for (int64_t j = 0; j < 2 * height - 1; ++j, sums += 2 * width - 1) {
+      const int64_t first_y = max_of<int64_t>(0, height - 1 - j), last_y = min_of(height, 2 * height - 1 - j);
+      Sums chain[kSmallWidth];
+#pragma GCC unroll 8
+      for (int64_t c = 0; c < kSmallWidth; ++c) chain[c].clear();
+      for (int64_t x = first_x; x < last_x; ++x) {
+        for (int64_t y = first_y; y < last_y; ++y) {
+          const int64_t key = ((x + i - (depth - 1)) * height + y + j - (height - 1)) * width;
+          const T* run = grad + (x * height + y) * width * query_stride + key * key_stride;
+#pragma GCC unroll 8
+          for (int64_t c = 0; c < kSmallWidth; ++c) chain[c].add(run + offset[c], key_stride, reach[c]);
+        }
+      }
+#pragma GCC unroll 8
+      for (int64_t c = 1; c < kSmallWidth; ++c) chain[0].add(chain[c]);
+      chain[0].store(sums);
+    }
+  }
+}
+
+// Windows of which a head's gradient stays in the caches while row after row sums up its own part of it.
+inline bool is_small(const WindowScheme& s) {
+  constexpr int64_t kSmallKeys = 256;
+  return s.window[2] > 1 && s.window[2] <= kSmallWidth && s.keys() <= kSmallKeys && s.queries() == s.keys();
+}
+
+template <class T>
+void small_window_backward(const WindowScheme& s, const BiasBackward& a, void* scratch, int64_t begin,
+                           int64_t end) {
+  using Sum = accumulator_t<T>;
+  using Bits = typename BitsOf<sizeof(T)>::type;
+  const int64_t rows = s.rows(), prefix = s.prefix(), stride = a.key_stride;
+  Sum* sums = static_cast<Sum*>(scratch);
+  T* rounded = reinterpret_cast<T*>(sums + rows + kLineSums);
+  for (int64_t first = begin; first < end; first += kHeadsAtOnce) {
+    const int64_t heads = min_of(kHeadsAtOnce, end - first);
+    for (int64_t head = 0; head < heads; ++head) {
+      const T* grad = static_cast<const T*>(a.grad) + (first + head) * a.head_stride;
+      if (stride == 1) {
+        sum_small_window<AdjacentSums<T>>(s, a, grad, sums);
+      } else {
+        sum_small_window<StridedSums<T>>(s, a, grad, sums);
+      }
+      if (prefix != 0) {
+        sums[0] = Sum(0) + widen(grad[0]);
+        sums[1] =
+            lane_sum<Sum>(s.queries() - 1, [=](int64_t i) { return widen(grad[(1 + i) * a.query_stride]); });
+        sums[2] = lane_sum<Sum>(s.keys() - 1, [=](int64_t i) { return widen(grad[(1 + i) * stride]); });
+      }
+      for (int64_t i = 0; i < rows; ++i) rounded[head * rows + i] = round_to<T>(sums[i]);
+    }
+    restore_heads(reinterpret_cast<const Bits*>(rounded), rows, heads, static_cast<Bits*>(a.out) + first,
+                  a.heads);
+  }
+}
+
+}  // namespace
