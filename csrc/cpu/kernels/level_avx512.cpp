@@ -44,6 +44,8 @@ namespace posenc_ext::cpu::avx512 {
 #include "cpu/kernels/gather_bias_body.h"
 #include "cpu/kernels/position_embedding_body.h"
 #include "cpu/kernels/reversed_table_body.h"
+#include "cpu/kernels/row_sums_body.h"
+//
 #include "cpu/kernels/window_bias_body.h"  // before the body that calls it
 //
 #include "cpu/kernels/relative_bias_body.h"

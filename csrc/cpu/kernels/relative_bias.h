@@ -42,14 +42,23 @@ struct BiasForward {
   }
 };
 
-// Sums of one head over one block of the slices of its strips; an item is such a block. Blocks are cut by
-// size, never by thread count.
+// Sums of one head over one block of the parts that its queries fall into; an item is such a block. Blocks
+// are cut by size, never by thread count.
 struct BiasBackward {
+  // Slices of strips; of expanded windows, lines of cells.
+  template <class Scheme>
+  static int64_t parts(const Scheme& s) {
+    return s.strips() * s.slices();
+  }
+  static int64_t parts(const core::WindowScheme& s) {
+    return s.is_expanded() ? s.window[0] * s.window[1] : s.strips() * s.slices();
+  }
+
   core::DType dtype;
   const void* grad;
   int64_t head_stride, query_stride, key_stride;
   int64_t heads;
-  int64_t slices_per_block, blocks;  // per head
+  int64_t parts_per_block, blocks;  // per head
   void* partial;  // [heads, blocks, rows], rows in descending order, accumulator type; unused for one block
   void* out;      // contiguous [rows, heads]; written where there is one block
 
@@ -57,10 +66,12 @@ struct BiasBackward {
   static int64_t scratch_bytes(const Scheme& s, int64_t sum_size) {
     return (s.rows() + max_places(s)) * sum_size;
   }
-  // Small windows: sums of one head and a little more, and rounded ones of some heads.
+  // Small windows: sums of one head and a little more, and rounded ones of some heads. Expanded ones: a line
+  // of cells.
   static int64_t scratch_bytes(const core::WindowScheme& s, int64_t sum_size) {
-    const int64_t small = (1 + kHeadsAtOnce) * s.rows() + 2 * kSmallWidth;
-    return core::max_of(small, s.rows() + max_places(s)) * sum_size;
+    const int64_t small = kHeadsAtOnce * s.rows() + 2 * kSmallWidth;
+    const int64_t large = s.is_expanded() ? s.window[2] * s.keys() : max_places(s);
+    return (s.rows() + core::max_of(small, large)) * sum_size;
   }
 };
 

@@ -92,70 +92,7 @@ inline void add_run(const Sum* __restrict values, int64_t count, int64_t step, S
   }
 }
 
-template <class T, class Sum>
-inline void add_row(const T* __restrict grad, int64_t stride, int64_t count, Sum* __restrict sum) {
-  if (stride == 1) {
-    for (int64_t i = 0; i < count; ++i) sum[i] += widen(grad[i]);
-  } else {
-    for (int64_t i = 0; i < count; ++i) sum[i] += widen(grad[i * stride]);
-  }
-}
-
-// Rows of a gradient and the places of a strip where they begin. As many as this are added in one pass, so
-// that a strip is read and written once for all of them.
 constexpr int kRowsPerPass = 4;
-
-template <class T>
-struct Rows {
-  const T* grad[kRowsPerPass];
-  int64_t place[kRowsPerPass];
-};
-
-template <int kFirst, int kCount, class T>
-inline accumulator_t<T> sum_of_rows(const T* const (&row)[kRowsPerPass], int64_t i) {
-  if constexpr (kCount == 1) {
-    return widen(row[kFirst][i]);
-  } else {
-    return sum_of_rows<kFirst, kCount / 2>(row, i) + sum_of_rows<kFirst + kCount / 2, kCount / 2>(row, i);
-  }
-}
-
-// Adds kCount rows from the `first` on.
-template <int kCount, class T, class Sum>
-inline void add_rows(const Rows<T>& rows, int first, int64_t stride, int64_t count, Sum* __restrict strip) {
-  int64_t low = rows.place[first], high = low;  // the places that all rows reach are [low, high)
-  for (int n = first + 1; n < first + kCount; ++n) {
-    low = max_of(low, rows.place[n]);
-    high = min_of(high, rows.place[n]);
-  }
-  high += count;
-  if (stride != 1 || kCount == 1 || high < low + kCount) {
-    for (int n = first; n < first + kCount; ++n) {
-      add_row(rows.grad[n], stride, count, strip + rows.place[n]);
-    }
-    return;
-  }
-  const T* row[kRowsPerPass];
-  for (int n = 0; n < kCount; ++n) {
-    const T* grad = rows.grad[first + n];
-    const int64_t place = rows.place[first + n];
-    for (int64_t p = place; p < low; ++p) strip[p] += widen(grad[p - place]);
-    for (int64_t p = high; p < place + count; ++p) strip[p] += widen(grad[p - place]);
-    row[n] = grad + (low - place);
-  }
-  Sum* sum = strip + low;
-  for (int64_t i = 0; i < high - low; ++i) sum[i] += sum_of_rows<0, kCount>(row, i);
-}
-
-// Adds rows [first, last).
-template <int kCount, class T, class Sum>
-POSENC_ALONE void add_batch(const Rows<T>& rows, int first, int last, int64_t stride, int64_t count,
-                            Sum* strip) {
-  for (; first + kCount <= last; first += kCount) add_rows<kCount>(rows, first, stride, count, strip);
-  if constexpr (kCount > 1) {
-    if (first < last) add_batch<kCount / 2>(rows, first, last, stride, count, strip);
-  }
-}
 
 template <class T, class Scheme>
 void strips_backward(const Scheme& scheme, const BiasBackward& a, void* scratch, int64_t begin, int64_t end) {
@@ -163,6 +100,7 @@ void strips_backward(const Scheme& scheme, const BiasBackward& a, void* scratch,
   const int64_t rows = scheme.rows(), keys = scheme.keys();
   const int64_t prefix = scheme.prefix(), count = keys - prefix, stride = a.key_stride;
   const int64_t slices = scheme.slices(), shift = scheme.shift(), head_slices = scheme.strips() * slices;
+  const int64_t step = scheme.query_step() * a.query_stride;  // from slice to slice
   Sum* strip_sums = static_cast<Sum*>(scratch) + rows;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t head = item / a.blocks, block = item % a.blocks;
@@ -173,36 +111,31 @@ void strips_backward(const Scheme& scheme, const BiasBackward& a, void* scratch,
       sums[0] += widen(grad[0]);
       sums[2] += lane_sum<Sum>(count, [=](int64_t i) { return widen(grad[(1 + i) * stride]); });
     }
-    const int64_t first_slice = block * a.slices_per_block;
-    const int64_t last_slice = min_of(head_slices, first_slice + a.slices_per_block);
+    const int64_t first_slice = block * a.parts_per_block;
+    const int64_t last_slice = min_of(head_slices, first_slice + a.parts_per_block);
     for_each_stretch(
         scheme, first_slice, last_slice, [&](int64_t, int64_t strip, int64_t first, int64_t last) {
           const int64_t places = (last - first - 1) * shift + count;
           for (int64_t i = 0; i < places; ++i) strip_sums[i] = Sum(0);
-          Rows<T> batch;
-          int batched = 0;
-          scheme.for_each_query(strip, first, last, [&](int64_t query, int64_t slice) {
-            const T* row = grad + query * a.query_stride;
-            batch.grad[batched] = row + prefix * stride;
-            batch.place[batched] = (last - 1 - slice) * shift;
-            if (++batched < kRowsPerPass) return;
-            batched = 0;
-            add_batch<kRowsPerPass>(batch, 0, kRowsPerPass, stride, count, strip_sums);
-            if (prefix != 0) {
-              Sum lead = Sum(0);
-              for (const T* values : batch.grad) lead += widen(values[-stride]);
-              sums[1] += lead;
-            }
-          });
-          add_batch<kRowsPerPass>(batch, 0, batched, stride, count, strip_sums);
-          for (int i = 0; prefix != 0 && i < batched; ++i) sums[1] += widen(batch.grad[i][-stride]);
+          const T* row = grad + scheme.query_of(strip, first) * a.query_stride + prefix * stride;
+          Sum* sum = strip_sums + (last - 1 - first) * shift;
+          int64_t slice = first;
+          for (; slice + kRowsPerPass <= last; slice += kRowsPerPass) {
+            const int64_t ahead = slice + 2 * kRowsPerPass <= last ? kRowsPerPass * step : 0;
+            add_rows<kRowsPerPass>(row, step, count, stride, shift, ahead, sum);
+            row += kRowsPerPass * step;
+            sum -= kRowsPerPass * shift;
+          }
+          for (; slice < last; ++slice, row += step, sum -= shift) add_row(row, stride, count, sum);
+          if (prefix != 0) {
+            row -= (last - first) * step + stride;
+            sums[1] += lane_sum<Sum>(last - first, [=](int64_t i) { return widen(row[i * step]); });
+          }
           scheme.for_each_run(strip, first, last, [=](int64_t place, int64_t run, int64_t row, int64_t step) {
             add_run(strip_sums + place, run, step, sums + (rows - 1 - row));
           });
         });
-    if (a.blocks != 1) continue;
-    T* out = static_cast<T*>(a.out) + head;
-    for (int64_t row = 0; row < rows; ++row) out[row * a.heads] = round_to<T>(sums[rows - 1 - row]);
+    if (a.blocks == 1) write_sums(sums, rows, a.heads, static_cast<T*>(a.out) + head);
   }
 }
 
@@ -215,6 +148,7 @@ void bias_backward_typed(const Scheme& scheme, const BiasBackward& a, void* scra
 template <class T>
 void bias_backward_typed(const WindowScheme& scheme, const BiasBackward& a, void* scratch, int64_t begin,
                          int64_t end) {
+  if (scheme.is_expanded()) return expanded_backward<T>(scheme, a, scratch, begin, end);
   if (is_small(scheme)) return small_window_backward<T>(scheme, a, scratch, begin, end);
   strips_backward<T>(scheme, a, scratch, begin, end);
 }
