@@ -34,7 +34,7 @@ void alibi_block(const AlibiForward& a, double slope, int64_t q0, int64_t querie
       if (a.past_caches) {
         stream_row(to, from, count);
       } else {
-        memcpy(to, from, static_cast<size_t>(count) * sizeof(T));
+        copy_row(to, from, count);
       }
     }
   }
