@@ -22,7 +22,7 @@ of Marian, whose frequencies for an odd dim are those of freq_shift=-0.5).
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Optional, Union
+from typing import Any, Optional, Union, get_origin
 
 import torch
 from torch import Tensor
@@ -48,14 +48,23 @@ def _direct(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
     op = getattr(torch.ops.posenc_ext, function.__name__).default
     arguments = op._schema.arguments
-    count = sum(not argument.kwarg_only for argument in arguments)
-    # An option that the schema has in another type than the function is left to the function.
+    most = sum(not argument.kwarg_only for argument in arguments)  # by position
+    least = sum(not argument.has_default_value() for argument in arguments)
+    # What the function takes in one more type than the op is left to it: a tensor, or None.
     types = inspect.get_annotations(function)
-    options = {a.name for a in arguments if a.kwarg_only and types[a.name] != Union[int, Tensor]}
+    wider = {
+        argument.name
+        for argument in arguments
+        if get_origin(types[argument.name]) is Union and not isinstance(argument.type, torch.OptionalType)
+    }
+    names = [argument.name for argument in arguments]
+    by_name = [frozenset(names[count:]) - wider for count in range(most + 1)]  # beside so many by position
 
     @functools.wraps(function)
     def call(*args: Any, **given: Any) -> Tensor:
-        if len(args) == count and given.keys() <= options:
+        count = len(args)
+        fits = count <= most and count + len(given) >= least and given.keys() <= by_name[count]
+        if fits and not (args and args[-1] is None):
             return op(*args, **given)
         return function(*args, **given)
 
@@ -257,6 +266,7 @@ def add_sinusoidal(
         )
 
 
+@_direct
 def add_position_embedding(
     x: Tensor,
     pos_embed: Tensor,

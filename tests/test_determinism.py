@@ -95,9 +95,12 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     for name, window, options in (
         ("bias", [24, 23], {}),
         ("bias prefix", [17, 16], {"prefix_tokens": 1}),
+        ("bias small", [7, 7], {}),
+        ("bias small prefix", [3, 5, 8], {"prefix_tokens": 1}),
         ("bias 1d", [1027], {}),
         ("bias 3d", [5, 9, 11], {}),
         ("bias query", [12, 13], {"query_size": [31, 26]}),
+        ("bias query prefix", [9, 17], {"query_size": [30, 99], "prefix_tokens": 1}),
     ):
         rows = 3 * options.get("prefix_tokens", 0) + torch.Size(2 * s - 1 for s in window).numel()
         table = leaf((rows, 5), dtype)

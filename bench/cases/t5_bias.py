@@ -52,7 +52,10 @@ def t5(direction: str, dtype: torch.dtype, q_len: int, k_len: int) -> Contenders
         return table.t()[:, diagonals].unfold(1, k_len, 1).flip(1)
 
     options = {"q_offset": offset, "bidirectional": not decoding, "max_distance": MAX_DISTANCE}
-    ours = partial(posenc_ext.t5_bias, q_len=q_len, k_len=k_len, **options)
+
+    def ours(table):
+        return posenc_ext.t5_bias(table, q_len, k_len, **options)
+
     table = torch.randn(BUCKETS, HEADS, dtype=dtype)
     forms = {"eager": eager, "cached buckets": by_buckets, "best eager": by_diagonals, "posenc_ext": ours}
     if decoding:

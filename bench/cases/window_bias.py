@@ -23,6 +23,7 @@ ADJOINT_FORMS = {
 
 def window(direction: str, dtype: torch.dtype, size: int, heads: int) -> Contenders:
     cells, flat = size * size, posenc_ext.reference.window_index([size, size]).view(-1)
+    sides = [size, size]
 
     def eager(table):
         return table[flat].view(cells, cells, -1).permute(2, 0, 1).contiguous()
@@ -30,11 +31,10 @@ def window(direction: str, dtype: torch.dtype, size: int, heads: int) -> Contend
     def best(table):
         return table.t().contiguous().index_select(1, flat).view(-1, cells, cells)
 
-    forms = {
-        "eager": eager,
-        "best eager": best,
-        "posenc_ext": partial(posenc_ext.window_bias, window=[size] * 2),
-    }
+    def ours(table):
+        return posenc_ext.window_bias(table, sides)
+
+    forms = {"eager": eager, "best eager": best, "posenc_ext": ours}
     timm = timm_window(size, heads, dtype)
     table = torch.randn((2 * size - 1) ** 2, heads, dtype=dtype)
     result = contenders(

@@ -7,14 +7,14 @@
 //   slots(row), slot(row, i)      the inverse: the pairs of a row, numbered; slots that hold none, where that
 //                                 makes numbering simple, say kNoPair
 //   max_slots()                   the most slots of any row, or a bound that is cheaper to know
-// and the same pairs as slices of strips, which many queries share:
+// and the same pairs as slices of strips, which many queries share (expanded windows aside, see there):
 //   prefix()                      tokens in front of queries and keys; the last three rows are theirs: [first
 //                                 query, other keys], [other queries, first key], [first, first]
 //   strips(), slices(), shift()   the other keys of a query are a slice of a strip of rows; slice i of a
 //   strip
 //                                 begins at place (slices() - 1 - i) * shift() and is keys() - prefix() long
-//   for_each_query(strip, first, last, f)
-//                                 f(query, slice) for every query of the slices [first, last), in order
+//   query_of(strip, slice)        the query whose keys are this slice; from slice to slice it grows by
+//   query_step()
 //   for_each_run(strip, first, last, f)
 //                                 the places that the slices [first, last) cover, counted from the first of
 //                                 them, in runs f(place, count, first row, step): inside a run the row
@@ -52,7 +52,10 @@ struct WindowScheme {
   POSENC_HD int64_t queries() const { return query[0] * query[1] * query[2] + prefix_tokens; }
   POSENC_HD int64_t keys() const { return window[0] * window[1] * window[2] + prefix_tokens; }
 
-  POSENC_HD int64_t cell(int axis, int64_t position) const { return position * window[axis] / query[axis]; }
+  POSENC_HD int64_t cell(int axis, int64_t position) const {
+    if (query[axis] == window[axis]) return position;
+    return position * window[axis] / query[axis];
+  }
   POSENC_HD int64_t first_query(int axis, int64_t cell) const {
     if (query[axis] == window[axis]) return cell;
     return (cell * query[axis] + window[axis] - 1) / window[axis];
@@ -127,34 +130,36 @@ struct WindowScheme {
     return {prefix_tokens + q, prefix_tokens + k};
   }
 
+  // Whether queries share cells.
+  POSENC_HD bool is_expanded() const { return queries() != keys(); }
+
+  // Where the table's rows stand in descending order, those of a query's keys are runs: run (i, j) begins
+  // i * outer_step + j * inner_step places after the corner of the query's cell.
+  struct Runs {
+    int64_t outer, inner, outer_step, inner_step, length;
+  };
+
+  POSENC_HD Runs runs() const {
+    const int64_t columns = 2 * window[2] - 1;
+    if (window[1] != 1) return {window[0], window[1], (2 * window[1] - 1) * columns, columns, window[2]};
+    if (window[2] != 1) return {1, window[0], 0, columns, window[2]};
+    return {1, 1, 0, 0, window[0]};
+  }
+  POSENC_HD int64_t corner(int64_t x, int64_t y, int64_t z) const {
+    const int64_t line = (window[0] - 1 - x) * (2 * window[1] - 1) + window[1] - 1 - y;
+    return line * (2 * window[2] - 1) + window[2] - 1 - z;
+  }
+
   // Queries that agree on all axes but the first share a strip, the table's planes along that axis turned
-  // around: one step of the query is a shift by one plane.
+  // around: one step of the query is a shift by one plane. Expanded windows are not read in strips.
   POSENC_HD int64_t prefix() const { return prefix_tokens; }
   POSENC_HD int64_t strips() const { return window[1] * window[2]; }
   POSENC_HD int64_t slices() const { return window[0]; }
   POSENC_HD int64_t shift() const { return window[1] * window[2]; }
 
-  template <class F>
-  POSENC_HD void for_each_query(int64_t strip, int64_t first, int64_t last, F f) const {
-    const int64_t j = strip / window[2], k = strip - j * window[2];
-    const int64_t first_y = first_query(1, j), last_y = first_query(1, j + 1);
-    const int64_t first_z = first_query(2, k), last_z = first_query(2, k + 1);
-    const int64_t line = query[2], plane = query[1] * query[2], front = prefix_tokens;
-    const int64_t cells = window[0], positions = query[0];  // of the first axis, as in first_query
-    if (cells == positions && last_y - first_y == 1 && last_z - first_z == 1) {
-      const int64_t query = front + first_y * line + first_z;
-      for (int64_t i = first; i < last; ++i) f(query + i * plane, i);
-      return;
-    }
-    int64_t x = first_query(0, first);
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t next = cells == positions ? i + 1 : ((i + 1) * positions + cells - 1) / cells;
-      for (; x < next; ++x) {
-        for (int64_t y = first_y; y < last_y; ++y) {
-          for (int64_t z = first_z; z < last_z; ++z) f(front + x * plane + y * line + z, i);
-        }
-      }
-    }
+  POSENC_HD int64_t query_step() const { return window[1] * window[2]; }
+  POSENC_HD int64_t query_of(int64_t strip, int64_t slice) const {
+    return prefix_tokens + strip + slice * query_step();
   }
 
   template <class F>
@@ -273,10 +278,8 @@ struct T5Scheme {
   POSENC_HD int64_t slices() const { return query_count; }
   POSENC_HD int64_t shift() const { return 1; }
 
-  template <class F>
-  POSENC_HD void for_each_query(int64_t /*strip*/, int64_t first, int64_t last, F f) const {
-    for (int64_t q = first; q < last; ++q) f(q, q);
-  }
+  POSENC_HD int64_t query_step() const { return 1; }
+  POSENC_HD int64_t query_of(int64_t /*strip*/, int64_t slice) const { return slice; }
 
   template <class F>
   POSENC_HD void for_each_run(int64_t /*strip*/, int64_t first, int64_t last, F f) const {

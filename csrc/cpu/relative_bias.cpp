@@ -36,11 +36,11 @@ constexpr int64_t kMinBlockRows = 32;
 constexpr int64_t kEnoughBlocks = 64;
 
 template <class Scheme>
-int64_t slices_per_block(const Scheme& scheme, int64_t heads) {
-  const int64_t elements = scheme.queries() * scheme.keys(), slices = scheme.strips() * scheme.slices();
+int64_t parts_per_block(const Scheme& scheme, int64_t heads) {
+  const int64_t elements = scheme.queries() * scheme.keys(), parts = BiasBackward::parts(scheme);
   const int64_t least = core::max_of(kMinBlockElements, kMinBlockRows * scheme.rows());
   const int64_t blocks = core::min_of(elements / least, (kEnoughBlocks + heads - 1) / heads);
-  return blocks <= 1 ? slices : (slices + blocks - 1) / blocks;
+  return blocks <= 1 ? parts : (parts + blocks - 1) / blocks;
 }
 
 template <class Op, class Signature>
@@ -70,9 +70,8 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     if (grad.numel() == 0) return out.zero_();
     const core::DType dtype = ops::to_core(grad.scalar_type());
     const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
-    const int64_t head_slices = scheme.strips() * scheme.slices();
-    const int64_t block_slices = slices_per_block(scheme, heads);
-    const int64_t blocks = (head_slices + block_slices - 1) / block_slices;
+    const int64_t block_parts = parts_per_block(scheme, heads);
+    const int64_t blocks = (BiasBackward::parts(scheme) + block_parts - 1) / block_parts;
     at::Tensor partial;
     if (blocks > 1) partial = at::empty({heads, blocks, rows}, grad.options().dtype(sum_type));
     const BiasBackward a{dtype,
@@ -81,7 +80,7 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
                          grad.stride(1),
                          grad.stride(2),
                          heads,
-                         block_slices,
+                         block_parts,
                          blocks,
                          blocks > 1 ? partial.mutable_data_ptr() : nullptr,
                          out.mutable_data_ptr()};
@@ -102,8 +101,7 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     if (out.numel() == 0) return;
     const BiasForward a{table.element_size(), table.const_data_ptr(),  table.stride(0),
                         table.stride(1),      writes_past_caches(out), out.mutable_data_ptr()};
-    const int64_t slices = table.size(1) * scheme.strips() * scheme.slices();
-    at::parallel_for(0, slices, grain(static_cast<int64_t>(out.nbytes()) / slices),
+    at::parallel_for(0, table.size(1) * scheme.queries(), grain(scheme.keys() * a.element_size),
                      [&](int64_t begin, int64_t end) {
                        Scratch scratch(a.scratch_bytes(scheme));
                        POSENC_AT_LEVEL(bias_forward, scheme, a, scratch.data(), begin, end);

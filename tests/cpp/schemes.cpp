@@ -101,6 +101,36 @@ void expect(bool right, const char* name, const Scheme& s, const char* what, int
 }
 
 template <class Scheme>
+bool has_strips(const Scheme&) {
+  return true;
+}
+bool has_strips(const WindowScheme& s) { return !s.is_expanded(); }
+
+template <class Scheme>
+void check_runs(const char*, const Scheme&) {}
+
+// The keys of a query are runs of the rows in descending order, from the corner of its cell on.
+void check_runs(const char* name, const WindowScheme& s) {
+  const WindowScheme::Runs runs = s.runs();
+  const int64_t prefix = s.prefix();
+  for (int64_t q = prefix; q < s.queries(); ++q) {
+    const int64_t line = (q - prefix) / s.query[2], z = (q - prefix) % s.query[2];
+    const int64_t corner = s.corner(s.cell(0, line / s.query[1]), s.cell(1, line % s.query[1]), s.cell(2, z));
+    int64_t key = prefix;
+    for (int64_t i = 0; i < runs.outer; ++i) {
+      for (int64_t j = 0; j < runs.inner; ++j) {
+        for (int64_t n = 0; n < runs.length; ++n, ++key) {
+          const int64_t place = 3 * prefix + corner + i * runs.outer_step + j * runs.inner_step + n;
+          expect(key < s.keys() && s.row(q, key) == s.rows() - 1 - place, name, s, "a run and row() differ",
+                 q, key);
+        }
+      }
+    }
+    expect(key == s.keys(), name, s, "runs do not reach the last key", q, key);
+  }
+}
+
+template <class Scheme>
 void check(const char* name, const Scheme& s) {
   ++shapes;
   const int64_t rows = s.rows(), queries = s.queries(), keys = s.keys();
@@ -148,8 +178,17 @@ void check(const char* name, const Scheme& s) {
   for (int64_t k = 1; prefix != 0 && k < keys; ++k) {
     expect(s.row(0, k) == rows - 3, name, s, "row() of the first query", 0, k);
   }
+  check_runs(name, s);
+  if (!has_strips(s)) return;
   std::vector<int> seen(static_cast<size_t>(queries));
   for (int64_t strip = 0; strip < s.strips(); ++strip) {
+    for (int64_t slice = 0; slice < slices; ++slice) {
+      const int64_t q = s.query_of(strip, slice);
+      const bool inside = q >= prefix && q < queries;
+      expect(inside, name, s, "query_of() is out of range", strip, slice);
+      expect(q == s.query_of(strip, 0) + slice * s.query_step(), name, s, "query_step()", strip, slice);
+      if (inside) ++seen[static_cast<size_t>(q)];
+    }
     for (int64_t first = 0; first < slices; first += 1 + slices / 2) {
       for (int64_t last = slices; last > first; last -= 1 + slices / 3) {
         const int64_t places = (last - first - 1) * s.shift() + count;
@@ -162,21 +201,18 @@ void check(const char* name, const Scheme& s) {
         expect(static_cast<int64_t>(at.size()) == places, name, s, "runs do not end with a slice", strip,
                first);
         if (static_cast<int64_t>(at.size()) != places) continue;
-        s.for_each_query(strip, first, last, [&](int64_t q, int64_t slice) {
-          const bool inside = q >= prefix && q < queries && slice >= first && slice < last;
-          expect(inside, name, s, "for_each_query() is out of range", q, slice);
-          if (!inside) return;
-          if (first == 0 && last == slices) ++seen[static_cast<size_t>(q)];
+        for (int64_t slice = first; slice < last; ++slice) {
+          const int64_t q = s.query_of(strip, slice);
           for (int64_t k = 0; k < count; ++k) {
             expect(s.row(q, prefix + k) == at[static_cast<size_t>((last - 1 - slice) * s.shift() + k)], name,
                    s, "a slice and row() differ", q, prefix + k);
           }
-        });
+        }
       }
     }
   }
   for (int64_t q = prefix; q < queries; ++q) {
-    expect(seen[static_cast<size_t>(q)] == 1, name, s, "for_each_query() does not list a query once", q, 0);
+    expect(seen[static_cast<size_t>(q)] == 1, name, s, "query_of() does not list a query once", q, 0);
   }
 }
 

@@ -1,0 +1,50 @@
+"""The wrappers take their arguments as any Python function does, whichever way they pass them on."""
+
+import pytest
+import torch
+from support import same_bits
+
+import posenc_ext
+
+
+def bias_calls():
+    table, op = torch.arange(54.0).reshape(18, 3), posenc_ext.window_bias
+    expected = torch.ops.posenc_ext.window_bias(table, [2, 3], query_size=[4, 3], prefix_tokens=1)
+    yield expected, lambda: op(table, [2, 3], [4, 3], 1)
+    yield expected, lambda: op(table, [2, 3], query_size=[4, 3], prefix_tokens=1)
+    yield expected, lambda: op(table, prefix_tokens=1, query_size=[4, 3], window=[2, 3])
+    yield expected, lambda: op(prefix_tokens=1, query_size=[4, 3], window=[2, 3], table=table)
+
+
+def embedding_calls():
+    x, pos_embed, op = torch.ones(1, 2, 3), torch.ones(3, 3), posenc_ext.add_position_embedding
+    cls = torch.zeros(1, 1, 3)
+    expected = torch.ops.posenc_ext.add_position_embedding(x, pos_embed, [cls])
+    yield expected, lambda: op(x, pos_embed, [cls])
+    yield expected, lambda: op(x, pos_embed, prefix_tokens=[cls])
+    expected = torch.ops.posenc_ext.add_position_embedding(x, pos_embed[:2], [])
+    yield expected, lambda: op(x, pos_embed[:2])
+    yield expected, lambda: op(x, pos_embed[:2], None)
+    yield expected, lambda: op(x, pos_embed[:2], prefix_tokens=None, x_scale=1.0)
+    yield expected, lambda: op(x, pos_embed=pos_embed[:2])
+
+
+def offset_calls():
+    x, op = torch.zeros(2, 3, 4), posenc_ext.add_sinusoidal
+    yield posenc_ext.add_sinusoidal(x, start=torch.tensor([5, 5])), lambda: op(x, start=5)
+    yield posenc_ext.add_sinusoidal(x, start=torch.tensor([5, 5])), lambda: op(x, 5)
+
+
+@pytest.mark.parametrize("calls", [bias_calls, embedding_calls, offset_calls])
+def test_by_position_and_by_name(calls):
+    for number, (expected, call) in enumerate(calls()):
+        assert same_bits(call(), expected), number
+
+
+def test_missing_and_unknown_arguments_are_said():
+    with pytest.raises(TypeError, match="window"):
+        posenc_ext.window_bias(torch.zeros(1, 1))
+    with pytest.raises(TypeError, match="windows"):
+        posenc_ext.window_bias(torch.zeros(1, 1), windows=[1])
+    with pytest.raises(TypeError, match="table"):
+        posenc_ext.window_bias(torch.zeros(1, 1), [1], table=torch.zeros(1, 1))
