@@ -82,8 +82,8 @@ $(ENVIRONMENT): requirements-tools.txt $(REQUIREMENTS)
 	  { echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || \
 	  { echo "$(PYTHON) has no C headers: install them (Debian, Ubuntu: apt install python3-dev)" >&2; exit 1; }
-	@echo '#include <span>' | $(CXX) -std=c++20 -x c++ -fsyntax-only - 2>/dev/null || \
-	  { echo "$(CXX) is no C++20 compiler: install g++ 11 or newer (Debian, Ubuntu: apt install g++), or give make CXX=<path>" >&2; exit 1; }
+	@printf '#include <span>\n#if !__has_builtin(__builtin_shufflevector)\n#error too old\n#endif\n' | $(CXX) -std=c++20 -x c++ -fsyntax-only - 2>/dev/null || \
+	  { echo "$(CXX) cannot compile posenc_ext: install g++ 12 or newer (Debian, Ubuntu: apt install g++), or give make CXX=<path>" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r $(REQUIREMENTS)
 	@touch $@
