@@ -72,6 +72,19 @@ def cases(device: str, dtype: torch.dtype, small: bool) -> list[Case]:
         Case("add_sinusoidal, dropout", 2 * x.numel() * size, lambda: torch.dropout(x * 8.0 + pe, 0.1, True),
              lambda: posenc_ext.add_sinusoidal(x, x_scale=8.0, dropout_p=0.1, training=True)),
     ]  # fmt: skip
+    x_grad, y_grad = x.detach().requires_grad_(), torch.randn_like(x)
+    forwards = (
+        lambda: torch.dropout(x_grad * 8.0 + pe, 0.1, True),
+        lambda: posenc_ext.add_sinusoidal(x_grad, x_scale=8.0, dropout_p=0.1, training=True),
+    )
+    backwards = (adjoint(f, x_grad, y_grad) for f in forwards)
+    moved = 2 * x.numel() * size
+    found.append(Case("add_sinusoidal, dropout, backward", moved, *backwards, compiled=False))
+    at = positions.float().requires_grad_()
+    forwards = (lambda: eager_table(at), lambda: posenc_ext.sinusoidal(at, dim, dtype=dtype))
+    upstream = torch.randn(length, dim, **made)
+    backwards = (adjoint(f, at, upstream) for f in forwards)
+    found.append(Case("sinusoidal, backward", length * dim * size, *backwards, compiled=False))
 
     tokens = torch.randn(batch, 196, 768 // n, **made)
     cls = torch.randn(1, 1, 768 // n, **made)
@@ -87,9 +100,9 @@ def cases(device: str, dtype: torch.dtype, small: bool) -> list[Case]:
         Case("add_position_embedding, backward", upstream.numel() * size, *backwards, compiled=False)
     )
 
-    def bias(name: str, table: Tensor, index: Tensor, ours: Contender) -> None:
+    def bias(name: str, table: Tensor, index: Tensor, ours: Contender, read: int = 0) -> None:
         planes = ours()
-        moved, rows = planes.numel() * size, index.view(-1)
+        moved, rows = planes.numel() * size + read, index.view(-1)
         forwards = (
             lambda: table[rows].view(*index.shape, -1).movedim(-1, -3).contiguous(),
             ours,
@@ -110,14 +123,24 @@ def cases(device: str, dtype: torch.dtype, small: bool) -> list[Case]:
     buckets = reference.t5_bucket(relative, 32, True, 128)
     bias("t5_bias", table, buckets, lambda: posenc_ext.t5_bias(table, keys, keys))
     any_index = torch.randint(0, 32, (2, keys // 2, keys // 2), device=device)
-    bias("gather_bias", table, any_index, lambda: posenc_ext.gather_bias(table, any_index))
-    slopes = posenc_ext.alibi_slopes(heads, **made)
+    gathered = lambda: posenc_ext.gather_bias(table, any_index)  # noqa: E731
+    bias("gather_bias", table, any_index, gathered, read=any_index.nbytes)
+    slopes = posenc_ext.alibi_slopes(heads, **made).requires_grad_()
+    forwards = (
+        lambda: -slopes[:, None, None] * relative.abs(),
+        lambda: posenc_ext.alibi_bias(slopes, keys, keys),
+    )
+    moved = heads * keys * keys * size
+    found.append(Case("alibi_bias", moved, *forwards))
+    upstream = torch.randn(heads, keys, keys, **made)
+    backwards = (adjoint(f, slopes, upstream) for f in forwards)
+    found.append(Case("alibi_bias, backward", moved, *backwards, compiled=False))
     found.append(
         Case(
-            "alibi_bias",
-            heads * keys * keys * size,
-            lambda: -slopes[:, None, None] * relative.abs(),
-            lambda: posenc_ext.alibi_bias(slopes, keys, keys),
+            "alibi_slopes",
+            heads * size,
+            lambda: reference.alibi_slopes(heads).to(**made),
+            lambda: posenc_ext.alibi_slopes(heads, **made),
         )
     )
     return found
@@ -177,6 +200,7 @@ def measure(device: str, dtype: torch.dtype, small: bool, repeats: int) -> dict[
     for case in cases(device, dtype, small):
         contenders = {"eager": case.eager, "posenc_ext": case.ours}
         if case.compiled and torch.device(device).type == "cuda":
+            torch.compiler.reset()  # functions of one place in the source share a limit of compilations
             contenders["compile"] = torch.compile(case.eager)
         if case.flex:
             lookup, attend = case.flex
@@ -202,7 +226,9 @@ def main(arguments: list[str] | None = None) -> int:
     if on_cuda and (reason := no_gpu()):
         print(f"gpu-bench: {reason}")
         return 0
-    name = torch.cuda.get_device_name(options.device) if on_cuda else "CPU, a dry run: measures nothing"
+    if on_cuda:
+        torch.cuda.set_device(torch.device(options.device).index or 0)  # whose events and stream time it
+    name = torch.cuda.get_device_name() if on_cuda else "CPU, a dry run: measures nothing"
     print(f"gpu-bench: {name}, torch {torch.__version__}")
     results = [
         measure(options.device, dtype, small=not on_cuda, repeats=options.repeats)

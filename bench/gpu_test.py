@@ -1,11 +1,13 @@
 """The day there is a GPU: every op of tests/op_db.py on CUDA. make gpu-test, or python bench/gpu_test.py
 
 Values of every dtype, stride and offset, more than 2^31 elements, other streams and devices, CUDA graphs,
-repeatability, gradients, torch.compile; then compute-sanitizer where it is installed, and the test suite's
-cases on CUDA. Without a GPU it says so and ends. --device cpu runs what needs none, to test this script.
+repeatability, gradients, opcheck, torch.compile; then compute-sanitizer where it is installed, and the test
+suite's cases on CUDA. Without a GPU it says so and ends. --device cpu runs what needs none, to test this
+script.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -19,11 +21,24 @@ sys.path.insert(0, str(ROOT / "tests"))
 import torch  # noqa: E402
 from op_db import OPS  # noqa: E402
 from op_types import DTYPES, Op, Sample  # noqa: E402
-from support import check_against_reference, differentiable, function_of, leaves, same_bits  # noqa: E402
+from support import (  # noqa: E402
+    check_against_reference,
+    differentiable,
+    function_of,
+    leaves,
+    requiring_gradients,
+    same_bits,
+)
 
 import posenc_ext  # noqa: E402
 
-SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
+# Of compute-sanitizer: every sample under the one that looks for wild accesses, few under the slow ones.
+SANITIZERS = {
+    "memcheck": "values",
+    "racecheck": "few_values",
+    "initcheck": "few_values",
+    "synccheck": "few_values",
+}
 Failures = Iterator[str]
 CHECKS: dict[str, Callable[[str], Failures]] = {}
 
@@ -54,7 +69,17 @@ def run(op: Op, sample: Sample, **replaced) -> torch.Tensor:
 def values(device: str) -> Failures:
     """Every dtype, stride, offset and empty size, against the reference in float64."""
     dry = torch.device(device).type == "cpu"  # the test suite has all of them
-    for op, sample, name in samples(device, (torch.float32, torch.bfloat16) if dry else DTYPES, costly=dry):
+    yield from few_values(device) if dry else wrong_values(samples(device), device)
+
+
+@check
+def few_values(device: str) -> Failures:
+    """Some of them: what the slow tools run."""
+    yield from wrong_values(samples(device, (torch.float32, torch.bfloat16), costly=True), device)
+
+
+def wrong_values(cases: Iterator[tuple[Op, Sample, str]], device: str) -> Failures:
+    for op, sample, name in cases:
         try:
             actual = run(op, sample)
             assert actual.device.type == torch.device(device).type, f"result on {actual.device}"
@@ -97,7 +122,9 @@ def large(device: str) -> Failures:
     def alibi(q_len, q_offset):
         return ours.alibi_bias(slopes, q_len, width, q_offset=q_offset)[0]
 
+    op = torch.ops.posenc_ext
     index = torch.arange(width, device=device, dtype=torch.int32) % 32
+    windows = torch.randn(2 * width - 1, 1, device=device).to(torch.bfloat16)
     for name, whole, end in (
         ("sinusoidal_table", lambda: ours.sinusoidal_table(rows, width, device=device, dtype=x.dtype),
          lambda: ours.sinusoidal_table(3, width, device=device, dtype=x.dtype, **last)),
@@ -109,11 +136,19 @@ def large(device: str) -> Failures:
         ("alibi_bias", lambda: alibi(rows, 0), lambda: alibi(3, rows - 3)),
         ("gather_bias", lambda: ours.gather_bias(table, index.expand(rows, width))[0],
          lambda: ours.gather_bias(table, index.expand(3, width))[0]),
+        ("add_position_embedding",
+         lambda: ours.add_position_embedding(x.expand(1, rows, width), x.expand(1, rows, width))[0],
+         lambda: ours.add_position_embedding(x.expand(1, 3, width), x.expand(1, 3, width))[0]),
+        ("window_bias", lambda: ours.window_bias(windows, [width], query_size=[rows])[0],
+         lambda: ours.window_bias(windows, [width])[0][-1].expand(3, width)),
+        ("_scale_dropout", lambda: op._scale_dropout(x.expand(1, rows, width), 1.5, 0.0, None)[0],
+         lambda: op._scale_dropout(x.expand(1, 3, width), 1.5, 0.0, None)[0]),
+        ("_sum_batch", lambda: op._sum_batch(x.expand(2, rows, width), True),
+         lambda: op._sum_batch(x.expand(2, 3, width), True)),
     ):  # fmt: skip
         if not same_bits(whole()[-3:], end()):
             yield f"{name}: the end of {rows} x {width} elements"
     grad = torch.ones(1, 1, 1, device=device, dtype=torch.float32).expand(1, rows, width)
-    op = torch.ops.posenc_ext
     sums = op._t5_bias_backward(grad, 32, rows, width)
     near = torch.tensor(float(rows * width), dtype=torch.float64)
     if abs(sums.double().sum().cpu() - near) > near * 2.0**-20:
@@ -153,6 +188,9 @@ def devices(device: str) -> Failures:
                 actual = run(op, sample)
                 if actual.device.index != other:
                     yield f"{name}: result on {actual.device}, not cuda:{other}"
+                if torch.cuda.current_device() != 0:
+                    yield f"{name}: left cuda:{torch.cuda.current_device()} as the current device"
+                    torch.cuda.set_device(0)
                 torch.manual_seed(1)
                 try:
                     check_against_reference(op, sample, actual)
@@ -169,6 +207,8 @@ def graphs(device: str) -> Failures:
         if sample.inputs.get("training") or sample.inputs.get("seed") is not None:
             continue
         expected = run(op, sample).clone()  # and warms the caches up
+        if expected.numel() == 0:
+            continue  # launches nothing, which is no graph
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
@@ -181,18 +221,50 @@ def graphs(device: str) -> Failures:
                 yield f"{name}: other bits from a graph"
         except RuntimeError as error:
             yield f"{name}: {error}"
-    x = torch.full((4, 64, 128), 3.0, device=device)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        y = posenc_ext.add_sinusoidal(x, dropout_p=0.5, training=True)
-    masks = []
-    for _ in range(3):
-        graph.replay()
-        masks.append((y == 0).clone())
-    if any(torch.equal(a, b) for a, b in ((masks[0], masks[1]), (masks[1], masks[2]))):
-        yield "add_sinusoidal: two replays of a graph drop the same elements"
-    if not all(0.4 < mask.double().mean().item() < 0.6 for mask in masks):
-        yield "add_sinusoidal: a replay drops another share than half"
+    for name, drop in dropouts(device).items():
+        x = torch.full((4, 64, 128), 3.0, device=device, requires_grad=True)
+        torch.autograd.grad(drop(x).sum(), x)  # warms the caches up
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = drop(x)
+            (grad,) = torch.autograd.grad(y.sum(), x)
+        masks = []
+        for _ in range(3):
+            graph.replay()
+            masks.append((y == 0).clone())
+            if not torch.equal(grad == 0, masks[-1]):
+                yield f"{name}: the gradient drops other elements than the result"
+        if any(torch.equal(a, b) for a, b in ((masks[0], masks[1]), (masks[1], masks[2]))):
+            yield f"{name}: two replays of a graph drop the same elements"
+        if not all(0.4 < mask.double().mean().item() < 0.6 for mask in masks):
+            yield f"{name}: a replay drops another share than half"
+
+
+def dropouts(device: str) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """The ops that drop; no element of theirs is zero by itself."""
+    table = torch.full((1, 64, 128), 1.0, device=device)
+    options = {"dropout_p": 0.5, "training": True}
+    return {
+        "add_sinusoidal": lambda x: posenc_ext.add_sinusoidal(x, **options),
+        "add_position_embedding": lambda x: posenc_ext.add_position_embedding(x, table, **options),
+    }
+
+
+@check
+def masks(device: str) -> Failures:
+    """torch.manual_seed gives a mask again, the next draw another; the gradient drops the same elements."""
+    for name, drop in dropouts(device).items():
+        x = torch.full((4, 64, 128), 3.0, device=device, requires_grad=True)
+        torch.manual_seed(7)
+        first, second = drop(x), drop(x)
+        torch.manual_seed(7)
+        if not same_bits(drop(x), first):
+            yield f"{name}: another mask after the same torch.manual_seed"
+        if torch.equal(first == 0, second == 0):
+            yield f"{name}: the same mask twice"
+        (grad,) = torch.autograd.grad(second.sum(), x)
+        if not torch.equal(grad == 0, second == 0):
+            yield f"{name}: the gradient drops other elements than the result"
 
 
 @check
@@ -210,6 +282,20 @@ def gradients(device: str) -> Failures:
 
             torch.autograd.gradcheck(fixed, leaves(op, sample), nondet_tol=0.0)
         except RuntimeError as error:
+            yield f"{name}: {error}"
+
+
+@check
+def opcheck(device: str) -> Failures:
+    """PyTorch's own checks of a custom op."""
+    for op, sample, name in samples(device, (torch.float32,), costly=True):
+        inputs = dict(requiring_gradients(op, sample).inputs)
+        names = [argument.name for argument in op.overload._schema.arguments if not argument.kwarg_only]
+        positional = tuple(inputs.pop(argument) for argument in names)
+        which = ["test_schema", "test_autograd_registration", "test_faketensor"]
+        try:
+            torch.library.opcheck(op.overload, positional, inputs, test_utils=which)
+        except Exception as error:  # it raises errors of its own
             yield f"{name}: {error}"
 
 
@@ -236,9 +322,12 @@ def sanitizers(device: str) -> Failures:
     )
     if program is None:
         raise NotHere("compute-sanitizer is not installed")
-    for tool in SANITIZERS:
+    # torch's allocator would hide what lies behind a tensor.
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    for tool, which in SANITIZERS.items():
         words = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, __file__]
-        done = subprocess.run([*words, "--only", "values"], capture_output=True, text=True)
+        words += ["--device", device, "--only", which]
+        done = subprocess.run(words, capture_output=True, text=True, env=environment)
         if done.returncode != 0:
             yield f"{tool}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
@@ -272,7 +361,9 @@ def main(arguments: list[str] | None = None) -> int:
     if on_cuda and (reason := no_gpu()):
         print(f"gpu-test: {reason}")
         return 0
-    where = torch.cuda.get_device_name(options.device) if on_cuda else "CPU, a dry run: says nothing of CUDA"
+    if on_cuda:
+        torch.cuda.set_device(torch.device(options.device).index or 0)  # whose current stream graphs capture
+    where = torch.cuda.get_device_name() if on_cuda else "CPU, a dry run: says nothing of CUDA"
     print(f"gpu-test: {where}, torch {torch.__version__}, {len(OPS)} ops")
     failed = 0
     for name in options.only:

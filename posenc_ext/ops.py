@@ -161,8 +161,9 @@ def sinusoidal(
     Complexity: O(positions.numel() * dim).
 
     Gradients: for floating positions, to any order, reverse and forward mode. The n-th derivative in
-    position is (scale w)^n sin(scale p w + n pi / 2); the sum over channels is taken in float64 and rounded
-    once to positions.dtype.
+    position is (scale w)^n sin(scale p w + n pi / 2); the sum over channels is taken in float64 (on CUDA, but
+    for float64 tensors, in pairs of float32 from slopes right to 1.5 * 2**-26) and rounded once to
+    positions.dtype.
 
     >>> sinusoidal(torch.tensor([0.0, 0.5]), 2)
     tensor([[0.0000, 1.0000],

@@ -73,21 +73,14 @@ class Rule:
     loads: bool = False  # of 16 bytes
     stores: bool = False
     variants: str = ""  # only where the kernel's name has this word
-    occupancy: float = 0.5
-    why: str = ""  # the reason for an occupancy below one half
     per: str = "STG"  # the elements that instructions are counted by are those stored, or loaded (LDG)
     counts: bool = False  # may add integers atomically: their sum does not depend on the order
 
 
-SINUSOIDS = "the polynomials of a sine and a cosine in float64 hold their operands in registers"
-SUMS = "a lane keeps the sums of eight heads, to find a pair of the index once for all of them"
-# Kernels that move 16 bytes at a time (another kernel or branch takes all other rows), and exceptions.
+# Kernels that move 16 bytes at a time (another kernel or branch takes all other rows).
 RULES = {
-    "sinusoid_rows_kernel": Rule(stores=True, variants="Vectors", occupancy=0.25, why=SINUSOIDS),
-    "add_sinusoidal_kernel": Rule(loads=True, stores=True, variants="Vectors", occupancy=0.25, why=SINUSOIDS),
-    "sinusoid_backward_kernel": Rule(occupancy=0.33, why=SINUSOIDS),
-    "bias_backward_kernel": Rule(occupancy=0.25, why=SUMS),
-    "gather_backward_kernel": Rule(occupancy=0.25, why=SUMS),
+    "sinusoid_rows_kernel": Rule(stores=True, variants="Vectors"),
+    "add_sinusoidal_kernel": Rule(loads=True, stores=True, variants="Vectors"),
     "scale_dropout_kernel": Rule(loads=True, stores=True),
     "add_position_embedding_kernel": Rule(loads=True, stores=True),
     "sum_batch_kernel": Rule(loads=True, stores=True, per="LDG"),
@@ -169,7 +162,7 @@ class Kernel:
                 yield f"no 16-byte load: {self.widths('LDG')} bits"
         if not self.block:
             yield "no launch bounds: the block's size is not known"
-        elif self.occupancy < self.rule.occupancy:
+        elif self.occupancy < 0.5:
             needs = f"{self.registers} registers, {self.shared} bytes shared, {self.block} threads"
             yield f"occupancy: {self.occupancy:.0%} of sm_{self.arch} with {needs}"
 
@@ -341,12 +334,7 @@ def markdown(kernels: list[Kernel]) -> str:
         "Instructions per element: sm_90, elements of 4 bytes, of 2; at least so many, those of the shortest "
         "loop through a 16-byte store (sum_batch_kernel: load)."
     )
-    below = []
-    for why in dict.fromkeys(rule.why for rule in RULES.values() if rule.why):
-        names = [f"`{name}` ({rule.occupancy:.0%})" for name, rule in RULES.items() if rule.why == why]
-        below.append(f"{', '.join(names)}: {why}")
-    notes = ["", "Below half the threads, by a rule of its own: " + "; ".join(below) + "."] if below else []
-    return "\n".join([*lines, "", facts, *notes, ""])
+    return "\n".join([*lines, "", facts, ""])
 
 
 def span(values: list[int]) -> str:

@@ -1,6 +1,7 @@
 """bench/gpu_test.py and gpu_bench.py, which wait for a GPU: their own logic, on CPU tensors."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -52,6 +53,30 @@ def test_results_that_change_are_named(monkeypatch, capsys):
     )
     assert gpu_test.main(["--device", "cpu", "--only", "repeatability"]) == 1
     assert "other bits" in capsys.readouterr().out
+
+
+def test_masks_that_do_not_follow_the_seed_are_named(monkeypatch, capsys):
+    """One that is drawn elsewhere, and one that is always the same."""
+    generator = torch.Generator().manual_seed(1)
+    for name, mask in {
+        "another mask": lambda x: (torch.rand(x.shape, generator=generator) < 0.5).float(),
+        "the same mask": lambda x: (torch.arange(x.numel()) % 2).float().view(x.shape),
+    }.items():
+        monkeypatch.setattr(posenc_ext, "add_sinusoidal", lambda x, mask=mask, **options: x * mask(x))
+        assert gpu_test.main(["--device", "cpu", "--only", "masks"]) == 1
+        assert f"add_sinusoidal: {name}" in capsys.readouterr().out
+
+
+def test_every_op_and_every_adjoint_is_timed():
+    """In the benchmark, and so in the roofline page, which takes its cases."""
+    schemas = (Path(__file__).parent / "schemas.txt").read_text()
+    packets = set(re.findall(r"^posenc_ext::([a-z]\w*)", schemas, re.M))
+    names = [case.name for case in gpu_bench.cases("cpu", torch.float32, small=True)]
+    missing = {op for op in packets if not any(re.match(rf"{op}\b", name) for name in names)}
+    assert missing == set()
+    no_gradient = {"sinusoidal_table", "alibi_slopes"}
+    backwards = {re.match(r"\w+", name)[0] for name in names if name.endswith("backward")}
+    assert backwards == packets - no_gradient
 
 
 def test_a_wrong_end_of_a_large_result_is_named(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The float32 sinusoids of the CUDA kernels, compiled for the host, against 113-bit arithmetic."""
+"""The float32 arithmetic of the CUDA kernels, compiled for the host, against wider arithmetic."""
 
 import native
 import pytest
@@ -16,3 +16,10 @@ def test_float_sinusoids_are_within_an_ulp_everywhere():
     assert done.returncode == 0, done.stdout
     assert "FAILED" not in done.stdout
     assert done.stdout.count("largest error in ulp") == 27
+
+
+def test_float_pairs_round_as_their_sum():
+    flags = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc"]
+    done = native.run(native.build("float_pair", ["tests/cpp/float_pair.cpp"], flags))
+    assert done.returncode == 0, done.stdout
+    assert "FAILED" not in done.stdout

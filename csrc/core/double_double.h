@@ -69,7 +69,7 @@ POSENC_HD DoubleDouble log_2(double x) {
   const double guess = log2(x);
   const DoubleDouble ratio = multiply(exp_2({-guess, 0.0}), {x, 0.0});
   const DoubleDouble error = add(ratio, {-1.0, 0.0});
-  return add({guess, 0.0}, {error.hi / ln_2().hi, error.lo / ln_2().hi});
+  return add(DoubleDouble{guess, 0.0}, {error.hi / ln_2().hi, error.lo / ln_2().hi});
 }
 
 }  // namespace posenc_ext::core

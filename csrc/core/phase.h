@@ -4,17 +4,10 @@
 // largest error that tests/cpp/phase.cpp finds is 0.752.
 #pragma once
 
+#include "core/float_pair.h"
 #include "core/sinusoid.h"
 
 namespace posenc_ext::core {
-
-POSENC_HD float fused_multiply_add(float a, float b, float c) {
-#if defined(__CUDA_ARCH__)
-  return fmaf(a, b, c);
-#else
-  return __builtin_fmaf(a, b, c);
-#endif
-}
 
 POSENC_HD int32_t leading_zeros(uint32_t x) {
 #if defined(__CUDA_ARCH__)
@@ -50,10 +43,12 @@ inline FrequencyDigits make_digits(const Sinusoid& s) {
   return digits;
 }
 
+POSENC_HD DoubleDouble frequency(const FrequencyDigits& digits, int32_t j) {
+  return multiply(multiply(digits.digit[0][j % 32], digits.digit[1][j / 32 % 32]), digits.digit[2][j / 1024]);
+}
+
 POSENC_HD DoubleDouble frequency(const Sinusoid& s, const FrequencyDigits& digits, int64_t j) {
-  if (j >= digits.kPairs) return frequency(s, j);
-  const int32_t n = static_cast<int32_t>(j);
-  return multiply(multiply(digits.digit[0][n % 32], digits.digit[1][n / 32 % 32]), digits.digit[2][n / 1024]);
+  return j < digits.kPairs ? frequency(digits, static_cast<int32_t>(j)) : frequency(s, j);
 }
 
 // A frequency in turns per position, in two's complement mod 2^32: word i counts 2^(-32 i) turns.
@@ -115,6 +110,49 @@ POSENC_HD Steps to_steps(double p) {
   return {static_cast<uint32_t>(mantissa >> cut), exponent < 0 ? 31 : 31 - exponent, negative, true};
 }
 
+POSENC_HD Steps to_steps(float p) {
+  const uint32_t bits = bit_cast<uint32_t>(p);
+  const bool negative = bits >> 31 != 0;
+  if (p == 0.0f) return {0, 0, negative, true};
+  const int32_t exponent = static_cast<int32_t>(bits >> 23 & 0xff) - 127;
+  const uint32_t mantissa = (bits & 0x7fffffu) | 0x800000u;
+  if (exponent >= 0) return {mantissa << 8, 31 - exponent, negative, exponent <= 31};
+  const int32_t cut = -8 - exponent;  // bits of the mantissa below a step
+  if (cut <= 0) return {mantissa << -cut, 31, negative, true};
+  return {cut < 24 ? mantissa >> cut : 0, 31, negative, cut < 24 && (mantissa & ((1u << cut) - 1)) == 0};
+}
+
+// The steps of a stored position, without float64 but for float64.
+POSENC_HD Steps load_steps(const void* data, PositionType type, int64_t i) {
+  switch (type) {
+    case PositionType::u8:
+      return to_steps(int64_t{static_cast<const uint8_t*>(data)[i]});
+    case PositionType::i8:
+      return to_steps(int64_t{static_cast<const int8_t*>(data)[i]});
+    case PositionType::i16:
+      return to_steps(int64_t{static_cast<const int16_t*>(data)[i]});
+    case PositionType::i32:
+      return to_steps(int64_t{static_cast<const int32_t*>(data)[i]});
+    case PositionType::i64:
+      return to_steps(static_cast<const int64_t*>(data)[i]);
+    case PositionType::u16:
+      return to_steps(int64_t{static_cast<const uint16_t*>(data)[i]});
+    case PositionType::u32:
+      return to_steps(int64_t{static_cast<const uint32_t*>(data)[i]});
+    case PositionType::u64:  // beyond 2^32 there are none
+      return to_steps(
+          static_cast<int64_t>(min_of<uint64_t>(static_cast<const uint64_t*>(data)[i], uint64_t{1} << 32)));
+    case PositionType::f64:
+      return to_steps(static_cast<const double*>(data)[i]);
+    case PositionType::f32:
+      return to_steps(static_cast<const float*>(data)[i]);
+    case PositionType::f16:
+      return to_steps(to_float(static_cast<const Half*>(data)[i]));
+    default:
+      return to_steps(to_float(static_cast<const BFloat16*>(data)[i]));
+  }
+}
+
 // ---- angles
 
 // An angle as a quadrant (the two low bits count) and a rest of at most pi/4 in radians, the sum of two
@@ -173,9 +211,13 @@ struct FloatSineCosine {
   float sine, cosine;
 };
 
-// sin and cos of the angle: minimax polynomials on |a| <= pi/4 (cut terms under 2^-33), of whose sums only
-// the last addition rounds visibly.
-POSENC_HD FloatSineCosine sine_cosine(const FloatAngle& t) {
+struct FloatPairSineCosine {
+  FloatPair sine, cosine;
+};
+
+// sin and cos of the angle: minimax polynomials on |a| <= pi/4 (cut terms under 2^-33). As pairs they are
+// right to 1.5 * 2^-26 of themselves.
+POSENC_HD FloatPairSineCosine sine_cosine_pairs(const FloatAngle& t) {
   const float a = t.hi, square = a * a;
   float s = 0x1.6cd85ap-19f;
   s = fused_multiply_add(s, square, -0x1.a00f9ep-13f);
@@ -190,10 +232,16 @@ POSENC_HD FloatSineCosine sine_cosine(const FloatAngle& t) {
   float tail = fused_multiply_add(-0.5f, square, 1.0f - head);
   tail = fused_multiply_add(-0.5f, fused_multiply_add(a, a, -square), tail);
   tail = fused_multiply_add(-a, t.lo, tail);
-  const float cosine = head + fused_multiply_add(square * square, c, tail);
+  const FloatPair cosine{head, fused_multiply_add(square * square, c, tail)};
   // sin a = a + (a^3 s + lo cos a)
-  const float sine = a + fused_multiply_add(a * square, s, t.lo * cosine);
+  const float tail_of_sine = fused_multiply_add(a * square, s, t.lo * (cosine.hi + cosine.lo));
+  return {{a, tail_of_sine}, cosine};
+}
 
+// The same rounded: only the last addition of each shows. Of the whole angle, its quadrant and sign included.
+POSENC_HD FloatSineCosine sine_cosine(const FloatAngle& t) {
+  const FloatPairSineCosine rest = sine_cosine_pairs(t);
+  const float sine = rest.sine.hi + rest.sine.lo, cosine = rest.cosine.hi + rest.cosine.lo;
   const float signed_sine = bit_cast<float>(bit_cast<uint32_t>(sine) ^ t.sign);
   const bool odd = (t.quadrant & 1) != 0;
   const float first = odd ? cosine : signed_sine, second = odd ? signed_sine : cosine;
@@ -201,33 +249,14 @@ POSENC_HD FloatSineCosine sine_cosine(const FloatAngle& t) {
           bit_cast<float>(bit_cast<uint32_t>(second) ^ ((t.quadrant + 1) & 2) << 30)};
 }
 
-// ---- sums
-
-struct FloatPair {
-  float hi, lo;
-};
-
-POSENC_HD FloatPair to_float_pair(double x) {
-  const float hi = static_cast<float>(x);
-  return {hi, static_cast<float>(x - static_cast<double>(hi))};
-}
-
-// x * x_scale + encoding, times kept_scale where that is asked for, in float32: what each step rounds off is
-// carried along, so that the last addition is the only rounding that shows.
-POSENC_HD float scaled_sum(float x, FloatPair x_scale, float encoding, bool scaled, FloatPair kept_scale) {
-  const float product = x * x_scale.hi;
-  const float product_low = fused_multiply_add(x, x_scale.lo, fused_multiply_add(x, x_scale.hi, -product));
-  float sum = product + encoding;
-  const float added = sum - product;
-  float low = product_low + ((product - (sum - added)) + (encoding - added));
-  if (scaled) {
-    const float whole = sum * kept_scale.hi;
-    low = fused_multiply_add(
-        low, kept_scale.hi,
-        fused_multiply_add(sum, kept_scale.lo, fused_multiply_add(sum, kept_scale.hi, -whole)));
-    sum = whole;
-  }
-  return fabsf(sum) < HUGE_VALF ? sum + low : sum;  // the low part of an infinity is NaN
+// sin(angle + phase quarter turns)
+POSENC_HD FloatPair sine_at(const FloatPairSineCosine& rest, const FloatAngle& t, int32_t phase) {
+  const uint32_t turns = t.quadrant + static_cast<uint32_t>(phase);
+  const bool odd = (turns & 1) != 0;
+  const uint32_t sign = (turns & 2) << 30 ^ (odd ? 0u : t.sign);
+  const FloatPair value = odd ? rest.cosine : rest.sine;
+  return {bit_cast<float>(bit_cast<uint32_t>(value.hi) ^ sign),
+          bit_cast<float>(bit_cast<uint32_t>(value.lo) ^ sign)};
 }
 
 }  // namespace posenc_ext::core

@@ -1,7 +1,7 @@
 // A tensor's geometry without torch: the offset of the i-th element in row-major order.
 #pragma once
 
-#include "core/host_device.h"
+#include "core/fast_divide.h"
 
 namespace posenc_ext::core {
 
@@ -37,6 +37,32 @@ inline Strided collapsed(const Strided& s) {
     }
   }
   return out;
+}
+
+// The same of fewer than 2^32 elements, without a division.
+struct FastStrided {
+  int32_t dims;
+  FastDivide size[kMaxDims];
+  int64_t stride[kMaxDims];
+
+  POSENC_HD int64_t offset(uint32_t i) const {
+    int64_t result = 0;
+    for (int32_t d = dims - 1; d > 0; --d) {
+      const uint32_t next = size[d].quotient(i);
+      result += static_cast<int64_t>(size[d].remainder(i, next)) * stride[d];
+      i = next;
+    }
+    return dims > 0 ? result + static_cast<int64_t>(i) * stride[0] : 0;
+  }
+};
+
+inline FastStrided make_fast_strided(const Strided& s) {
+  FastStrided fast{s.dims, {}, {}};
+  for (int32_t d = 0; d < s.dims; ++d) {
+    fast.size[d] = make_fast_divide(static_cast<uint32_t>(s.size[d]));
+    fast.stride[d] = s.stride[d];
+  }
+  return fast;
 }
 
 }  // namespace posenc_ext::core

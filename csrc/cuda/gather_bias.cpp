@@ -2,7 +2,6 @@
 #include "cuda/kernels/gather_bias.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/sort.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -52,10 +51,9 @@ at::Tensor& gather_bias_out_cuda(const at::Tensor& table, const at::Tensor& inde
   return ops::write_contiguous(out, [&](at::Tensor& o) { gather(table, index, o); }, table, index);
 }
 
-// The index is sorted, never the gradient: each row's places then stand together, in ascending order, and are
-// summed in a fixed one. This takes, per value of the index, its copy and 8 bytes for its place, and what
-// at::sort needs for itself; and two sums per head and piece of the index. The launches: those of at::sort,
-// and 2.
+// Nothing is sorted but, by each block in shared memory, the places of a tile by their rows. The sums of the
+// pieces of the index take rows x heads of the accumulator's type each: all together no more than the
+// gradient has elements, or one piece.
 at::Tensor gather_bias_backward_cuda(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows) {
   const char* op = "_gather_bias_backward";
   ops::check_gather_bias_backward(grad, index, num_rows);
@@ -66,20 +64,19 @@ at::Tensor gather_bias_backward_cuda(const at::Tensor& grad, const at::Tensor& i
   if (grad.numel() == 0) return out.zero_();
   POSENC_CHECK(count <= std::numeric_limits<int32_t>::max(), op,
                "index must have fewer than 2**31 values on CUDA, got ", count);
-  const auto [sorted, place] =
-      at::sort(index.reshape({-1}), /*stable=*/std::optional<bool>(true), /*dim=*/0, /*descending=*/false);
   const at::Tensor one_head = grad.select(-3, 0);
   // A gradient of more dimensions than a kernel takes is copied, with all heads.
   const at::Tensor few =
       ops::with_few_dims(one_head, one_head.dim()).is_same(one_head) ? grad : grad.contiguous();
+  const at::Tensor few_index = ops::with_few_dims(index, index.dim());
   const core::DType dtype = ops::to_core(grad.scalar_type());
   const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
-  at::Tensor partial = at::empty({2, heads, cut_index(count).count}, grad.options().dtype(sum_type));
-  gather_backward(
-      {sorted.const_data_ptr(), sorted.scalar_type() == at::kLong, place.const_data_ptr<int64_t>(), count,
-       rows, heads, dtype, few.const_data_ptr(), ops::to_strided(few.select(-3, 0), one_head.dim()),
-       few.stride(-3), partial.mutable_data_ptr(), out.mutable_data_ptr()},
-      c10::cuda::getCurrentCUDAStream());
+  at::Tensor partial = at::empty({cut_index(count, rows).count, rows, heads}, grad.options().dtype(sum_type));
+  gather_backward({few_index.const_data_ptr(), few_index.scalar_type() == at::kLong,
+                   ops::to_strided(few_index, few_index.dim()), count, rows, heads, dtype,
+                   few.const_data_ptr(), ops::to_strided(few.select(-3, 0), one_head.dim()), few.stride(-3),
+                   partial.mutable_data_ptr(), out.mutable_data_ptr()},
+                  c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;
 }

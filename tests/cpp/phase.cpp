@@ -20,7 +20,13 @@ using namespace posenc_ext::core;
 
 struct Errors {
   double f32 = 0.0, f16 = 0.0, bf16 = 0.0;
+  double pair = 0.0;  // of the unrounded pairs, relative, in 2^-26
   int64_t values = 0;
+
+  void add(FloatPair got, __float128 exact) {
+    const __float128 error = (static_cast<__float128>(got.hi) + got.lo - exact) / exact;
+    if (exact != 0) pair = std::max(pair, static_cast<double>(fabsq(error)) * 0x1p26);
+  }
 
   // `exact` and `rest` sum to the right value.
   void add(float got, double exact, double rest) {
@@ -34,9 +40,11 @@ struct Errors {
     return std::fabs((got - exact) - rest) * std::ldexp(1.0, -exponent);
   }
   bool print(const char* what) const {
-    std::printf("%-44s %10lld values, largest error in ulp: float32 %.4f, float16 %.5f, bfloat16 %.5f\n",
-                what, static_cast<long long>(values), f32, f16, bf16);
-    return f32 <= 1.0 && f16 <= 0.501 && bf16 <= 0.501;
+    std::printf(
+        "%-44s %10lld values, largest error in ulp: float32 %.4f, float16 %.5f, bfloat16 %.5f; "
+        "relative, before rounding: %.3f 2^-26\n",
+        what, static_cast<long long>(values), f32, f16, bf16, pair);
+    return f32 <= 1.0 && f16 <= 0.501 && bf16 <= 0.501 && pair <= 1.5;
   }
 };
 
@@ -73,11 +81,12 @@ std::vector<Pair> pairs_of(const Spec& spec) {
   return pairs;
 }
 
-FloatSineCosine of_kernel(double p, const Pair& pair) {
+FloatAngle angle_of(double p, const Pair& pair) {
   const Steps steps = to_steps(p);
-  if (steps.exact) return sine_cosine(reduce(steps, pair.fixed));
-  return sine_cosine(to_floats(reduce<false>(p, pair.quarters)));
+  return steps.exact ? reduce(steps, pair.fixed) : to_floats(reduce<false>(p, pair.quarters));
 }
+
+FloatSineCosine of_kernel(double p, const Pair& pair) { return sine_cosine(angle_of(p, pair)); }
 
 void against_quad(Errors& errors, double p, const Pair& pair) {
   const __float128 turns = static_cast<__float128>(p) * pair.turns;
@@ -87,6 +96,11 @@ void against_quad(Errors& errors, double p, const Pair& pair) {
   const double s = static_cast<double>(sine), c = static_cast<double>(cosine);
   errors.add(got.sine, s, static_cast<double>(sine - s));
   errors.add(got.cosine, c, static_cast<double>(cosine - c));
+  // As the gradient takes them: of any order.
+  const FloatAngle angle = angle_of(p, pair);
+  const FloatPairSineCosine rest = sine_cosine_pairs(angle);
+  const __float128 orders[] = {sine, cosine, -sine, -cosine};
+  for (int32_t order = 0; order < 5; ++order) errors.add(sine_at(rest, angle, order), orders[order % 4]);
 }
 
 bool test_every_position() {
@@ -155,6 +169,41 @@ bool test_near_zeros(const Spec& spec) {
   return errors.print("  whole positions to 2^24 nearest to zeros");
 }
 
+// The steps of a stored position, made without float64, are those of its value: floats of every exponent, and
+// integers where 32 bits end.
+bool test_stored_positions() {
+  int64_t wrong = 0;
+  const auto check = [&](const void* data, PositionType type) {
+    const double value = load_position(data, type, 0);
+    const Steps got = load_steps(data, type, 0), wanted = to_steps(value);
+    const bool same = got.exact == wanted.exact && got.negative == wanted.negative &&
+                      (!got.exact || (got.count == wanted.count && got.shift == wanted.shift) ||
+                       std::ldexp(got.count, -got.shift) == std::ldexp(wanted.count, -wanted.shift));
+    wrong += !same && !(std::isnan(value) && !got.exact);
+  };
+  for (uint64_t bits = 0; bits < uint64_t{1} << 32; bits += 4099) {
+    const uint32_t pattern = static_cast<uint32_t>(bits);
+    for (const uint32_t cut : {pattern, pattern & 0xffffff00u, pattern & 0xffff0000u})
+      check(&cut, PositionType::f32);
+  }
+  for (uint32_t bits = 0; bits < 0x10000u; ++bits) {
+    const uint16_t pattern = static_cast<uint16_t>(bits);
+    for (const PositionType type : {PositionType::f16, PositionType::bf16, PositionType::i16,
+                                    PositionType::u16, PositionType::u8, PositionType::i8})
+      check(&pattern, type);
+  }
+  for (int bit = 0; bit < 64; ++bit) {
+    for (const uint64_t near : {(uint64_t{1} << bit) - 1, uint64_t{1} << bit, (uint64_t{1} << bit) + 1,
+                                0 - (uint64_t{1} << bit), ~(uint64_t{1} << bit)}) {
+      for (const PositionType type : {PositionType::i64, PositionType::u64, PositionType::i32,
+                                      PositionType::u32, PositionType::f64, PositionType::f32})
+        check(&near, type);
+    }
+  }
+  if (wrong != 0) std::printf("FAILED %lld stored positions\n", static_cast<long long>(wrong));
+  return wrong == 0;
+}
+
 // Zero, its sign, and positions that are not numbers.
 bool test_special_positions() {
   const Pair pair = pairs_of(kSpecs[0])[3];
@@ -173,6 +222,7 @@ bool test_special_positions() {
 
 int main() {
   bool fine = test_special_positions();
+  fine = test_stored_positions() && fine;
   fine = test_every_position() && fine;
   for (const Spec& spec : kSpecs) {
     fine = test_random_positions(spec, 20000) && fine;

@@ -35,7 +35,7 @@ void test_forward(DType type, const Shape& s, int64_t slope_stride, int64_t skip
     const double slope = to_double(slopes[line / s.queries * slope_stride]);
     wanted[i] = round_to<T>(0.0 - slope * s.distance(line % s.queries, i % s.keys));
   }
-  on_all_machines([&] {
+  on_all_machines(name(type), [&] {
     Buffer<T> got(wanted.size(), skip);
     cuda::alibi_forward(
         {{s.offset, s.causal}, type, slopes.data(), slope_stride, s.heads, s.queries, s.keys, got.data()},
@@ -55,7 +55,7 @@ void test_where_float32_is_not_enough(DType type, int significand_bits) {
       wanted[0] = round_to<T>(0.0 - value * far);
       if (same_bits(wanted[0], round_to<T>(0.0f - static_cast<float>(value) * static_cast<float>(far))))
         continue;
-      return on_all_machines([&] {
+      return on_all_machines(name(type), [&] {
         Buffer<T> got(1);
         cuda::alibi_forward({{distance, false}, type, slope.data(), 1, 1, 1, 1, got.data()}, nullptr);
         all_same(got, wanted, "alibi_forward where float32 is not enough");
@@ -84,7 +84,7 @@ void test_backward(DType type, const Shape& s, bool key_major, int64_t gap) {
     wanted[h] = round_to<T>(0.0 + sum);
   }
   const int64_t pieces = cuda::cut(s.queries * s.keys).count;
-  on_all_machines([&] {
+  on_all_machines(name(type), [&] {
     Buffer<T> got(s.heads, 1);
     Buffer<double> partial(pieces == 1 ? 0 : s.heads * pieces);
     cuda::alibi_backward({{s.offset, s.causal},
@@ -118,7 +118,7 @@ void test_backward_sums_in_float64() {
     sum -= s.distance(0, k) * to_double(grad[k]);
     size += s.distance(0, k) * std::fabs(to_double(grad[k]));
   }
-  on_all_machines([&] {
+  on_all_machines("float32", [&] {
     Buffer<float> got(1);
     Buffer<double> partial(cuda::cut(s.keys).count);
     cuda::alibi_backward({{s.offset, s.causal},
@@ -141,7 +141,7 @@ void test_backward_sums_in_float64() {
 
 template <class T>
 void test_slopes(DType type, int64_t heads, int64_t stride) {
-  on_all_machines([&] {
+  on_all_machines(name(type), [&] {
     Buffer<T> got((heads - 1) * stride + 1, 1);
     cuda::alibi_slopes({type, got.data(), stride, heads}, nullptr);
     for (int64_t h = 0; h < heads; ++h) {
@@ -152,6 +152,55 @@ void test_slopes(DType type, int64_t heads, int64_t stride) {
     }
     if (!got.guard_is_intact()) report("alibi_slopes wrote in front of its result");
   });
+}
+
+// More than 2^31 heads, or 2^32 elements: an int anywhere would overflow.
+void test_large_counts() {
+  if (emulation::kFindsRaces) return;
+  const BFloat16 slopes[] = {round_to<BFloat16>(0.5), round_to<BFloat16>(0.25)};
+  for (const int64_t offset : {int64_t{0}, int64_t{1} << 40}) {  // in float32, and in float64
+    const int64_t queries = (int64_t{1} << 14) + 1, keys = int64_t{1} << 17;
+    SparseMemory memory(static_cast<size_t>(2 * queries * keys) * sizeof(float));
+    const float wide[] = {0.5f, 0.25f};
+    on_the_ends_of_a_large_grid("float32", [&] {
+      cuda::alibi_forward({{offset, false}, DType::float32, wide, 1, 2, queries, keys, memory.as<float>()},
+                          nullptr);
+    });
+    for (int64_t k = keys - 64; k < keys; ++k) {
+      const double distance = std::fabs(static_cast<double>(k - (queries - 1) - offset));
+      if (memory.as<float>()[(2 * queries - 1) * keys + k] != static_cast<float>(0.0 - 0.25 * distance))
+        report("alibi_forward of many elements");
+    }
+  }
+  const int64_t heads = (int64_t{1} << 31) + 3;
+  SparseMemory memory(static_cast<size_t>(heads) * sizeof(BFloat16));
+  BFloat16* out = memory.as<BFloat16>();
+  on_the_ends_of_a_large_grid("bfloat16", [&] {
+    cuda::alibi_backward({{0, false}, DType::bfloat16, slopes, 0, 0, 1, heads, 1, 2, nullptr, out}, nullptr);
+  });
+  for (const int64_t h : {int64_t{0}, heads - 1}) {
+    if (to_double(out[h]) != -0.25) report("alibi_backward of many heads: %g", to_double(out[h]));
+  }
+  on_the_ends_of_a_large_grid("bfloat16",
+                              [&] { cuda::alibi_slopes({DType::bfloat16, out, 1, heads}, nullptr); });
+  for (const int64_t h : {int64_t{0}, heads - 1}) {
+    if (!same(out[h], round_to<BFloat16>(alibi_slope(h, heads)))) report("alibi_slopes of many heads");
+  }
+  // A sum of two pieces a head, and the pairs of a plane that is walked in one piece.
+  const int64_t many = (int64_t{1} << 30) + 3;
+  SparseMemory partial(static_cast<size_t>(2 * many) * sizeof(double));
+  Buffer<float> grad(2000);
+  for (int64_t i = 0; i < grad.size(); ++i) grad[i] = 1.0f;
+  on_the_ends_of_a_large_grid("float32", [&] {
+    cuda::alibi_backward(
+        {{0, false}, DType::float32, grad.data(), 0, 0, 1, many, 1, 2000, partial.as<double>(), out},
+        nullptr);
+  });
+  if (reinterpret_cast<float*>(out)[many - 1] != -1999000.0f) report("alibi_reduce of many heads");
+  const PlaneWalk walk = make_plane_walk(3, int64_t{1} << 34);
+  const Pair pair = walk.after({5, 2}, (int64_t{1} << 33) + 1);
+  if (pair.query != 5 + ((int64_t{1} << 33) + 3) / 3 || pair.key != ((int64_t{1} << 33) + 3) % 3)
+    report("a long walk");
 }
 
 }  // namespace
@@ -182,5 +231,6 @@ int main(int argc, char** argv) {
   test_where_float32_is_not_enough<Half>(DType::float16, 11);
   test_where_float32_is_not_enough<BFloat16>(DType::bfloat16, 8);
   test_backward_sums_in_float64();
-  return finish(7 + 4 + 1 + 1);
+  test_large_counts();
+  return finish();
 }

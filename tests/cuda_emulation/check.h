@@ -74,8 +74,8 @@ inline void report(const char* format, ...) {
   std::vprintf(format, arguments);
   std::fputc('\n', stdout);
   va_end(arguments);
-  if (++failures < 10) return;
-  std::puts("too many failures, stopped");
+  if (++failures < 10 && emulation::machine().fault == emulation::Fault::none) return;
+  std::puts("stopped");
   std::fflush(stdout);
   std::_Exit(1);
 }
@@ -111,13 +111,38 @@ bool all_same(Buffer<T>& got, Buffer<T>& wanted, const std::string& what) {
   return true;
 }
 
+template <class T>
+double ulp(double x) {
+  constexpr int kDigits = sizeof(T) == 8 ? 53 : sizeof(T) == 4 ? 24 : std::is_same_v<T, Half> ? 11 : 8;
+  constexpr int kSmallest = sizeof(T) == 8            ? -1074
+                            : sizeof(T) == 4          ? -149
+                            : std::is_same_v<T, Half> ? -24
+                                                      : -133;
+  return std::ldexp(1.0, x == 0.0 ? kSmallest : max_of(std::ilogb(x) + 1 - kDigits, kSmallest));
+}
+
+// The right bits, or within so many ulp, and `slack`, of the value before rounding.
+template <class T>
+void all_near(Buffer<T>& got, Buffer<T>& wanted, Buffer<double>& exact, double ulps,
+              const std::function<double(int64_t)>& slack, const std::string& what) {
+  if (!got.guard_is_intact()) return report("%s: wrote in front of its result", what.c_str());
+  for (int64_t i = 0; i < wanted.size(); ++i) {
+    if (same(got[i], wanted[i])) continue;
+    const double value = to_double(got[i]), error = std::fabs(value - exact[i]);
+    if (std::fabs(exact[i]) < HUGE_VAL && error <= ulps * ulp<T>(exact[i]) + slack(i)) continue;
+    return report("%s: element %lld is %.17g, not %.17g", what.c_str(), static_cast<long long>(i), value,
+                  exact[i]);
+  }
+}
+
 // Every case runs in all thread orders, on a device so small that grids wrap and on one where they do not.
 // For ThreadSanitizer, which looks past the order, one in kRaceShare cases, and once.
 constexpr int64_t kRaceShare = 6;
 
 template <class F>
-void on_all_machines(F f) {
-  ++cases;
+void on_all_machines(const char* dtype, F f) {
+  emulation::machine().this_case = ++cases;
+  emulation::machine().dtype = dtype;
   int size = static_cast<int>(cases % 2);
   if (emulation::kFindsRaces) {
     emulation::machine().order = emulation::kOrders[cases % 3];
@@ -164,31 +189,63 @@ inline const char* name(DType type) {
 
 inline constexpr DType kDTypes[] = {DType::float64, DType::float32, DType::float16, DType::bfloat16};
 
-// --plant=no-barrier|lost-block|dead-shuffle breaks the machine; the tests must then fail.
+// The dtypes whose bits a gather of so many bytes copies.
+inline const char* dtype_of_size(size_t bytes) {
+  return bytes == 8 ? "float64" : bytes == 4 ? "float32" : "float16, bfloat16";
+}
+
+template <class T>
+constexpr DType kTypeOf = std::is_same_v<T, double>  ? DType::float64
+                          : std::is_same_v<T, float> ? DType::float32
+                          : std::is_same_v<T, Half>  ? DType::float16
+                                                     : DType::bfloat16;
+
+// Counts beyond 2^31: of a grid as large as the work, which no device holds at a time, the first block and
+// the last two are run.
+template <class F>
+void on_the_ends_of_a_large_grid(const char* dtype, F f, int multiprocessors = 1 << 28) {
+  emulation::machine().this_case = ++cases;
+  emulation::machine().dtype = dtype;
+  emulation::machine().multiprocessors = multiprocessors;
+  emulation::machine().ends_only = true;
+  f();
+  emulation::machine().ends_only = false;
+}
+
+// --plant=FAULT breaks the machine; the tests must then fail. --plant=no-barrier:FILE:LINE drops that one.
 inline void read_arguments(int argc, char** argv) {
+  using emulation::Fault;
+  const std::map<std::string, Fault> faults = {{"no-barrier", Fault::no_barrier},
+                                               {"lost-block", Fault::lost_block},
+                                               {"dead-shuffle", Fault::dead_shuffle},
+                                               {"off-by-one", Fault::off_by_one},
+                                               {"misaligned-vector", Fault::misaligned_vector},
+                                               {"cut-index", Fault::cut_index}};
   for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    using emulation::Fault;
-    if (argument == "--plant=no-barrier") {
-      emulation::machine().fault = Fault::no_barrier;
-    } else if (argument == "--plant=lost-block") {
-      emulation::machine().fault = Fault::lost_block;
-    } else if (argument == "--plant=dead-shuffle") {
-      emulation::machine().fault = Fault::dead_shuffle;
-    } else {
+    const std::string argument = argv[i], prefix = "--plant=";
+    const size_t colon = argument.find(':');
+    const auto found =
+        faults.find(argument.substr(0, colon).substr(std::min(prefix.size(), argument.size())));
+    if (argument.rfind(prefix, 0) != 0 || found == faults.end())
       emulation::fail("unknown argument " + argument);
-    }
+    emulation::machine().fault = found->second;
+    if (colon != std::string::npos) emulation::machine().missing = argument.substr(colon + 1);
   }
 }
 
-inline int finish(size_t kernels) {
+// Prints what was run: kernels as their addresses less that of read_arguments, whose names the symbol table
+// tells.
+inline int finish() {
   if (emulation::machine().failed_assertions != 0) report("an assertion of a kernel failed");
-  if (emulation::machine().kernels.size() != kernels && !emulation::kFindsRaces) {
-    report("%zu of %zu kernels were launched", emulation::machine().kernels.size(), kernels);
+  for (const auto& [key, launched] : emulation::machine().launched) {
+    std::printf("kernel %lld %lld %s\n",
+                static_cast<long long>(reinterpret_cast<intptr_t>(key.first) -
+                                       reinterpret_cast<intptr_t>(&read_arguments)),
+                static_cast<long long>(launched.cases), key.second.c_str());
   }
-  std::printf("%lld cases, %lld blocks, %zu kernels, %lld failures\n", static_cast<long long>(cases),
-              static_cast<long long>(emulation::machine().blocks), emulation::machine().kernels.size(),
-              static_cast<long long>(failures));
+  for (const std::string& site : emulation::machine().barriers) std::printf("barrier %s\n", site.c_str());
+  std::printf("%lld cases, %lld blocks, %lld failures\n", static_cast<long long>(cases),
+              static_cast<long long>(emulation::machine().blocks), static_cast<long long>(failures));
   return failures == 0 ? 0 : 1;
 }
 

@@ -27,6 +27,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <numeric>
 #include <random>
 #include <set>
@@ -60,17 +61,21 @@ extern "C" void AnnotateIgnoreWritesEnd(const char*, int);
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define threadIdx (::emulation::block().current().index)
-#define blockIdx (::emulation::block().index)
+#define blockIdx (::emulation::block().seen_index())
 #define blockDim (::emulation::block().threads)
-#define gridDim (::emulation::block().grid)
+#define gridDim (::emulation::block().seen_grid())
 #define __ldg(from) (*(from))
-#define __stwb(to, value) (*(to) = (value))
+#define __stwb(to, value) (*::emulation::stored_at(to) = (value))
 #define __syncthreads() ::emulation::block().barrier({__FILE__, __LINE__})
 #define __syncwarp(...) ::emulation::block().warp_barrier({__FILE__, __LINE__})
 #define __shfl_down_sync(mask, value, offset) \
   ::emulation::block().shuffle(mask, value, [&](int lane) { return lane + (offset); }, {__FILE__, __LINE__})
 #define __shfl_xor_sync(mask, value, bits) \
   ::emulation::block().shuffle(mask, value, [&](int lane) { return lane ^ (bits); }, {__FILE__, __LINE__})
+#define __shfl_up_sync(mask, value, offset) \
+  ::emulation::block().shuffle(mask, value, [&](int lane) { return lane - (offset); }, {__FILE__, __LINE__})
+#define __match_any_sync(mask, value) ::emulation::block().match(mask, value, {__FILE__, __LINE__})
+#define __popc(bits) __builtin_popcount(bits)
 #define POSENC_KERNEL_ASSERT(condition) \
   (static_cast<bool>(condition) ? void() : void(++::emulation::machine().failed_assertions))
 
@@ -80,14 +85,31 @@ enum class Order { ascending, descending, shuffled };
 inline constexpr Order kOrders[] = {Order::ascending, Order::descending, Order::shuffled};
 
 // Deliberate faults of the machine itself: with one of these the tests of the kernels have to fail.
-enum class Fault { none, no_barrier, lost_block, dead_shuffle };
+enum class Fault {
+  none,
+  no_barrier,         // the one at Machine::missing, or all
+  lost_block,         // the last of a grid
+  dead_shuffle,       // each lane gets its own value
+  off_by_one,         // a grid seems one block larger than it is
+  misaligned_vector,  // a vector is stored one byte further
+  cut_index,          // the number of a block loses what is beyond 16 bits
+};
+
+struct Launched {
+  int64_t cases = 0, last = -1;
+};
 
 struct Machine {
   int multiprocessors = 1;
   Order order = Order::ascending;
   Fault fault = Fault::none;
+  std::string missing;     // file:line of the barrier
+  bool ends_only = false;  // of a grid, the first and the last blocks alone are run
   int64_t blocks = 0;
-  std::set<const void*> kernels;               // that were launched
+  int64_t this_case = 0;
+  std::string dtype;                                                 // of this case
+  std::map<std::pair<const void*, std::string>, Launched> launched;  // by kernel and dtype
+  std::set<std::string> barriers;                                    // that were met
   std::atomic<int64_t> failed_assertions = 0;  // counted, and the kernel goes on: the rest must be harmless
 };
 
@@ -138,6 +160,7 @@ struct Site {
     return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0);
   }
   std::string text() const { return std::string(file) + ":" + std::to_string(line); }
+  std::string short_text() const { return text().substr(text().rfind('/') + 1); }
 };
 
 constexpr int kWarpSize = 32;
@@ -171,8 +194,16 @@ class Block {
 
   Thread& current() { return pool_[running_]; }
 
+  // As the kernel sees them.
+  dim3 seen_grid() const { return machine().fault == Fault::off_by_one ? dim3(grid.x + 1) : grid; }
+  uint3 seen_index() const {
+    return machine().fault == Fault::cut_index ? uint3{index.x & 0xffffu, 0, 0} : index;
+  }
+
   void barrier(Site site) {
-    if (machine().fault == Fault::no_barrier) return;
+    if (machine().fault == Fault::no_barrier &&
+        (machine().missing.empty() || machine().missing == site.short_text()))
+      return;
     wait(State::at_barrier, site);
   }
 
@@ -192,6 +223,20 @@ class Block {
     T result;
     std::memcpy(&result, pool_[running_ - lane + from].shown[turn], sizeof(T));
     return result;
+  }
+
+  // The lanes of the warp that hold the same value.
+  template <class T>
+  unsigned match(unsigned mask, T value, Site site) {
+    shuffle(mask, value, [](int lane) { return lane; }, site);
+    const Unseen unseen;
+    const Thread& self = current();
+    const int turn = (self.exchanges - 1) % 2, first = running_ / kWarpSize * kWarpSize;
+    unsigned same = 0;
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+      if (std::memcmp(pool_[first + lane].shown[turn], self.shown[turn], sizeof(T)) == 0) same |= 1u << lane;
+    }
+    return machine().fault == Fault::dead_shuffle ? 1u << (running_ % kWarpSize) : same;
   }
 
   // Runs `body` once per thread.
@@ -221,6 +266,7 @@ class Block {
   size_t scheduler_stack_bytes_ = 0;
   const std::function<void()>* body_ = nullptr;
   int running_ = 0;
+  Site last_barrier_;
   // Two of each for ThreadSanitizer, by turns of the blocks: what neighbouring blocks do is in no order. One
   // and the same fiber on one stack for every other block, for it takes long to make them.
   struct Place {
@@ -326,6 +372,10 @@ class Block {
     for (int i = first; i < last; ++i) {
       if (pool_[i].state != state || !(pool_[i].site == pool_[first].site)) return false;
     }
+    if (state == State::at_barrier && !(last_barrier_ == pool_[first].site)) {
+      last_barrier_ = pool_[first].site;
+      machine().barriers.insert(last_barrier_.short_text());
+    }
     for (int i = first; i < last; ++i) pool_[i].state = State::ready;
     return true;
   }
@@ -379,15 +429,25 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, const A
   Block& b = block();
   b.grid = dim3(static_cast<unsigned>(blocks));
   b.threads = threads;
-  machine().kernels.insert(reinterpret_cast<const void*>(kernel));
+  Launched& own = machine().launched[{reinterpret_cast<const void*>(kernel), machine().dtype}];
+  if (own.last != machine().this_case) ++own.cases;
+  own.last = machine().this_case;
   const std::function<void()> body = [&] { kernel(arguments...); };
   const int64_t run = machine().fault == Fault::lost_block ? blocks - 1 : blocks;
   for (int64_t i = 0; i < run; ++i) {
+    if (machine().ends_only && i == 1) i = std::max<int64_t>(i, blocks - 2);
     b.index = {static_cast<unsigned>(i), 0, 0};
     std::thread([&] { b.run(body); }).join();
     ++machine().blocks;
   }
   happens_after(&machine());
+}
+
+// Where a vector is stored.
+template <class T>
+T* stored_at(T* to) {
+  const bool shifted = machine().fault == Fault::misaligned_vector;
+  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(to) + (shifted ? 1 : 0));
 }
 
 }  // namespace emulation

@@ -57,7 +57,7 @@ void test_forward(const Shape& s, bool head_major, int64_t skip, int64_t bad_val
   Buffer<T> table((s.rows - 1) * row_stride + (s.heads - 1) * head_stride + 1);
   for (int64_t i = 0; i < table.size(); ++i)
     table[i] = static_cast<T>(0x9E3779B97F4A7C15u * static_cast<uint64_t>(i + 1));
-  on_all_machines([&] {
+  on_all_machines(dtype_of_size(sizeof(T)), [&] {
     Buffer<T> got(s.samples * s.heads * s.plane(), skip);
     cuda::gather_forward({index.memory.data(), sizeof(Index) == 8, index.at, s.samples, s.plane(), sizeof(T),
                           table.data(), row_stride, head_stride, s.rows, s.heads, got.data()},
@@ -89,17 +89,9 @@ void test_backward(DType type, const Shape& s, bool whole, int64_t bad_value = -
   for (int64_t i = 0; i < grad.size(); ++i) {
     grad[i] = round_to<T>(whole ? static_cast<double>(draw.below(9) - 4) : draw.uniform());
   }
-  StridedIndex<Index> index(s, false, 0);
+  StridedIndex<Index> index(s, draw.below(2) == 0, draw.below(3));
   const bool plant = bad_value != -1;
   if (plant) index[count / 2] = static_cast<Index>(bad_value);
-  // What at::sort gives.
-  Buffer<Index> sorted(count);
-  Buffer<int64_t> place(count);
-  std::iota(place.data(), place.data() + count, 0);
-  std::stable_sort(place.data(), place.data() + count,
-                   [&](int64_t a, int64_t b) { return index[a] < index[b]; });
-  for (int64_t i = 0; i < count; ++i) sorted[i] = index[place[i]];
-
   std::vector<double> sum(static_cast<size_t>(s.rows * s.heads)), size(sum.size()), terms(sum.size());
   for (int64_t i = 0; i < count; ++i) {
     if (plant && i == count / 2) continue;
@@ -113,10 +105,10 @@ void test_backward(DType type, const Shape& s, bool whole, int64_t bad_value = -
   }
   const double epsilon = whole ? 0.0 : std::is_same_v<T, double> ? 0x1p-52 : 0x1p-24;
   std::vector<T> first;
-  on_all_machines([&] {
+  on_all_machines(name(type), [&] {
     Buffer<T> got(s.rows * s.heads, 1);
-    Buffer<accumulator_t<T>> partial(2 * s.heads * cuda::cut_index(count).count);
-    cuda::gather_backward({sorted.data(), sizeof(Index) == 8, place.data(), count, s.rows, s.heads, type,
+    Buffer<accumulator_t<T>> partial(s.rows * s.heads * cuda::cut_index(count, s.rows).count);
+    cuda::gather_backward({index.memory.data(), sizeof(Index) == 8, index.at, count, s.rows, s.heads, type,
                            grad.data(), at, head_stride, partial.data(), got.data()},
                           nullptr);
     if (!got.guard_is_intact()) report("gather_backward wrote in front of its result: %s", s.text().c_str());
@@ -162,18 +154,97 @@ void test_index_outside_the_table(const std::vector<int64_t>& bad_values) {
   }
 }
 
+// More than 2^32 elements, or 2^31 sums: an int anywhere would overflow.
+void test_large_counts() {
+  if (emulation::kFindsRaces) return;
+  const int64_t keys = 1 << 15, queries = (1 << 15) + 1, heads = 2;
+  Buffer<int32_t> index(keys);
+  for (int64_t k = 0; k < keys; ++k) index[k] = static_cast<int32_t>(k % 7);
+  Buffer<uint16_t> table(7 * heads);
+  for (int64_t i = 0; i < table.size(); ++i) table[i] = static_cast<uint16_t>(i + 1);
+  SparseMemory memory(static_cast<size_t>(3 * heads * queries * keys) * sizeof(uint16_t));
+  on_the_ends_of_a_large_grid(dtype_of_size(2), [&] {
+    cuda::gather_forward({index.data(),
+                          false,
+                          {3, {3, queries, keys}, {0, 0, 1}},
+                          3,
+                          queries * keys,
+                          2,
+                          table.data(),
+                          heads,
+                          1,
+                          7,
+                          heads,
+                          memory.as<void>()},
+                         nullptr);
+  });
+  for (int64_t k = keys - 64; k < keys; ++k) {
+    if (memory.as<uint16_t>()[3 * heads * queries * keys - keys + k] != table[index[k] * heads + heads - 1])
+      return report("gather_forward of many elements");
+  }
+  // One gradient for so many heads.
+  const int64_t many = (int64_t{1} << 27) + 1, rows = 20;
+  Buffer<int64_t> few(rows);
+  Buffer<BFloat16> grad(rows);
+  for (int64_t i = 0; i < rows; ++i) {
+    few[i] = rows - 1 - i;
+    grad[i] = round_to<BFloat16>(static_cast<double>(i));
+  }
+  SparseMemory partial(static_cast<size_t>(rows * many) * sizeof(float));
+  on_the_ends_of_a_large_grid("bfloat16", [&] {
+    cuda::gather_backward({few.data(),
+                           true,
+                           {1, {rows}, {1}},
+                           rows,
+                           rows,
+                           many,
+                           DType::bfloat16,
+                           grad.data(),
+                           {1, {rows}, {1}},
+                           0,
+                           partial.as<void>(),
+                           memory.as<void>()},
+                          nullptr);
+  });
+  if (to_double(memory.as<BFloat16>()[rows * many - 1]) != 0.0 || to_double(memory.as<BFloat16>()[0]) != 19.0)
+    report("gather_backward of many sums");
+  // The largest index, in pieces of a tile each: all of its values are the row 0 but the last three.
+  const int64_t count = (int64_t{1} << 31) - 1;
+  const cuda::Pieces pieces{cuda::kPlaceTile, cuda::divide_up(count, cuda::kPlaceTile)};
+  SparseMemory places(static_cast<size_t>(count) * sizeof(int32_t)),
+      terms(static_cast<size_t>(count) * sizeof(float));
+  for (int64_t i = count - 3; i < count; ++i) {
+    places.as<int32_t>()[i] = 1;
+    terms.as<float>()[i] = static_cast<float>(i - count + 4);
+  }
+  SparseMemory sums(static_cast<size_t>(2 * pieces.count) * sizeof(float));
+  const Strided all{1, {count}, {1}};
+  const FastStrided fast = make_fast_strided(all);
+  const cuda::GatherBackward a{places.as<void>(), false, all, count,           2,      1, DType::float32,
+                               terms.as<void>(),  all,   0,   sums.as<void>(), nullptr};
+  on_the_ends_of_a_large_grid("float32", [&] {
+    cuda::launch(cuda::gather_backward_kernel<float>, pieces.count, dim3(32, 8), nullptr, a, fast, fast,
+                 pieces, int64_t{1}, pieces.count);
+  });
+  const float* last = sums.as<float>() + 2 * (pieces.count - 1);
+  if (last[0] != 0.0f || last[1] != 6.0f)
+    report("gather_backward of many places: %g", static_cast<double>(last[1]));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   read_arguments(argc, argv);
-  // One value to several tiles and pieces; more rows than values; rows that begin or end where a piece does.
+  // One value to several tiles and pieces; more rows than values; more than a pass, and than a tile, of rows.
   for (const Shape& s : {Shape{1, 1, 1, 1, 1}, Shape{3, 2, 3, 5, 2}, Shape{1, 7, 7, 169, 9},
-                         Shape{5, 4, 31, 3, 8}, Shape{1, 32, 64, 1, 3}, Shape{2, 40, 33, 300, 10}}) {
+                         Shape{5, 4, 31, 3, 8}, Shape{1, 32, 64, 1, 3}, Shape{2, 40, 33, 300, 10},
+                         Shape{1, 70, 61, 1030, 3}, Shape{1, 50, 130, 2500, 2}}) {
     test_shape<int32_t>(s);
     test_shape<int64_t>(s);
   }
   constexpr int64_t kFar = int64_t{1} << 33;
   test_index_outside_the_table<int32_t>({-2, 7, 1 << 30});
   test_index_outside_the_table<int64_t>({-2, 7, kFar, -kFar, kFar + 3});
-  return finish(3 + 4 + 4);
+  test_large_counts();
+  return finish();
 }

@@ -84,6 +84,24 @@ void test_add(DType type, int64_t batch, int64_t tokens, int64_t dim, std::vecto
   host.item_samples = batch;
   cpu::baseline::add_position_embedding(host, 0, host.items());
 
+  Buffer<double> exact(wanted.size());
+  std::vector<std::unique_ptr<Buffer<double>>> wide;
+  const auto widened = [&](cpu::Tokens& tokens, Buffer<T>& from) {
+    wide.push_back(std::make_unique<Buffer<double>>(from.size()));
+    for (int64_t i = 0; i < from.size(); ++i) (*wide.back())[i] = to_double(from[i]);
+    tokens.data = wide.back()->data();
+  };
+  cpu::AddPositionEmbedding doubles = host;
+  doubles.dtype = DType::float64;
+  doubles.out = exact.data();
+  widened(doubles.x, *x.memory);
+  for (int32_t i = 0; i < host.prefixes; ++i)
+    widened(doubles.prefix[i], *prefix_data[static_cast<size_t>(i)].memory);
+  cpu::Tokens wide_pos = pos.view;
+  widened(wide_pos, *pos.memory);
+  doubles.pos = wide_pos.data;
+  cpu::baseline::add_position_embedding(doubles, 0, doubles.items());
+
   cuda::AddPositionEmbedding device{};
   device.dtype = type;
   device.batch = batch;
@@ -105,14 +123,16 @@ void test_add(DType type, int64_t batch, int64_t tokens, int64_t dim, std::vecto
   device.out_batch_stride = host.out_batch_stride;
   device.out_token_stride = host.out_token_stride;
   const int64_t skip = draw.below(4) == 0 ? 1 : 0;
-  on_all_machines([&] {
+  on_all_machines(name(type), [&] {
     Buffer<T> got(wanted.size(), skip);
     device.out = got.data();
     cuda::add_position_embedding(device, nullptr);
-    all_same(got, wanted,
-             "add_position_embedding " + std::string(name(type)) + " form " +
-                 std::to_string(static_cast<int>(form)) + " dim " + std::to_string(dim) + " tokens " +
-                 std::to_string(tokens) + " prefixes " + std::to_string(prefixes.size()));
+    const std::string what = "add_position_embedding " + std::string(name(type)) + " form " +
+                             std::to_string(static_cast<int>(form)) + " dim " + std::to_string(dim) +
+                             " tokens " + std::to_string(tokens) + " prefixes " +
+                             std::to_string(prefixes.size());
+    if (type == DType::float64) return void(all_same(got, wanted, what));
+    all_near(got, wanted, exact, 0.5 + 0x1p-20, [](int64_t) { return 0.0; }, what);  // once rounded
   });
 }
 
@@ -125,7 +145,8 @@ void test_add_of(DType type) {
                   draw.below(2) == 0, draw.below(2) == 0, draw.of({1.0, 1.0, -1.7}),
                   draw.of({0.0, 0.0, 0.4}));
     }
-    test_add<T>(type, 2, 3, 16, kPrefixes[4], form, true, false, 1.0, 0.0);  // prefix tokens are copied
+    test_add<T>(type, 2, 3, 16, kPrefixes[4], form, true, false, 1.0, 0.0);   // prefix tokens are copied
+    test_add<T>(type, 2, 3, 16, kPrefixes[4], form, true, false, 1e70, 0.3);  // a scale no float pair holds
   }
   for (const double p : {0.0, 0.3}) {
     test_add<T>(type, 3, 70, 96, {-1, 2}, Form::contiguous, true, true, 1.0, p);
@@ -161,7 +182,7 @@ void test_sum(DType type, int64_t batch, int64_t rows, int64_t columns, int64_t 
                    turned ? rows : 1};
   const double epsilon = whole ? 0.0 : std::is_same_v<T, double> ? 0x1p-52 : 0x1p-24;
   std::vector<T> first;
-  on_all_machines([&] {
+  on_all_machines(name(type), [&] {
     Buffer<T> got(rows * columns, skip);
     a.out = got.data();
     cuda::sum_batch(a, nullptr);
@@ -241,7 +262,7 @@ void test_long_strides() {
     a.x = {x, kStride, 32, channel_stride};
     a.out_batch_stride = kStride;
     a.out_token_stride = 16;
-    on_all_machines([&] {
+    on_all_machines("bfloat16", [&] {
       std::memset(out, 0, 32), std::memset(out + kStride, 0, 32);
       cuda::add_position_embedding(a, nullptr);
       check("samples");
@@ -252,19 +273,76 @@ void test_long_strides() {
     a.pos_token_stride = 0;
     a.out_batch_stride = 0;
     a.out_token_stride = kStride;
-    on_all_machines([&] {
+    on_all_machines("bfloat16", [&] {
       std::memset(out, 0, 32), std::memset(out + kStride, 0, 32);
       cuda::add_position_embedding(a, nullptr);
       check("tokens");
     });
   }
-  on_all_machines([&] {
+  on_all_machines("bfloat16", [&] {
     BFloat16 got[16] = {};
     cuda::sum_batch({DType::bfloat16, 2, 1, 16, out, kStride, 0, 1, got, 0, 1}, nullptr);
     for (int64_t c = 0; c < 16; ++c) {
       if (to_float(got[c]) != static_cast<float>(32 + 4 * c)) report("sum_batch with long strides");
     }
   });
+}
+
+// More than 2^32 elements, of tokens that are expanded: an int anywhere would overflow.
+void test_large_counts() {
+  if (emulation::kFindsRaces) return;
+  const auto value = [](double x) { return round_to<BFloat16>(x); };
+  // With vectors, without them, and of an image whose channels lie further apart than its tokens.
+  enum Kind { vectors, strided, transposed };
+  for (const Kind kind : {vectors, strided, transposed}) {
+    const int64_t dim = kind == transposed ? 1056 : 16, batch = kind == transposed ? 4097 : 3;
+    const int64_t tokens = kind == transposed ? 1025 : (int64_t{1} << 28) + 1;
+    const int64_t rows = kind == transposed ? tokens : 1, channel_stride = kind == transposed ? tokens
+                                                                           : kind == strided  ? 2
+                                                                                              : 1;
+    Buffer<BFloat16> x(kind == transposed ? dim * tokens : dim * channel_stride), pos(rows * dim);
+    for (int64_t i = 0; i < x.size(); ++i) x[i] = value(static_cast<double>(i % 61));
+    for (int64_t i = 0; i < pos.size(); ++i) pos[i] = value(static_cast<double>(i % 53));
+    SparseMemory memory(static_cast<size_t>(batch * tokens * dim) * sizeof(BFloat16));
+    cuda::AddPositionEmbedding a{};
+    a.dtype = DType::bfloat16;
+    a.batch = batch;
+    a.length = tokens;
+    a.dim = dim;
+    a.x = {x.data(), 0, kind == transposed ? 1 : 0, channel_stride};
+    a.x_scale = 1.0;
+    a.pos = pos.data();
+    a.pos_token_stride = kind == transposed ? dim : 0;
+    a.pos_channel_stride = 1;
+    a.out = memory.as<void>();
+    a.out_batch_stride = tokens * dim;
+    a.out_token_stride = dim;
+    on_the_ends_of_a_large_grid("bfloat16", [&] { cuda::add_position_embedding(a, nullptr); });
+    for (int64_t c = kind == transposed ? dim - 32 : 0; c < dim; ++c) {
+      const int64_t token = tokens - 1;
+      const BFloat16 got = memory.as<BFloat16>()[((batch - 1) * tokens + token) * dim + c];
+      const double sum = to_double(x[(kind == transposed ? token : 0) + c * channel_stride]) +
+                         to_double(pos[kind == transposed ? token * dim + c : c]);
+      if (!same(got, value(sum)))
+        report("add_position_embedding of many elements, kind %d", static_cast<int>(kind));
+    }
+  }
+  for (const int64_t column_stride : {1, 2}) {
+    const int64_t rows = (int64_t{1} << 22) + 1, columns = 1024;
+    Buffer<BFloat16> grad(columns * column_stride);
+    for (int64_t i = 0; i < grad.size(); ++i) grad[i] = value(static_cast<double>(i % 61));
+    SparseMemory memory(static_cast<size_t>(rows * columns) * sizeof(BFloat16));
+    on_the_ends_of_a_large_grid("bfloat16", [&] {
+      cuda::sum_batch({DType::bfloat16, 2, rows, columns, grad.data(), 0, 0, column_stride, memory.as<void>(),
+                       columns, 1},
+                      nullptr);
+    });
+    for (int64_t c = columns - 32; c < columns; ++c) {
+      if (!same(memory.as<BFloat16>()[(rows - 1) * columns + c],
+                value(2.0 * to_double(grad[c * column_stride]))))
+        report("sum_batch of many elements");
+    }
+  }
 }
 
 }  // namespace
@@ -278,5 +356,6 @@ int main(int argc, char** argv) {
     })
   }
   test_long_strides();
-  return finish(4 * 5);  // four dtypes of five kernels
+  test_large_counts();
+  return finish();  // four dtypes of five kernels
 }

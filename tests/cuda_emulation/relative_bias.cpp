@@ -34,7 +34,7 @@ void test_forward(const Scheme& scheme, int64_t heads, bool head_major, int64_t 
   for (int64_t i = 0; i < table.size(); ++i)
     table[i] = static_cast<T>(0x9E3779B97F4A7C15u * static_cast<uint64_t>(i + 1));
   cuda::BiasForward a{sizeof(T), table.data(), row_stride, head_stride, heads, nullptr};
-  on_all_machines([&] {
+  on_all_machines(dtype_of_size(sizeof(T)), [&] {
     Buffer<T> got(heads * queries * keys, skip);
     a.out = got.data();
     cuda::bias_forward(scheme, a, nullptr);
@@ -77,7 +77,7 @@ void test_backward(DType type, const Scheme& scheme, int64_t heads, bool key_maj
   cuda::BiasBackward a{type, grad.data(), head_stride, query_stride, key_stride, heads, nullptr, nullptr};
   const int64_t pieces = cuda::cut_rows(scheme).count;
   std::vector<T> first;
-  on_all_machines([&] {
+  on_all_machines(name(type), [&] {
     Buffer<T> got(rows * heads, 1);
     Buffer<accumulator_t<T>> partial(pieces == 1 ? 0 : rows * heads * pieces);
     a.partial = partial.data();
@@ -155,7 +155,7 @@ void test_long_strides() {
   SparseMemory memory(3 * kStride * sizeof(uint16_t));
   uint16_t* table = memory.as<uint16_t>();
   for (int64_t row = 0; row < 3; ++row) table[row * kStride] = static_cast<uint16_t>(100 + row);
-  on_all_machines([&] {
+  on_all_machines(dtype_of_size(2), [&] {
     uint16_t got[4] = {};
     cuda::bias_forward(scheme, {2, table, kStride, 1, 1, got}, nullptr);
     if (got[0] != 101 || got[1] != 100 || got[2] != 102 || got[3] != 101)
@@ -167,13 +167,75 @@ void test_long_strides() {
     for (int64_t k = 0; k < 2; ++k)
       grad[q * kStride + k] = round_to<BFloat16>(static_cast<double>(1 + 2 * q + k));
   }
-  on_all_machines([&] {
+  on_all_machines("bfloat16", [&] {
     BFloat16 got[3] = {};
     cuda::bias_backward(scheme, {DType::bfloat16, grad, 0, kStride, 1, 1, nullptr, got}, nullptr);
     if (to_float(got[0]) != 2.0f || to_float(got[1]) != 5.0f || to_float(got[2]) != 3.0f) {
       report("bias_backward with long strides");
     }
   });
+}
+
+// More than 2^32 elements: an int anywhere would overflow. Of windows also those whose queries, times the
+// window, no longer fit 32 bits.
+template <class Scheme>
+void test_large_forward(const Scheme& scheme, int64_t heads) {
+  const int64_t rows = scheme.rows(), plane = scheme.queries() * scheme.keys();
+  Buffer<uint16_t> table(rows * heads);
+  for (int64_t i = 0; i < table.size(); ++i) table[i] = static_cast<uint16_t>(i + 1);
+  SparseMemory memory(static_cast<size_t>(heads * plane) * sizeof(uint16_t));
+  on_the_ends_of_a_large_grid(dtype_of_size(2), [&] {
+    cuda::bias_forward(scheme, {2, table.data(), heads, 1, heads, memory.as<void>()}, nullptr);
+  });
+  for (int64_t pair = plane - 64; pair < plane; ++pair) {
+    const int64_t row = scheme.row(pair / scheme.keys(), pair % scheme.keys());
+    if (memory.as<uint16_t>()[(heads - 1) * plane + pair] != table[row * heads + heads - 1])
+      return report("bias_forward of many elements: %s", describe(scheme, heads).c_str());
+  }
+}
+
+// The last slots of a row of so many.
+template <class Scheme>
+void test_large_row(const Scheme& scheme, int64_t row) {
+  const FastSlots<Scheme> fast = make_fast_slots(scheme);
+  const auto own = fast.row(scheme, row);
+  const int64_t slots = fast.slots(scheme, own);
+  if (!fast.fits() || slots <= int64_t{1} << 31) report("%s is no large row", describe(scheme, 1).c_str());
+  for (const int64_t i : {(int64_t{1} << 31) - 1, int64_t{1} << 31, slots - 1}) {
+    const Pair pair = fast.slot(scheme, own, i);
+    if (pair.query != kNoPair && scheme.row(pair.query, pair.key) != row)
+      report("slot of a large row: %s", describe(scheme, 1).c_str());
+  }
+}
+
+void test_large_counts() {
+  if (emulation::kFindsRaces) return;
+  test_large_forward(t5(32, true, 128, (int64_t{1} << 17) + 1, 1 << 15, 5), 2);
+  test_large_forward(WindowScheme{{1, 1, 4}, {1, 1, (1 << 29) - 1}, 1}, 3);
+  test_large_forward(WindowScheme{{1, 1, 4}, {1, 1, (1 << 30) + 2}, 0}, 1);
+  test_large_row(t5(32, true, 128, 1 << 20, 1 << 13, 0), 15);
+  test_large_row(WindowScheme{{1, 1, 1}, {1, 3, 1 << 30}, 0}, 0);
+  // One gradient for all heads: in one piece, and in several, whose sums are more than 2^31.
+  for (const int64_t queries : {2, 2500}) {
+    const WindowScheme scheme{{1, 1, 2}, {1, 1, queries}, 0};
+    const int64_t heads = queries == 2 ? (int64_t{1} << 30) + 1 : (int64_t{1} << 28) + 1,
+                  pieces = cuda::cut_rows(scheme).count;
+    Buffer<BFloat16> grad(2 * queries);
+    for (int64_t i = 0; i < grad.size(); ++i) grad[i] = round_to<BFloat16>(1.0);
+    SparseMemory partial(static_cast<size_t>(3 * heads * pieces) * sizeof(float));
+    SparseMemory memory(static_cast<size_t>(3 * heads) * sizeof(BFloat16));
+    on_the_ends_of_a_large_grid("bfloat16", [&] {
+      cuda::bias_backward(
+          scheme, {DType::bfloat16, grad.data(), 0, 2, 1, heads, partial.as<void>(), memory.as<void>()},
+          nullptr);
+    });
+    const double wanted[] = {static_cast<double>(queries) / 2,
+                             static_cast<double>(queries) / 2};  // first row, last row
+    for (const int64_t i : {int64_t{0}, 3 * heads - 1}) {
+      if (!same(memory.as<BFloat16>()[i], round_to<BFloat16>(wanted[i > 0])))
+        report("bias_backward of many heads: %g", to_double(memory.as<BFloat16>()[i]));
+    }
+  }
 }
 
 }  // namespace
@@ -199,5 +261,6 @@ int main(int argc, char** argv) {
     test_forward<uint64_t>(kWindows[5], 9, head_major, 2, 0);
   }
   test_long_strides();
-  return finish(2 * (3 + 4 + 4));
+  test_large_counts();
+  return finish();
 }

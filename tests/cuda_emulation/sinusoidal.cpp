@@ -55,30 +55,6 @@ double open_angle(const Sinusoid& s, double position) {
 }
 
 template <class T>
-double ulp(double x) {
-  constexpr int kDigits = sizeof(T) == 8 ? 53 : sizeof(T) == 4 ? 24 : std::is_same_v<T, Half> ? 11 : 8;
-  constexpr int kSmallest = sizeof(T) == 8            ? -1074
-                            : sizeof(T) == 4          ? -149
-                            : std::is_same_v<T, Half> ? -24
-                                                      : -133;
-  return std::ldexp(1.0, x == 0.0 ? kSmallest : max_of(std::ilogb(x) + 1 - kDigits, kSmallest));
-}
-
-// The right bits, or within so many ulp, and `slack`, of the value before rounding.
-template <class T>
-void all_near(Buffer<T>& got, Buffer<T>& wanted, Buffer<double>& exact, double ulps,
-              const std::function<double(int64_t)>& slack, const std::string& what) {
-  if (!got.guard_is_intact()) return report("%s: wrote in front of its result", what.c_str());
-  for (int64_t i = 0; i < wanted.size(); ++i) {
-    if (same(got[i], wanted[i])) continue;
-    const double value = to_double(got[i]), error = std::fabs(value - exact[i]);
-    if (std::fabs(exact[i]) < HUGE_VAL && error <= ulps * ulp<T>(exact[i]) + slack(i)) continue;
-    return report("%s: element %lld is %.17g, not %.17g", what.c_str(), static_cast<long long>(i), value,
-                  exact[i]);
-  }
-}
-
-template <class T>
 constexpr double kUlps = sizeof(T) == 4 ? 0.76 : 0.501;
 
 constexpr int kWideDim =
@@ -181,7 +157,7 @@ void test_rows(DType type, const Sinusoid& spec, int64_t rows, int64_t gap, int6
                                                  : load_position(positions->memory.data(), positions->type,
                                                                  positions->at.offset(row)));
   };
-  on_all_machines([&] {
+  on_all_machines(name(type), [&] {
     Buffer<T> got(elements, skip);
     device.out = got.data();
     cuda::sinusoid_rows(device, nullptr);
@@ -238,8 +214,9 @@ void test_backward(DType grad_type, DType type, PositionType position_type, int6
                            grad.data(),    {1, {rows}, {row_stride}},
                            channel_stride, type,
                            nullptr,        rows};
+  const bool floats = cuda::sums_in_floats(a);
   std::vector<T> first;
-  on_all_machines([&] {
+  on_all_machines(name(grad_type), [&] {
     Buffer<T> got(rows, 1);
     a.out = got.data();
     cuda::sinusoid_backward(a, nullptr);
@@ -255,7 +232,8 @@ void test_backward(DType grad_type, DType type, PositionType position_type, int6
       const double p = load_position(positions.memory.data(), position_type, positions.at.offset(i));
       const double steepest = std::pow(2.0 * M_PI * fastest(spec), order);
       size += grads * steepest * open_angle(spec, p) * 0x1p53;
-      const double slack = static_cast<double>(size) * (static_cast<double>(dim) + 2.0) * 0x1p-53;
+      const double unit = floats ? 1.5 * 0x1p-26 + 0x1p-44 : (static_cast<double>(dim) + 2.0) * 0x1p-53;
+      const double slack = static_cast<double>(size) * unit;
       const double low = to_double(round_to<T>(static_cast<double>(sum) - slack));
       const double high = to_double(round_to<T>(static_cast<double>(sum) + slack));
       const double value = to_double(got[i]);
@@ -358,7 +336,7 @@ void test_add(DType type, const Sinusoid& spec, int64_t batch, int64_t length, b
                              nullptr,
                              host.out_batch_stride,
                              host.out_length_stride};
-  on_all_machines([&] {
+  on_all_machines(name(type), [&] {
     Buffer<T> got(batch * length * dim);
     device.out = got.data();
     cuda::add_sinusoidal(device, nullptr);
@@ -393,7 +371,7 @@ void test_add_of(DType type) {
 }
 
 template <class T>
-void test_scale_dropout(DType type, Strided at, int64_t skip, double p) {
+void test_scale_dropout(DType type, Strided at, int64_t skip, double p, double scale) {
   int64_t total = 1, extent = 1;
   for (int32_t d = 0; d < at.dims; ++d) {
     total *= at.size[d];
@@ -403,38 +381,47 @@ void test_scale_dropout(DType type, Strided at, int64_t skip, double p) {
   for (int64_t i = 0; i < extent; ++i) x[i] = round_to<T>(draw.normal_like());
   if (draw.below(3) == 0) x[draw.below(extent)] = round_to<T>(NAN);
   const int64_t seed = draw.below(int64_t{1} << 60);
-  const double scale = draw.of({1.0, 3.7});
   const Dropout dropout = make_dropout(p);
   Buffer<T> wanted(total);
+  Buffer<double> exact(total);
   for (int64_t i = 0; i < total; ++i) {
     const double value = to_double(x[at.offset(i)]) * scale;
-    wanted[i] = round_to<T>(p == 0.0                                         ? value
-                            : keeps(dropout, static_cast<uint64_t>(seed), i) ? value * dropout.scale
-                                                                             : 0.0);
+    exact[i] = p == 0.0                                         ? value
+               : keeps(dropout, static_cast<uint64_t>(seed), i) ? value * dropout.scale
+                                                                : 0.0;
+    wanted[i] = round_to<T>(exact[i]);
   }
   cuda::ScaleDropout a{scale, {dropout, p > 0.0 ? &seed : nullptr}, type, x.data(), at, total, nullptr};
-  on_all_machines([&] {
+  on_all_machines(name(type), [&] {
     Buffer<T> got(total);
     a.out = got.data();
     cuda::scale_dropout(a, nullptr);
-    all_same(got, wanted, "scale_dropout " + std::string(name(type)));
+    const std::string what = "scale_dropout " + std::string(name(type));
+    if (type == DType::float64) return void(all_same(got, wanted, what));
+    all_near(got, wanted, exact, 0.5 + 0x1p-20, [](int64_t) { return 0.0; }, what);  // once rounded
   });
 }
 
 template <class T>
 void test_scale_dropout_of(DType type) {
   for (const double p : {0.0, 0.3}) {
-    test_scale_dropout<T>(type, {0, {}, {}}, 0, p);
+    test_scale_dropout<T>(type, {0, {}, {}}, 0, p, draw.of({1.0, 3.7}));
     for (const int64_t total : {1, 7, 8, 15, 64, 1000, 20011}) {
-      test_scale_dropout<T>(type, {1, {total}, {1}}, draw.of<int64_t>({0, 0, 1}), p);
+      test_scale_dropout<T>(type, {1, {total}, {1}}, draw.of<int64_t>({0, 0, 1}), p, draw.of({1.0, 3.7}));
     }
-    test_scale_dropout<T>(type, {1, {333}, {3}}, 0, p);
-    test_scale_dropout<T>(type, {1, {333}, {0}}, 0, p);
-    test_scale_dropout<T>(type, {2, {20, 32}, {64, 1}}, 0, p);        // vectors in rows with gaps
-    test_scale_dropout<T>(type, {2, {20, 33}, {64, 1}}, 0, p);        // rows that are not whole vectors
-    test_scale_dropout<T>(type, {2, {20, 32}, {33, 1}}, 0, p);        // rows off the boundary
-    test_scale_dropout<T>(type, {3, {5, 6, 16}, {16, 96, 1}}, 0, p);  // transposed
-    test_scale_dropout<T>(type, {3, {4, 5, 9}, {0, 1, 5}}, 0, p);
+    test_scale_dropout<T>(type, {1, {333}, {3}}, 0, p, draw.of({1.0, 3.7}));
+    test_scale_dropout<T>(type, {1, {333}, {0}}, 0, p, draw.of({1.0, 3.7}));
+    test_scale_dropout<T>(type, {2, {20, 32}, {64, 1}}, 0, p,
+                          draw.of({1.0, 3.7}));  // vectors in rows with gaps
+    test_scale_dropout<T>(type, {2, {20, 33}, {64, 1}}, 0, p,
+                          draw.of({1.0, 3.7}));  // rows that are not whole vectors
+    test_scale_dropout<T>(type, {2, {20, 32}, {33, 1}}, 0, p, draw.of({1.0, 3.7}));  // rows off the boundary
+    test_scale_dropout<T>(type, {3, {5, 6, 16}, {16, 96, 1}}, 0, p, draw.of({1.0, 3.7}));  // transposed
+    test_scale_dropout<T>(type, {3, {4, 5, 9}, {0, 1, 5}}, 0, p, draw.of({1.0, 3.7}));
+    for (const double scale : {1e300, 1e-60, 0x1p59, 0.0}) {  // beyond what float pairs hold, and at its edge
+      test_scale_dropout<T>(type, {1, {100}, {1}}, 0, p, scale);
+      test_scale_dropout<T>(type, {1, {100}, {2}}, 0, p, scale);
+    }
   }
 }
 
@@ -454,7 +441,7 @@ void test_long_strides() {
   };
   cpu::baseline::sinusoid_rows(
       {frequencies.view, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, wanted, kStride}, 0, 3);
-  on_all_machines([&] {
+  on_all_machines("bfloat16", [&] {
     cuda::sinusoid_rows({spec, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, got, kStride, 1, 3},
                         nullptr);
     compare("sinusoid_rows");
@@ -476,7 +463,7 @@ void test_long_strides() {
   host.out = sum_memory.as<BFloat16>();
   host.out_batch_stride = kStride;
   cpu::baseline::add_sinusoidal(host, 0, host.items());
-  on_all_machines([&] {
+  on_all_machines("bfloat16", [&] {
     cuda::add_sinusoidal({spec,
                           3,
                           1,
@@ -505,6 +492,128 @@ void test_long_strides() {
   });
 }
 
+// More than 2^31 rows, or elements: an int anywhere would overflow. Of large results the ends are looked at.
+void test_large_counts() {
+  if (emulation::kFindsRaces) return;
+  constexpr int kMultiprocessors = 1 << 16;  // so that each of them has a stretch of rows
+  constexpr int64_t kLooked = 64;
+  for (const int64_t dim : {2, 16}) {  // without vectors, and with them
+    const Sinusoid spec = make_sinusoid(dim, 10000.0, 0.0, 1.0, Layout::concat, Odd::error);
+    const HostFrequencies frequencies(spec);
+    const int64_t rows = (int64_t{1} << 32) / dim + 5;
+    SparseMemory memory(static_cast<size_t>(rows * dim) * sizeof(BFloat16));
+    BFloat16* out = memory.as<BFloat16>();
+    for (const int64_t first : {int64_t{0}, rows - kLooked}) {
+      Buffer<BFloat16> wanted(kLooked * dim), got(kLooked * dim);
+      Buffer<double> exact(kLooked * dim);
+      const int64_t start = first - rows / 2;  // positions within 2^31
+      for (const DType type : {DType::bfloat16, DType::float64}) {
+        void* to = type == DType::float64 ? static_cast<void*>(exact.data()) : wanted.data();
+        cpu::baseline::sinusoid_rows(
+            {frequencies.view, {nullptr, PositionType::i64, {}, start}, 0, type, to, dim}, 0, kLooked);
+      }
+      on_the_ends_of_a_large_grid(
+          "bfloat16",
+          [&] {
+            cuda::sinusoid_rows(
+                {spec, {nullptr, PositionType::i64, {}, -(rows / 2)}, 0, DType::bfloat16, out, dim, 1, rows},
+                nullptr);
+          },
+          kMultiprocessors);
+      std::copy(out + first * dim, out + (first + kLooked) * dim, got.data());
+      all_near(got, wanted, exact, 0.501, [](int64_t) { return 0.0; }, "sinusoid_rows of many rows");
+    }
+    // y[b, l] = dropout(2 * 1 + encoding(l)), of an x that is expanded.
+    const int64_t length = rows / 2;
+    SparseMemory sums(static_cast<size_t>(3 * length * dim) * sizeof(BFloat16));
+    Buffer<BFloat16> x(dim);
+    for (int64_t c = 0; c < dim; ++c) x[c] = round_to<BFloat16>(1.0);
+    const int64_t seed = 77;
+    const Dropout dropout = make_dropout(0.4);
+    cuda::AddSinusoidal a{spec,
+                          3,
+                          length,
+                          0,
+                          nullptr,
+                          PositionType::i64,
+                          0,
+                          2.0,
+                          {dropout, &seed},
+                          DType::bfloat16,
+                          x.data(),
+                          0,
+                          0,
+                          1,
+                          sums.as<BFloat16>(),
+                          length * dim,
+                          dim};
+    on_the_ends_of_a_large_grid("bfloat16", [&] { cuda::add_sinusoidal(a, nullptr); }, kMultiprocessors);
+    std::vector<double> row(static_cast<size_t>(dim));
+    cpu::baseline::sinusoid_rows(
+        {frequencies.view, {nullptr, PositionType::i64, {}, length - 1}, 0, DType::float64, row.data(), dim},
+        0, 1);
+    for (int64_t b = 0; b < 3; ++b) {
+      for (int64_t c = 0; c < dim; ++c) {
+        const int64_t i = (b * length + length - 1) * dim + c;
+        const double value = to_double(sums.as<BFloat16>()[i]),
+                     exact = (2.0 + row[static_cast<size_t>(c)]) / 0.6;
+        const bool kept = keeps(dropout, static_cast<uint64_t>(seed), i);
+        if (std::fabs(value - (kept ? exact : 0.0)) > 0.501 * ulp<BFloat16>(exact))
+          report("add_sinusoidal of many elements: %g, not %g", value, kept ? exact : 0.0);
+      }
+    }
+  }
+  // Gradients of one row of grad at one position, again and again.
+  for (const DType grad_type : {DType::float32, DType::float64}) {
+    const Sinusoid spec = make_sinusoid(2, 10000.0, 0.0, 1.0, Layout::concat, Odd::error);
+    const int64_t rows = (int64_t{1} << 31) + 5;
+    SparseMemory memory(static_cast<size_t>(rows) * sizeof(BFloat16));
+    const float position = 0.75f, grad[] = {2.0f, -3.0f};
+    const double wide[] = {2.0, -3.0}, wanted = 2.0 * std::cos(0.75) + 3.0 * std::sin(0.75);
+    on_the_ends_of_a_large_grid(name(grad_type), [&] {
+      const void* data = grad_type == DType::float32 ? static_cast<const void*>(grad) : wide;
+      cuda::sinusoid_backward({spec,
+                               {&position, PositionType::f32, {1, {rows}, {0}}, 0},
+                               1,
+                               grad_type,
+                               data,
+                               {1, {rows}, {0}},
+                               1,
+                               DType::bfloat16,
+                               memory.as<BFloat16>(),
+                               rows},
+                              nullptr);
+    });
+    for (const int64_t i : {int64_t{0}, rows - 2, rows - 1}) {
+      if (!same(memory.as<BFloat16>()[i], round_to<BFloat16>(wanted)))
+        report("sinusoid_backward of many rows");
+    }
+  }
+  const int64_t total = (int64_t{1} << 32) + 8 * 64 + 3, seed = 5;
+  const Dropout dropout = make_dropout(0.3);
+  SparseMemory from(static_cast<size_t>(total) * sizeof(BFloat16)),
+      to(static_cast<size_t>(total) * sizeof(BFloat16));
+  for (const int64_t stride : {1, 0}) {  // with vectors; one value again and again
+    const int64_t last = (total - 1) * stride;
+    for (int64_t i = max_of<int64_t>(0, last - kLooked); i <= last; ++i)
+      from.as<BFloat16>()[i] = round_to<BFloat16>(2.0);
+    on_the_ends_of_a_large_grid("bfloat16", [&] {
+      cuda::scale_dropout({1.5,
+                           {dropout, &seed},
+                           DType::bfloat16,
+                           from.as<void>(),
+                           {1, {total}, {stride}},
+                           total,
+                           to.as<void>()},
+                          nullptr);
+    });
+    for (int64_t i = total - kLooked; i < total; ++i) {
+      const double wanted = keeps(dropout, static_cast<uint64_t>(seed), i) ? 3.0 * dropout.scale : 0.0;
+      if (!same(to.as<BFloat16>()[i], round_to<BFloat16>(wanted))) report("scale_dropout of many elements");
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -518,5 +627,6 @@ int main(int argc, char** argv) {
     })
   }
   test_long_strides();
-  return finish(9 + 1 + 9 + 5);  // four dtypes of two kinds of vectors, and one for all other rows
+  test_large_counts();
+  return finish();  // four dtypes of two kinds of vectors, and one for all other rows
 }

@@ -70,7 +70,7 @@ struct AlibiWalk {
 // thread owns 16-byte pieces of the output, neighbouring threads neighbouring pieces; only the first and the
 // last may be cut.
 template <class T, class Number>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kHalfResident)
     alibi_forward_kernel(const __grid_constant__ AlibiForward a, const __grid_constant__ AlibiDivides by) {
   constexpr int kWidth = Pack<T>::kWidth;
   const int64_t count = a.heads * a.queries * a.keys;
@@ -120,8 +120,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Reads the sums of the pieces, writes a number per head. A warp owns a head; its lanes walk over the pieces,
-// and their sums are added in a fixed order.
+// Launch 2 of 2, where planes are cut. Reads the sums of the pieces, writes a number per head. A warp owns a
+// head; its lanes walk over the pieces, and their sums are added in a fixed order.
 __global__ void __launch_bounds__(kThreads)
     alibi_reduce_kernel(const __grid_constant__ AlibiBackward a, const __grid_constant__ Pieces pieces) {
   for (int64_t head = this_warp(); head < a.heads; head += warp_count()) {
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Writes a number per head: a thread each.
+// 1 launch. Writes a number per head: a thread each.
 __global__ void __launch_bounds__(kThreads) alibi_slopes_kernel(const __grid_constant__ AlibiSlopes a) {
   for (int64_t head = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; head < a.heads;
        head += gridDim.x * int64_t{blockDim.x}) {

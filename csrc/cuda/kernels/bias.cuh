@@ -11,8 +11,11 @@ namespace {
 
 using namespace posenc_ext::core;
 
-constexpr int kPlaneTile = 512;   // (query, key) pairs per block of a forward kernel
-constexpr int kHeadsPerWarp = 8;  // of a backward kernel
+constexpr int kPlaneTile = 512;  // (query, key) pairs per block of a forward kernel
+// Of a backward kernel: to find a pair of the index once for all of them, and to keep half of the threads
+// resident.
+template <class T>
+constexpr int kHeadsPerWarp = sizeof(T) == 8 ? 4 : 8;
 constexpr int kWarpsPerBlock = kThreads / kWarp;
 constexpr int64_t kBlocksPerMultiprocessor = 8;
 
@@ -105,24 +108,26 @@ struct GatherTile {
 template <class T>
 struct HeadSums {
   using Sum = accumulator_t<T>;
-  int64_t heads;  // from the warp's first to the last there is
-  Sum sum[kHeadsPerWarp] = {};
+  static constexpr int kHeads = kHeadsPerWarp<T>;
+  int heads;  // from the warp's first to its last, or the last there is
+  Sum sum[kHeads] = {};
 
-  __device__ __forceinline__ explicit HeadSums(int64_t count) : heads(count) {}
+  __device__ __forceinline__ explicit HeadSums(int64_t count)
+      : heads(static_cast<int>(min_of<int64_t>(kHeads, count))) {}
 
   __device__ __forceinline__ void add(const T* from, int64_t head_stride) {
 #pragma unroll
-    for (int h = 0; h < kHeadsPerWarp; ++h) {
+    for (int h = 0; h < kHeads; ++h) {
       if (h < heads) sum[h] += widen(from[h * head_stride]);
     }
   }
 
-  // Calls give(head, total) in one lane.
+  // Calls give(head, total) in one lane, the first; which has all of it where others have nothing to add.
   template <class Give>
-  __device__ __forceinline__ void total(Give give) const {
+  __device__ __forceinline__ void total(bool others, Give give) const {
 #pragma unroll
-    for (int h = 0; h < kHeadsPerWarp; ++h) {
-      const Sum all = warp_sum(sum[h]);
+    for (int h = 0; h < kHeads; ++h) {
+      const Sum all = others ? warp_sum(sum[h]) : sum[h];
       if (threadIdx.x == 0 && h < heads) give(h, all);
     }
   }

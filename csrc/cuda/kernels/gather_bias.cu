@@ -14,10 +14,14 @@ void launch_gather_forward(const GatherForward& a, cudaStream_t stream) {
 
 template <class T>
 void launch_gather_backward(const GatherBackward& a, cudaStream_t stream) {
-  const Pieces pieces = cut_index(a.count);
-  const int64_t units = pieces.count * divide_up(a.heads, kHeadsPerWarp);
-  launch_warps(gather_backward_kernel<T>, units, stream, a, pieces, units);
-  launch_warps(gather_reduce_kernel<T>, a.rows, stream, a, pieces);
+  const Pieces pieces = cut_index(a.count, a.rows);
+  const int64_t passes = divide_up(a.rows, kPassRows);
+  const int64_t units = pieces.count * passes * divide_up(a.heads, kHeadsPerWarp<T>);
+  const dim3 threads(kWarp, kWarpsPerBlock);
+  launch(gather_backward_kernel<T>, clamped_grid(units, kBlocksPerMultiprocessor), threads, stream, a,
+         make_fast_strided(a.index_at), make_fast_strided(a.grad_at), pieces, passes, units);
+  launch(gather_reduce_kernel<T>, clamped_grid(divide_up(a.rows * a.heads, kWarp), kBlocksPerMultiprocessor),
+         threads, stream, a, pieces);
 }
 
 }  // namespace
@@ -32,6 +36,7 @@ void gather_forward(const GatherForward& arguments, cudaStream_t stream) {
 
 void gather_backward(const GatherBackward& arguments, cudaStream_t stream) {
   GatherBackward a = arguments;
+  a.index_at = collapsed(a.index_at);
   a.grad_at = collapsed(a.grad_at);
   POSENC_DISPATCH_DTYPE(a.dtype, launch_gather_backward<scalar_t>(a, stream))
 }

@@ -18,7 +18,7 @@ __device__ __forceinline__ int64_t load_index(const void* index, bool wide, int6
 // table's order. A unit, a block's work, is kPlaneTile pairs of a sample x a group of heads: the block reads
 // their rows, a thread a pair, then brings them through shared memory.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kHalfResident)
     gather_forward_kernel(const __grid_constant__ GatherForward a, const __grid_constant__ BiasSplit split) {
   __shared__ GatherTile<T> shared;
   const int64_t tiles_per_sample = split.tiles / a.samples;
@@ -41,102 +41,160 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-// The sum over the lanes of a warp, in all of them.
-__device__ __forceinline__ int total_of_lanes(int own) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kSortingBlocks = 2;  // half of a multiprocessor's 1024 threads; more would spill
+#else
+constexpr int kSortingBlocks = kHalfResident;
+#endif
+constexpr int kPassRows = 1024;  // of the table, that a block of the backward kernel sums at a time
+
+// The places of a tile, those of the first row first, then those of the next, each row's in ascending order.
+struct PlaceOrder {
+  static constexpr int kWarpPlaces = kPlaceTile / kWarpsPerBlock;  // that each warp looks at
+  int16_t row[kPlaceTile];                   // of a place; negative where it is none of these rows
+  uint16_t next[kWarpsPerBlock][kPassRows];  // places of a row that a warp has, then where its next one goes
+  uint16_t start[kPassRows + 1];             // of each row, in `place`
+  uint16_t place[kPlaceTile];
+  int total[kWarpsPerBlock];
+
+  // Of `count` places, for the block, whose warps have set the rows of theirs. The last tile's order is safe
+  // until all warps are here.
+  __device__ __forceinline__ void sort(int count) {
+    const int lane = static_cast<int>(threadIdx.x), warp = static_cast<int>(threadIdx.y);
+    for (int i = lane; i < kPassRows; i += kWarp) next[warp][i] = 0;
+    __syncwarp();
+    walk(
+        count, [](int, int, int) {},
+        [&](int, int own, int same) { next[warp][own] += static_cast<uint16_t>(same); });
+    __syncthreads();
+    // A thread owns neighbouring rows.
+    constexpr int kOwn = kPassRows / kThreads;
+    const int first = (warp * kWarp + lane) * kOwn;
+    int owned = 0;
+    for (int w = 0; w < kWarpsPerBlock; ++w) {
+      for (int i = 0; i < kOwn; ++i) owned += next[w][first + i];
+    }
+    int before = owned;  // summed over the lanes up to this one
 #pragma unroll
-  for (int bit = 1; bit < kWarp; bit *= 2) own += __shfl_xor_sync(0xffffffffu, own, bit);
-  return own;
-}
-
-// Where the values of `row` and above begin in the sorted index; for a warp, which looks at 32 places at a
-// time.
-__device__ __forceinline__ int64_t first_place(const GatherBackward& a, int64_t row) {
-  int64_t low = 0, high = a.count;
-  while (low < high) {
-    const int64_t step = (high - low + kWarp - 1) / kWarp;
-    const int64_t probe = low + threadIdx.x * step + (step - 1);
-    const int below = total_of_lanes(probe < high && load_index(a.sorted, a.wide, probe) < row ? 1 : 0);
-    const int64_t last = min_of(high, low + (below + 1) * step - 1);
-    low = min_of(high, low + below * step);
-    high = last;
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, before, offset);
+      if (lane >= offset) before += other;
+    }
+    if (lane == kWarp - 1) total[warp] = before;
+    before -= owned;
+    __syncthreads();
+    for (int w = 0; w < warp; ++w) before += total[w];
+#pragma unroll 1
+    for (int i = first; i < first + kOwn; ++i) {
+      start[i] = static_cast<uint16_t>(before);
+#pragma unroll 1
+      for (int w = 0; w < kWarpsPerBlock; ++w) {
+        const int own = next[w][i];
+        next[w][i] = static_cast<uint16_t>(before);
+        before += own;
+      }
+    }
+    if (first + kOwn == kPassRows) start[kPassRows] = static_cast<uint16_t>(before);
+    __syncthreads();
+    walk(
+        count, [&](int i, int own, int rank) { place[next[warp][own] + rank] = static_cast<uint16_t>(i); },
+        [&](int, int own, int same) { next[warp][own] += static_cast<uint16_t>(same); });
+    __syncthreads();
   }
-  return low;
-}
 
-// The sum of a row whose values lie within one piece is final. Of one whose values do not, the piece where it
-// begins gives its sum to the upper half of `partial`, each other one to the lower half.
-template <class T>
-__device__ __forceinline__ accumulator_t<T>* partial_of(const GatherBackward& a, const Pieces& pieces,
-                                                        bool upper, int64_t head) {
-  return static_cast<accumulator_t<T>*>(a.partial) + ((upper ? a.heads : 0) + head) * pieces.count;
-}
-
-// Launch 1 of 2, after the sort of the index. Must read the gradient's heads x places elements; reads them in
-// the order of the rows, and the sorted index and its places once per kHeadsPerWarp heads; writes the sums of
-// rows or of their parts. A unit, a warp's work, is a piece of the sorted index x up to kHeadsPerWarp heads;
-// the warp goes from row to row, its lanes walk over the row's values, and their sums are added in a fixed
-// order.
-template <class T>
-__global__ void __launch_bounds__(kThreads, std::is_same_v<T, double> ? 2 : 3)
-    gather_backward_kernel(const __grid_constant__ GatherBackward a, const __grid_constant__ Pieces pieces,
-                           int64_t units) {
-  if (blockIdx.x == 0 && threadIdx.x == 0 && threadIdx.y == 0) {
-    // Of ascending values the first and the last tell it of all.
-    const bool index_is_a_row_of_the_table =
-        load_index(a.sorted, a.wide, 0) >= 0 && load_index(a.sorted, a.wide, a.count - 1) < a.rows;
-    POSENC_KERNEL_ASSERT(index_is_a_row_of_the_table);
+ private:
+  // A warp walks over its places, 32 at a time: every(place, row, rank among those of the same row), then for
+  // the first of these first(place, row, their number).
+  template <class Every, class First>
+  __device__ __forceinline__ void walk(int count, Every every, First first) {
+    const int lane = static_cast<int>(threadIdx.x), begin = static_cast<int>(threadIdx.y) * kWarpPlaces;
+#pragma unroll 1
+    for (int i = begin + lane; i - lane < min_of(count, begin + kWarpPlaces); i += kWarp) {
+      const int own = row[i];
+      const uint32_t same = __match_any_sync(0xffffffffu, own);
+      const int rank = __popc(same & ((1u << lane) - 1u));
+      if (own >= 0) every(i, own, rank);
+      __syncwarp();
+      if (own >= 0 && rank == 0) first(i, own, __popc(same));
+      __syncwarp();
+    }
   }
-  for (int64_t unit = this_warp(); unit < units; unit += warp_count()) {
-    const int64_t piece = unit % pieces.count, head = unit / pieces.count * kHeadsPerWarp;
-    // Places of the sorted index are below 2^31.
+};
+
+// Launch 1 of 2. Must read the gradient's heads x places elements and the index; reads the index once per
+// kHeadsPerWarp heads and kPassRows rows, and the gradient in the order of the rows within tiles that caches
+// hold; writes a sum per piece, row and head, no more of them than terms. A unit, a block's work, is a piece
+// of the places x up to kPassRows rows x up to kHeadsPerWarp heads. The block brings the places of a tile
+// into the order of their rows; then a warp owns a row, its lanes walk over its places, and their sums are
+// added in a fixed order.
+template <class T>
+__global__ void __launch_bounds__(kThreads, kSortingBlocks)
+    gather_backward_kernel(const __grid_constant__ GatherBackward a,
+                           const __grid_constant__ FastStrided index_at,
+                           const __grid_constant__ FastStrided grad_at, const __grid_constant__ Pieces pieces,
+                           int64_t passes, int64_t units) {
+  using Sum = accumulator_t<T>;
+  __shared__ PlaceOrder tile;
+  for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
+    const int64_t piece = unit % pieces.count, first_row = unit / pieces.count % passes * kPassRows;
+    const int64_t head = unit / pieces.count / passes * kHeadsPerWarp<T>;
+    const int rows = static_cast<int>(min_of<int64_t>(kPassRows, a.rows - first_row));
+    // Places are below 2^31.
     const int begin = static_cast<int>(piece * pieces.size);
     const int end = static_cast<int>(min_of(a.count, begin + pieces.size));
-    for (int i = begin; i < end;) {
-      const int64_t row = load_index(a.sorted, a.wide, i);
-      const int first = i;
-      HeadSums<T> sums(a.heads - head);
-      int own = 0;
-      for (int64_t n = i + threadIdx.x; n < end && load_index(a.sorted, a.wide, n) == row;
-           n += kWarp, ++own) {
-        sums.add(static_cast<const T*>(a.grad) + head * a.head_stride + a.grad_at.offset(a.place[n]),
-                 a.head_stride);
-      }
-      i += total_of_lanes(own);
-      const bool began_before = first == begin && first > 0 && load_index(a.sorted, a.wide, first - 1) == row;
-      const bool goes_on = i == end && end < a.count && load_index(a.sorted, a.wide, end) == row;
-      const bool is_a_row = row >= 0 && row < a.rows;
-      sums.total([&](int h, accumulator_t<T> total) {
-        if (!is_a_row) return;
-        if (!began_before && !goes_on) {
-          static_cast<T*>(a.out)[row * a.heads + head + h] = round_to<T>(total);
-        } else {
-          partial_of<T>(a, pieces, !began_before, head + h)[piece] = total;
+    for (int first = begin; first < end; first += min_of(kPlaceTile, end - first)) {
+      const int count = min_of(kPlaceTile, end - first);
+      for (int n = static_cast<int>(threadIdx.x); n < PlaceOrder::kWarpPlaces; n += kWarp) {
+        const int i = static_cast<int>(threadIdx.y) * PlaceOrder::kWarpPlaces + n;
+        int64_t row = -1;
+        if (i < count) {
+          row = load_index(a.index, a.wide, index_at.offset(static_cast<uint32_t>(first + i)));
+          const bool index_is_a_row_of_the_table = row >= 0 && row < a.rows;
+          POSENC_KERNEL_ASSERT(index_is_a_row_of_the_table);
+          row -= first_row;
         }
-      });
+        tile.row[i] = static_cast<int16_t>(row >= 0 && row < rows ? row : -1);
+      }
+      tile.sort(count);
+      for (int row = static_cast<int>(threadIdx.y); row < rows; row += kWarpsPerBlock) {
+        const int own = tile.start[row + 1] - tile.start[row];
+        HeadSums<T> sums(a.heads - head);
+        for (int i = static_cast<int>(threadIdx.x); i < own; i += kWarp) {
+          const uint32_t place = static_cast<uint32_t>(first + tile.place[tile.start[row] + i]);
+          sums.add(static_cast<const T*>(a.grad) + head * a.head_stride + grad_at.offset(place),
+                   a.head_stride);
+        }
+        Sum* const to = static_cast<Sum*>(a.partial) + (piece * a.rows + first_row + row) * a.heads + head;
+        const bool adds = first > begin;  // to what the same lane has written
+        sums.total(own > 1, [&](int h, Sum total) { to[h] = adds ? to[h] + total : total; });
+      }
     }
   }
 }
 
-// Launch 2 of 2. Writes the elements that the kernel above has not: those of rows without a value, and those
-// of rows in several pieces, from the sums of their parts. A warp owns a row; its lanes walk over the pieces,
-// and their sums are added in a fixed order.
+// Launch 2 of 2. Reads the sums of the pieces, writes rows x heads. A thread sums every 8th piece of an
+// element; the sums of a block's 8 are added in their order.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     gather_reduce_kernel(const __grid_constant__ GatherBackward a, const __grid_constant__ Pieces pieces) {
-  for (int64_t row = this_warp(); row < a.rows; row += warp_count()) {
-    const int64_t first = first_place(a, row), last = first_place(a, row + 1);
-    const int64_t first_piece = first / pieces.size, last_piece = (last - 1) / pieces.size;
-    if (first < last && first_piece == last_piece) continue;
-    for (int64_t head = 0; head < a.heads; ++head) {
-      accumulator_t<T> sum = 0;
-      if (first < last) {
-        for (int64_t piece = first_piece + threadIdx.x; piece <= last_piece; piece += kWarp) {
-          sum += partial_of<T>(a, pieces, piece == first_piece, head)[piece];
-        }
+  using Sum = accumulator_t<T>;
+  __shared__ Sum partial[kWarpsPerBlock][kWarp];
+  const int64_t count = a.rows * a.heads;
+  for (int64_t first = blockIdx.x * int64_t{kWarp}; first < count; first += gridDim.x * int64_t{kWarp}) {
+    const int64_t i = first + threadIdx.x;
+    Sum sum = 0;
+    if (i < count) {
+      for (int64_t piece = threadIdx.y; piece < pieces.count; piece += kWarpsPerBlock) {
+        sum += static_cast<const Sum*>(a.partial)[piece * count + i];
       }
-      sum = warp_sum(sum);
-      if (threadIdx.x == 0) static_cast<T*>(a.out)[row * a.heads + head] = round_to<T>(sum);
     }
+    partial[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y == 0 && i < count) {
+      for (int w = 1; w < kWarpsPerBlock; ++w) sum += partial[w][threadIdx.x];
+      static_cast<T*>(a.out)[i] = round_to<T>(sum);
+    }
+    __syncthreads();  // the partial sums are done with
   }
 }
 

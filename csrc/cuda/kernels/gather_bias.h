@@ -23,12 +23,13 @@ struct GatherForward {
   void* out;  // contiguous
 };
 
-// out[row, head] = the sum of grad[sample, head, pair] over all places whose index is the row
+// out[row, head] = the sum of grad[sample, head, pair] over all places, sample * plane + pair, whose index is
+// the row
 struct GatherBackward {
-  const void* sorted;    // the values of the index in ascending order, contiguous
-  bool wide;             // int64, else int32
-  const int64_t* place;  // where each stood: sample * plane + pair
-  int64_t count;         // below 2^31
+  const void* index;
+  bool wide;  // int64, else int32
+  core::Strided index_at;
+  int64_t count;  // of places, below 2^31
   int64_t rows, heads;
 
   core::DType dtype;
@@ -36,12 +37,15 @@ struct GatherBackward {
   core::Strided grad_at;  // of a place, without heads
   int64_t head_stride;
 
-  void* partial;  // [2, heads, pieces] in the accumulator's type
+  void* partial;  // [pieces, rows, heads] in the accumulator's type
   void* out;      // contiguous
 };
 
-// Of the sorted index. A piece holds many rows, which a warp takes one after the other: so pieces are short.
-inline Pieces cut_index(int64_t count) { return cut(count, /*min_size=*/128, /*max_count=*/4096); }
+// Of the places. At least as long as there are rows, so that the partial sums are no more than the terms.
+constexpr int kPlaceTile = 2048;
+inline Pieces cut_index(int64_t count, int64_t rows) {
+  return cut(count, core::max_of<int64_t>(kPlaceTile, rows), /*max_count=*/4096);
+}
 
 // Each needs at least one element of work and one row. A value of the index outside [0, rows) is a failed
 // assertion on the device.

@@ -1,6 +1,8 @@
 // Launches of the position-embedding kernels: which variant, how the work is cut.
 #include "cuda/kernels/position_embedding.cuh"
 
+#include <type_traits>
+
 namespace posenc_ext::cuda {
 namespace {
 
@@ -12,6 +14,16 @@ int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DTy
 bool in_vectors(const Tokens& tokens, int64_t size) {
   return tokens.channel_stride == 1 && is_aligned(tokens.data) && is_aligned(tokens.batch_stride, size) &&
          is_aligned(tokens.token_stride, size);
+}
+
+// Calls f with the scales in float pairs, unless T is double or they do not fit.
+template <class T, class F>
+void with_scales(const AddPositionEmbedding& a, F f) {
+  const Scales<double> scales{a.x_scale, a.dropout.dropout.scale};
+  if constexpr (!std::is_same_v<T, double>) {
+    if (fits_float_pair(a.x_scale)) return f(to_float_pairs(scales));
+  }
+  f(scales);
 }
 
 // Tokens [first, last), which are prefix tokens alone where `last` says so.
@@ -33,21 +45,21 @@ void launch_tokens(const AddPositionEmbedding& a, int64_t first, int64_t last, c
   split.columns = make_divide(columns, columns * split.chunks);
   split.token_columns = make_divide(a.dim / owned, columns);
   const int64_t blocks = clamped_grid(divide_up(columns * split.chunks, kThreads), kBlocksPerMultiprocessor);
-  if (vectors) {
-    POSENC_DISPATCH_DTYPE(a.dtype,
-                          launch(add_position_embedding_kernel<scalar_t>, blocks, kThreads, stream, a, split))
-  } else {
-    POSENC_DISPATCH_DTYPE(
-        a.dtype, launch(add_position_embedding_strided_kernel<scalar_t>, blocks, kThreads, stream, a, split))
-  }
+  POSENC_DISPATCH_DTYPE(a.dtype, with_scales<scalar_t>(a, [&]<class Real>(const Scales<Real>& scales) {
+                          const auto kernel = vectors ? add_position_embedding_kernel<scalar_t, Real>
+                                                      : add_position_embedding_strided_kernel<scalar_t, Real>;
+                          launch(kernel, blocks, kThreads, stream, a, split, scales);
+                        }))
 }
 
 void launch_transposed(const AddPositionEmbedding& a, cudaStream_t stream) {
   const int64_t tiles = divide_up(a.length - a.prefix_length, kSquare) * divide_up(a.dim, kSquare);
   const int64_t blocks = clamped_grid(a.batch * tiles, kBlocksPerMultiprocessor);
   const dim3 threads(kSquare, kThreads / kSquare);
-  POSENC_DISPATCH_DTYPE(
-      a.dtype, launch(add_position_embedding_transposed_kernel<scalar_t>, blocks, threads, stream, a))
+  POSENC_DISPATCH_DTYPE(a.dtype, with_scales<scalar_t>(a, [&]<class Real>(const Scales<Real>& scales) {
+                          launch(add_position_embedding_transposed_kernel<scalar_t, Real>, blocks, threads,
+                                 stream, a, scales);
+                        }))
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ struct Source {
   const void* data;
   int64_t offset;  // of its first channel in sample 0
   int64_t batch_stride, channel_stride;
-  double scale;
+  bool scaled;         // of x, else of prefix tokens
   bool embedded;       // else pos is not added
   int64_t pos_offset;  // of its row of pos
 };
@@ -45,24 +45,37 @@ __device__ __forceinline__ Source source_of(const AddPositionEmbedding& a, int64
           own * from->token_stride,
           from->batch_stride,
           from->channel_stride,
-          token < a.prefix_length ? 1.0 : a.x_scale,
+          token >= a.prefix_length && a.x_scale != 1.0,
           token >= a.first_embedded,
           (token - a.first_embedded) * a.pos_token_stride};
 }
 
-__device__ __forceinline__ uint64_t seed_of(const SeededDropout& d) {
-  return d.seed != nullptr ? static_cast<uint64_t>(*d.seed) : 0;
+// x (times its scale) and pos (where it is added), times the scale of dropout, before they are rounded.
+template <class T>
+__device__ __forceinline__ double embedded(const Scales<double>& scales, T x, bool scaled, bool embedded,
+                                           T pos, bool drops) {
+  const double value = embedded ? scaled_plus(x, scaled ? scales.x : 1.0, pos) : to_double(x);
+  return drops ? value * scales.kept : value;
+}
+template <class T>
+__device__ __forceinline__ FloatPair embedded(const Scales<FloatPair>& scales, T x, bool scaled,
+                                              bool embedded, T pos, bool drops) {
+  const FloatPair one{1.0f, 0.0f};
+  if (embedded) return scaled_sum(widen(x), scaled ? scales.x : one, widen(pos), drops, scales.kept);
+  return multiply(widen(x), drops ? scales.kept : one);
 }
 
 // 1 launch (2 with prefix tokens before a transposed x). Must read and write batch x tokens x dim elements,
 // and read pos once; reads pos once a chunk of samples, mostly from cache. A thread owns a vector of channels
 // of a token and walks over the samples of a chunk.
-template <class T>
-__global__ void __launch_bounds__(kThreads, 4)
+template <class T, class Real>
+__global__ void __launch_bounds__(kThreads, kHalfResident)
     add_position_embedding_kernel(const __grid_constant__ AddPositionEmbedding a,
-                                  const __grid_constant__ TokenSplit split) {
+                                  const __grid_constant__ TokenSplit split,
+                                  const __grid_constant__ Scales<Real> scales) {
   constexpr int kWidth = Pack<T>::kWidth;
   const uint64_t seed = seed_of(a.dropout);
+  const bool drops = a.dropout.seed != nullptr;
   const int64_t vectors = split.token_columns.divisor, columns = split.columns.divisor;
   const int64_t step = gridDim.x * int64_t{kThreads};
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < columns * split.chunks; i += step) {
@@ -79,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     out += first * a.out_batch_stride;
     for (int64_t b = first; b < last; ++b, x += source.batch_stride, out += a.out_batch_stride) {
       Pack<T> pack = Pack<T>::load(x);
-      if (a.dropout.seed == nullptr && source.scale == 1.0) {
+      if (!drops && !source.scaled) {
         if (source.embedded) {
 #pragma unroll
           for (int n = 0; n < kWidth; ++n) {
@@ -87,15 +100,14 @@ __global__ void __launch_bounds__(kThreads, 4)
           }
         }
       } else {
-        double value[kWidth];
+        Real value[kWidth];
 #pragma unroll
         for (int n = 0; n < kWidth; ++n) {
-          value[n] = source.embedded ? scaled_plus(pack.value[n], source.scale, pos.value[n])
-                                     : to_double(pack.value[n]);
+          value[n] = embedded(scales, pack.value[n], source.scaled, source.embedded, pos.value[n], drops);
         }
-        if (a.dropout.seed != nullptr) drop(a.dropout.dropout, seed, out, value);
+        if (drops) clear_dropped(a.dropout.dropout, seed, out, value);
 #pragma unroll
-        for (int n = 0; n < kWidth; ++n) pack.value[n] = round_to<T>(value[n]);
+        for (int n = 0; n < kWidth; ++n) pack.value[n] = rounded<T>(value[n]);
       }
       pack.store(static_cast<T*>(a.out) + out);
     }
@@ -103,20 +115,22 @@ __global__ void __launch_bounds__(kThreads, 4)
 }
 
 // One element of the result from its operands, wherever they lie.
-template <class T>
-__device__ __forceinline__ T embed_element(const AddPositionEmbedding& a, uint64_t seed, int64_t out, T x,
-                                           double scale, bool embedded, T pos) {
-  if (a.dropout.seed == nullptr && scale == 1.0) return embedded ? round_to<T>(plain_sum(x, pos)) : x;
-  double value[1] = {embedded ? scaled_plus(x, scale, pos) : to_double(x)};
-  if (a.dropout.seed != nullptr) drop(a.dropout.dropout, seed, out, value);
-  return round_to<T>(value[0]);
+template <class T, class Real>
+__device__ __forceinline__ T embed_element(const AddPositionEmbedding& a, const Scales<Real>& scales,
+                                           uint64_t seed, int64_t out, T x, bool scaled, bool adds, T pos) {
+  const bool drops = a.dropout.seed != nullptr;
+  if (!drops && !scaled) return adds ? round_to<T>(plain_sum(x, pos)) : x;
+  Real value[1] = {embedded(scales, x, scaled, adds, pos, drops)};
+  if (drops) clear_dropped(a.dropout.dropout, seed, out, value);
+  return rounded<T>(value[0]);
 }
 
 // The same for any strides; a thread owns an element of a token.
-template <class T>
+template <class T, class Real>
 __global__ void __launch_bounds__(kThreads)
     add_position_embedding_strided_kernel(const __grid_constant__ AddPositionEmbedding a,
-                                          const __grid_constant__ TokenSplit split) {
+                                          const __grid_constant__ TokenSplit split,
+                                          const __grid_constant__ Scales<Real> scales) {
   const uint64_t seed = seed_of(a.dropout);
   const int64_t columns = split.columns.divisor;
   const int64_t step = gridDim.x * int64_t{kThreads};
@@ -131,8 +145,8 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t last = min_of(a.batch, first + split.chunk_samples);
     for (int64_t b = first; b < last; ++b) {
       const int64_t out = b * a.out_batch_stride + (split.first + token) * a.out_token_stride + c;
-      static_cast<T*>(a.out)[out] =
-          embed_element(a, seed, out, x[b * source.batch_stride], source.scale, source.embedded, pos);
+      static_cast<T*>(a.out)[out] = embed_element(a, scales, seed, out, x[b * source.batch_stride],
+                                                  source.scaled, source.embedded, pos);
     }
   }
 }
@@ -140,9 +154,10 @@ __global__ void __launch_bounds__(kThreads)
 // 1 launch. Reads and writes what the kernel above does, a sample at a time, so pos comes from cache. The
 // tokens of an x whose channels lie further apart than its tokens (an image, channels first): a block reads a
 // square along the tokens into shared memory and writes it along the channels.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    add_position_embedding_transposed_kernel(const __grid_constant__ AddPositionEmbedding a) {
+template <class T, class Real>
+__global__ void __launch_bounds__(kThreads, kHalfResident)
+    add_position_embedding_transposed_kernel(const __grid_constant__ AddPositionEmbedding a,
+                                             const __grid_constant__ Scales<Real> scales) {
   __shared__ T square[kSquare][kSquare + 1];
   const uint64_t seed = seed_of(a.dropout);
   const int64_t tokens = a.length - a.prefix_length;
@@ -166,7 +181,8 @@ __global__ void __launch_bounds__(kThreads)
       const int64_t row = token + a.prefix_length - a.first_embedded;
       const T pos = static_cast<const T*>(a.pos)[row * a.pos_token_stride + c * a.pos_channel_stride];
       const int64_t out = b * a.out_batch_stride + (token + a.prefix_length) * a.out_token_stride + c;
-      static_cast<T*>(a.out)[out] = embed_element(a, seed, out, square[across][i], a.x_scale, true, pos);
+      static_cast<T*>(a.out)[out] =
+          embed_element(a, scales, seed, out, square[across][i], a.x_scale != 1.0, true, pos);
     }
   }
 }

@@ -16,7 +16,7 @@ void launch_forward(const Scheme& scheme, const BiasForward& a, cudaStream_t str
 template <class T, class Scheme>
 void launch_backward(const Scheme& scheme, const BiasBackward& a, cudaStream_t stream) {
   const Pieces pieces = cut_rows(scheme);
-  const int64_t units = pieces.count * scheme.rows() * divide_up(a.heads, kHeadsPerWarp);
+  const int64_t units = pieces.count * scheme.rows() * divide_up(a.heads, kHeadsPerWarp<T>);
   launch_warps(bias_backward_kernel<T, Scheme>, units, stream, scheme, make_fast_slots(scheme), a, pieces,
                units);
   if (pieces.count == 1) return;

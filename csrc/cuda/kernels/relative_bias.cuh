@@ -12,7 +12,7 @@ namespace {
 // from cache but for the first time, in the table's order. A block finds the rows of kPlaneTile pairs, a
 // thread a pair, without a division, then brings them through shared memory for the heads of its group.
 template <class T, class Scheme>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kHalfResident)
     bias_forward_kernel(const __grid_constant__ Scheme scheme,
                         const __grid_constant__ FastRow<Scheme> fast_row,
                         const __grid_constant__ PlaneWalk walk, const __grid_constant__ BiasForward a,
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 // serves the others. Where rows are cut, they own neighbouring pieces, so that no few warps own all of a long
 // row.
 template <class T, class Scheme>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, kHalfResident)
     bias_backward_kernel(const __grid_constant__ Scheme scheme,
                          const __grid_constant__ FastSlots<Scheme> fast_slots,
                          const __grid_constant__ BiasBackward a, const __grid_constant__ Pieces pieces,
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, 3)
     const int64_t first = piece * pieces.size, slots = fast_slots.slots(scheme, own);
     if (piece > 0 && first >= slots) continue;
     const int64_t last = min_of(slots, first + pieces.size);
-    const int64_t head = unit / pieces.count / rows * kHeadsPerWarp;
+    const int64_t head = unit / pieces.count / rows * kHeadsPerWarp<T>;
     const T* grad = static_cast<const T*>(a.grad) + head * a.head_stride;
     HeadSums<T> sums(a.heads - head);
     for (int64_t i = first + threadIdx.x; i < last; i += kWarp) {
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads, 3)
       sums.add(grad + pair.query * a.query_stride + pair.key * a.key_stride, a.head_stride);
     }
     const int64_t to = row * a.heads + head;
-    sums.total([&](int h, accumulator_t<T> total) {
+    sums.total(true, [&](int h, accumulator_t<T> total) {
       if (pieces.count == 1) {
         static_cast<T*>(a.out)[to + h] = round_to<T>(total);
       } else {
@@ -74,8 +74,8 @@ __global__ void __launch_bounds__(kThreads, 3)
   }
 }
 
-// Reads the sums of the pieces, writes rows x heads. A warp owns a row and a head; its lanes walk over the
-// pieces, and their sums are added in a fixed order.
+// Launch 2 of 2, where rows are cut. Reads the sums of the pieces, writes rows x heads. A warp owns a row and
+// a head; its lanes walk over the pieces, and their sums are added in a fixed order.
 template <class T, class Scheme>
 __global__ void __launch_bounds__(kThreads)
     bias_reduce_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasBackward a,

@@ -8,16 +8,20 @@ namespace {
 constexpr int64_t kBlocksPerMultiprocessor = 4;
 
 Split split_work(const Sinusoid& s, int64_t rows, int64_t rows_per_pass, int64_t batch) {
+  constexpr int64_t kMost = int64_t{1} << 30;  // what a unit counts in 32 bits
   const int64_t target = kBlocksPerMultiprocessor * multiprocessors();
   Split split{};
   split.tiles = divide_up(slots(s), kTilePairs);
   const int64_t passes = divide_up(rows, rows_per_pass);
-  split.stretches = max_of<int64_t>(1, min_of(passes, target / split.tiles));
-  split.stretch_rows = divide_up(passes, split.stretches) * rows_per_pass;
-  split.stretches = divide_up(rows, split.stretch_rows);
-  split.chunks = max_of<int64_t>(1, min_of(batch, target / (split.tiles * split.stretches)));
-  split.chunk_samples = divide_up(batch, split.chunks);
-  split.chunks = divide_up(batch, split.chunk_samples);
+  split.stretches = max_of(divide_up(rows, kMost), min_of(passes, target / split.tiles));
+  const int64_t stretch_rows = divide_up(passes, split.stretches) * rows_per_pass;
+  split.stretches = divide_up(rows, stretch_rows);
+  const int64_t chunks =
+      max_of(divide_up(batch, kMost), min_of(batch, target / (split.tiles * split.stretches)));
+  const int64_t chunk_samples = divide_up(batch, chunks);
+  split.units = split.tiles * split.stretches * divide_up(batch, chunk_samples);
+  split.stretch_rows = static_cast<int32_t>(stretch_rows);
+  split.chunk_samples = static_cast<int32_t>(chunk_samples);
   return split;
 }
 
@@ -35,7 +39,7 @@ const FrequencyDigits& digits_of(const Sinusoid& s) {
   return digits;
 }
 
-int64_t blocks_for(const Split& split) { return clamped_grid(split.units(), kBlocksPerMultiprocessor); }
+int64_t blocks_for(const Split& split) { return clamped_grid(split.units, kBlocksPerMultiprocessor); }
 
 template <class Pairs>
 void launch_rows(const SinusoidRows& a, cudaStream_t stream) {
@@ -48,9 +52,17 @@ template <class Pairs>
 void launch_add(const AddSinusoidal& a, cudaStream_t stream) {
   const dim3 threads = threads_for<Pairs>();
   const Split split = split_work(a.spec, a.length, threads.y, a.batch);
-  const FloatScales scales{to_float_pair(a.x_scale), to_float_pair(a.dropout.dropout.scale)};
+  const Scales<FloatPair> scales = to_float_pairs({a.x_scale, a.dropout.dropout.scale});
   launch(add_sinusoidal_kernel<Pairs>, blocks_for(split), threads, stream, a, split, scales,
          digits_of(a.spec));
+}
+
+template <class T>
+void launch_scale(const ScaleDropout& a, bool floats, FloatPair scale, int64_t blocks, cudaStream_t stream) {
+  if constexpr (!std::is_same_v<T, double>) {
+    if (floats) return launch(scale_dropout_kernel<T, float>, blocks, kThreads, stream, a, scale);
+  }
+  launch(scale_dropout_kernel<T, double>, blocks, kThreads, stream, a, scale);
 }
 
 // Are the rows, which start on 16 bytes, made of vectors that have a kernel? In float64 the pairs of a row of
@@ -65,6 +77,11 @@ bool has_vectors(const Sinusoid& s, DType dtype, bool floats) {
 // Does float32 serve these values, on top of the exact phase?
 bool in_floats(const Sinusoid& s, DType dtype, int32_t order) {
   return dtype != DType::float64 && order == 0 && has_fixed_frequencies(s);
+}
+
+// Do float pairs serve its gradient? Powers of frequencies beyond the second leave float32's range.
+bool sums_in_floats(const SinusoidBackward& a) {
+  return in_floats(a.spec, a.dtype, 0) && a.grad_dtype != DType::float64 && a.order <= 2;
 }
 
 }  // namespace
@@ -89,13 +106,15 @@ void sinusoid_backward(const SinusoidBackward& arguments, cudaStream_t stream) {
   a.positions.at = collapsed(a.positions.at);
   a.grad_row = collapsed(a.grad_row);
   const dim3 threads(kWarp, kThreads / kWarp);
-  launch(sinusoid_backward_kernel, clamped_grid(divide_up(a.count, threads.y), kBlocksPerMultiprocessor),
-         threads, stream, a, digits_of(a.spec));
+  const int64_t blocks = clamped_grid(divide_up(a.count, threads.y), kBlocksPerMultiprocessor);
+  const auto kernel =
+      sums_in_floats(a) ? sinusoid_backward_kernel<FloatPair> : sinusoid_backward_kernel<double>;
+  launch(kernel, blocks, threads, stream, a, digits_of(a.spec));
 }
 
 void add_sinusoidal(const AddSinusoidal& a, cudaStream_t stream) {
   const int64_t size = size_of(a.dtype);
-  const bool floats = in_floats(a.spec, a.dtype, 0);
+  const bool floats = in_floats(a.spec, a.dtype, 0) && fits_float_pair(a.x_scale);
   const bool vectors = a.x_channel_stride == 1 && is_aligned(a.x) && is_aligned(a.x_batch_stride, size) &&
                        is_aligned(a.x_length_stride, size) && is_aligned(a.out) &&
                        is_aligned(a.out_batch_stride, size) && is_aligned(a.out_length_stride, size) &&
@@ -119,8 +138,14 @@ void scale_dropout(const ScaleDropout& arguments, cudaStream_t stream) {
   const int64_t owned = vector ? kVectorBytes / size : 1;
   const int64_t blocks =
       clamped_grid(divide_up(divide_up(a.total, owned), kThreads), 2 * kBlocksPerMultiprocessor);
-  if (!vector) return launch(scale_dropout_strided_kernel, blocks, kThreads, stream, a);
-  POSENC_DISPATCH_DTYPE(a.dtype, launch(scale_dropout_kernel<scalar_t>, blocks, kThreads, stream, a))
+  const double scale = a.dropout.seed != nullptr ? a.scale * a.dropout.dropout.scale : a.scale;
+  const bool floats = a.dtype != DType::float64 && fits_float_pair(scale);
+  const FloatPair pair = to_float_pair(scale);
+  if (!vector) {
+    const auto kernel = floats ? scale_dropout_strided_kernel<float> : scale_dropout_strided_kernel<double>;
+    return launch(kernel, blocks, kThreads, stream, a, pair);
+  }
+  POSENC_DISPATCH_DTYPE(a.dtype, launch_scale<scalar_t>(a, floats, pair, blocks, stream))
 }
 
 }  // namespace posenc_ext::cuda

@@ -1,8 +1,9 @@
 // What kernels share: 16-byte vectors, dropout of a vector, sums over a warp.
 #pragma once
 
+#include "core/float_pair.h"
 #include "core/philox.h"
-#include "core/scalar.h"
+#include "cuda/kernels/dropout.h"
 #include "cuda/kernels/launch.h"
 
 namespace posenc_ext::cuda {
@@ -58,12 +59,24 @@ __device__ __forceinline__ void copy_vector(const T* from, T* to) {
   __stwb(reinterpret_cast<uint4*>(to), *reinterpret_cast<const uint4*>(from));
 }
 
-template <class T, int kWidth>
-__device__ __forceinline__ void load_widened(const T* from, double (&value)[kWidth]) {
+template <class T, class Real, int kWidth>
+__device__ __forceinline__ void load_widened(const T* from, Real (&value)[kWidth]) {
   static_assert(kWidth == Pack<T>::kWidth);
   const Pack<T> pack = Pack<T>::load(from);
 #pragma unroll
-  for (int i = 0; i < kWidth; ++i) value[i] = core::to_double(pack.value[i]);
+  for (int i = 0; i < kWidth; ++i) value[i] = core::widen(pack.value[i]);
+}
+
+template <class T, class Real>
+__device__ __forceinline__ T rounded(Real value) {
+  return core::round_to<T>(value);
+}
+template <class T>
+__device__ __forceinline__ T rounded(core::FloatPair value) {
+  if constexpr (sizeof(T) == sizeof(double))
+    return static_cast<double>(value.hi) + value.lo;
+  else
+    return core::round_pair<T>(value);
 }
 
 template <class T, class Real, int kWidth>
@@ -71,20 +84,21 @@ __device__ __forceinline__ void store_rounded(T* to, const Real (&value)[kWidth]
   static_assert(kWidth == Pack<T>::kWidth);
   Pack<T> pack;
 #pragma unroll
-  for (int i = 0; i < kWidth; ++i) pack.value[i] = core::round_to<T>(value[i]);
+  for (int i = 0; i < kWidth; ++i) pack.value[i] = rounded<T>(value[i]);
   pack.store(to);
 }
 
 // Element i of an array of this dtype.
-__device__ __forceinline__ double load_as(core::DType dtype, const void* from, int64_t i) {
-  double value = 0.0;
-  POSENC_DISPATCH_DTYPE(dtype, value = core::to_double(static_cast<const scalar_t*>(from)[i]))
+template <class Real>
+__device__ __forceinline__ Real load_as(core::DType dtype, const void* from, int64_t i) {
+  Real value = 0;
+  POSENC_DISPATCH_DTYPE(dtype, value = static_cast<Real>(core::widen(static_cast<const scalar_t*>(from)[i])))
   return value;
 }
 
 template <class Real>
 __device__ __forceinline__ void store_as(core::DType dtype, void* to, int64_t i, Real value) {
-  POSENC_DISPATCH_DTYPE(dtype, static_cast<scalar_t*>(to)[i] = core::round_to<scalar_t>(value))
+  POSENC_DISPATCH_DTYPE(dtype, static_cast<scalar_t*>(to)[i] = rounded<scalar_t>(value))
 }
 
 inline bool is_aligned(const void* pointer) {
@@ -93,6 +107,20 @@ inline bool is_aligned(const void* pointer) {
 
 inline bool is_aligned(int64_t elements, int64_t element_size) {
   return elements * element_size % kVectorBytes == 0;
+}
+
+__device__ __forceinline__ uint64_t seed_of(const SeededDropout& d) {
+  return d.seed != nullptr ? static_cast<uint64_t>(*d.seed) : 0;
+}
+
+// Of x, and of what dropout keeps: as doubles, or float pairs.
+template <class Number>
+struct Scales {
+  Number x, kept;
+};
+
+inline Scales<core::FloatPair> to_float_pairs(const Scales<double>& s) {
+  return {core::to_float_pair(s.x), core::to_float_pair(s.kept)};
 }
 
 // core::keeps() for the kWidth elements from linear index `first`, a multiple of kWidth: one counter serves
@@ -113,7 +141,7 @@ __device__ __forceinline__ void clear_dropped(const core::Dropout& dropout, uint
   for (int i = 0; i < kWidth; ++i) {
     const int slot = first_slot + i;
     const uint32_t draw = static_cast<uint32_t>((slot < 4 ? low : high) >> (16 * (slot % 4))) & 0xffffu;
-    if (draw < dropout.threshold) value[i] = 0;
+    if (draw < dropout.threshold) value[i] = Real{};
   }
 }
 
@@ -131,6 +159,14 @@ template <class Sum>
 __device__ __forceinline__ Sum warp_sum(Sum sum) {
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) sum += __shfl_down_sync(0xffffffffu, sum, offset);
+  return sum;
+}
+__device__ __forceinline__ core::FloatPair warp_sum(core::FloatPair sum) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    const float hi = __shfl_down_sync(0xffffffffu, sum.hi, offset);
+    sum = core::add(sum, core::FloatPair{hi, __shfl_down_sync(0xffffffffu, sum.lo, offset)});
+  }
   return sum;
 }
 
