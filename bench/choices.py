@@ -69,6 +69,9 @@ def measure(name: str) -> None:
     if not choice.by_one:
         command += ["--threads", str(torch.get_num_threads())]
     subprocess.run([*command, "--against", choice.chosen, "--against", choice.other], check=True)
+    record = json.loads(path(name).read_text())
+    record["command"] = f"python bench/choices.py {name}"
+    path(name).write_text(json.dumps(record, indent=1) + "\n")
 
 
 def kept(folder: Path = RESULTS) -> dict[str, dict]:

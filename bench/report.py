@@ -80,7 +80,7 @@ def setting(record: dict) -> str:
     threads = " and ".join(map(str, record["threads"]))
     return (
         f"{record['cpu']}, {record['cores']} cores ({caches}), CPU level {record['cpu_level']}; "
-        f"torch {record['torch']}, posenc_ext {record['posenc_ext']}; regime {regimes[record['regime']]}, "
+        f"torch {record['torch']}; regime {regimes[record['regime']]}, "
         f"{threads} threads; {record['date']}; `{record['command']}`"
     )
 
