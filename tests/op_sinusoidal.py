@@ -130,6 +130,9 @@ def table_out_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for view, out in layouts(torch.empty(6, 10, device=device, dtype=dtype)):
         if not view.startswith("expanded"):
             yield Sample(f"out-{view}", {"length": 6, "dim": 10, "start": 2, **SPEC, "out": out})
+    for length in (6, 70):  # row by row, and by angle addition
+        out = torch.empty(length, 35, device=device, dtype=dtype)[:, :32]
+        yield Sample(f"rows-apart-{length}", {"length": length, "dim": 32, "start": 2, **SPEC, "out": out})
 
 
 def table_errors(device: str) -> Iterator[Error]:
@@ -213,6 +216,10 @@ def out_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         kinds = list(outs(reference.sinusoidal(**inputs, dtype=dtype)))
         for name, out in kinds if sample.name == "diffusion" else [kinds[i % len(kinds)]]:
             yield Sample(f"{sample.name}-{name}", {**inputs, "out": out}, gradients=False)
+    for dim in (6, 32):  # channels side by side, rows apart
+        positions, out = values((5,), device, dtype), torch.empty(5, dim + 3, device=device, dtype=dtype)
+        inputs = {"positions": positions, "dim": dim, **SPEC, "out": out[:, :dim]}
+        yield Sample(f"rows-apart-{dim}", inputs, gradients=False)
 
 
 def out_reference(*, out: Tensor, **inputs) -> Tensor:
