@@ -5,7 +5,8 @@ are the ops' specification. Pass what follows a ``*`` in the op's schema by name
 because TorchScript scripts no function with keyword-only defaults. All take tensors of any strides without
 copying them, compute in float64 (sums of gradients in float32, or float64 for float64), round once, and
 give the same bits for every number of threads. dtypes: float64, float32, float16, bfloat16. Errors are
-``RuntimeError`` with the text ``posenc_ext::op: rule, got value``, raised before any work.
+``RuntimeError`` with the text ``posenc_ext::op: rule, got value``, raised before any work. Each also writes
+into ``out``, a tensor of the result's shape or an empty one, as ``torch.ops.posenc_ext.<op>.out``.
 
 ``layout`` says how the sines s and cosines c of the n = dim // 2 frequencies fill a row:
 
