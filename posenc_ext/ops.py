@@ -218,8 +218,8 @@ def add_sinusoidal(
 
     Complexity: O(B L D), one read of x and one write of the result.
 
-    Gradients: of x, to any order, reverse and forward mode; the dropout mask is recomputed from its seed,
-    not stored.
+    Gradients: of x, to any order, reverse and forward mode. The dropout mask is drawn again from its seed;
+    on the CPU a result of 32768 elements and more keeps a bit of each for backward.
 
     >>> add_sinusoidal(torch.zeros(1, 2, 2), start=1)
     tensor([[[ 0.8415,  0.5403],

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from op_add_sinusoidal import out_errors as out_argument_errors
-from op_types import FLOAT64_ERROR, FLOATING, Error, Sample, layouts, values
+from op_types import FLOAT64_ERROR, FLOATING, Error, Sample, drawn, layouts, values
 from torch import Tensor
 
 from posenc_ext import reference
@@ -147,8 +147,9 @@ def with_seed_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for kind, (name, inputs, small) in enumerate(calls(device, dtype)):
         p = (0.1, 0.5, 0.0, 0.9)[kind % 4]
         seed = seeds[kind % len(seeds)]
-        seed = None if seed is None else torch.tensor([seed], device=device)
-        yield Sample(name, {**inputs, "dropout_p": inputs["dropout_p"] or p, "seed": seed}, small)
+        inputs = {**inputs, "dropout_p": inputs["dropout_p"] or p}
+        count = reference.embed_with_seed(**inputs, seed=None).numel() if kind % 4 == 0 else None
+        yield Sample(name, {**inputs, "seed": drawn(seed, device, count, inputs["dropout_p"])}, small)
 
 
 def add_bound(sample: Sample, expected: Tensor) -> Tensor:
@@ -235,9 +236,13 @@ def with_seed_errors(device: str) -> Iterator[Error]:
     place = torch.ones(1, device=device).device
     x = torch.ones(2, 3, 4, device=device)
     inputs = {"x": x, "pos_embed": x[0], "prefix_tokens": [], **EMBED}
-    rule = f"posenc_ext::add_position_embedding: seed must be one int64 on the device of x ({place})"
+    rule = f"seed must be one int64 on the device of x ({place}), or a mask of the result there"
     seed = torch.zeros(2, dtype=torch.int64, device=device)
-    yield Error("seed", {**inputs, "seed": seed}, f"{rule}, got Long [2] on {place}")
+    yield Error(
+        "seed",
+        {**inputs, "seed": seed},
+        f"posenc_ext::add_position_embedding: {rule}, got Long [2] on {place}",
+    )
 
 
 def sum_batch_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:

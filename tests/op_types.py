@@ -128,6 +128,14 @@ def layouts(base: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield f"expanded{axis}", base.narrow(axis, 0, 1).expand(base.shape)
 
 
+def drawn(seed: int | None, device, count: int | None = None, dropout_p: float = 0.0) -> Tensor | None:
+    """The tensor of a seed, or where a count of elements is given and masks are taken the mask it draws."""
+    if seed is None:
+        return None
+    tensor = torch.tensor([seed], device=device)
+    return tensor if count is None or device == "cuda" else reference.dropout_bits(tensor, count, dropout_p)
+
+
 def adjoint(function: Callable[[Tensor], Tensor], shape, grad: Tensor) -> Tensor:
     """The adjoint of a linear function of a tensor of this shape, by PyTorch's autograd in float64."""
     leaf = torch.zeros(tuple(shape), dtype=torch.float64, device=grad.device, requires_grad=True)

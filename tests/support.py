@@ -7,6 +7,7 @@ import torch
 from op_db import OPS
 from op_types import DEVICES, DTYPES, Op, Sample, round_bound
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def cases(
@@ -92,3 +93,15 @@ def check_against_reference(op: Op, sample: Sample, actual: Tensor) -> None:
     error = torch.where(overflow & (actual == expected.sign() * torch.inf), 0.0, error)
     wrong = ~(error <= bound)  # NaN is wrong
     assert not wrong.any(), f"{sample.name}: off by {error[wrong]}, allowed {bound.expand_as(error)[wrong]}"
+
+
+class Calls(TorchDispatchMode):
+    """The names of the ops that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))

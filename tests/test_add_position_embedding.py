@@ -3,8 +3,7 @@
 import pytest
 import torch
 from op_types import DTYPES, values
-from support import same_bits
-from torch.utils._python_dispatch import TorchDispatchMode
+from support import Calls, same_bits
 
 import posenc_ext
 from posenc_ext import reference
@@ -14,18 +13,6 @@ def tensors(batch=3, tokens=5, dim=8, dtype=torch.float32, own=False):
     """x, pos_embed and two prefix tokens that require gradients."""
     shapes = [(batch, tokens, dim), (1, tokens + 3, dim), (1, 1, dim), (batch if own else 1, 2, dim)]
     return [values(shape, "cpu", dtype, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
-
-
-class Calls(TorchDispatchMode):
-    """The names of the ops that run."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(str(func.overloadpacket))
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(("batch", "dim"), [(3, 40), (9, 64)], ids=["odd rows", "rows of lines"])

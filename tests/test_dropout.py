@@ -3,7 +3,8 @@
 import pytest
 import torch
 from op_types import DEVICES, DTYPES, values
-from support import same_bits
+from support import Calls, same_bits
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 import posenc_ext
@@ -98,6 +99,64 @@ def test_gradient_uses_the_mask_of_forward(dtype, device):
     y = dropped(x, 0.5, seed=10, x_scale=3.0)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert torch.equal(gradient, torch.where(y == 0, 0.0, 6.0).to(dtype))
+
+
+FEW = 32768  # elements: below, backward draws the mask again
+
+
+def embedded(x, p):
+    return posenc_ext.add_position_embedding(x, x[0], dropout_p=p, training=True)
+
+
+@pytest.mark.parametrize("op", [dropped, embedded])
+@pytest.mark.parametrize(
+    ("length", "kept"), [(FEW // 8 - 1, (torch.int64, 1)), (FEW // 8, (torch.uint8, FEW // 8))]
+)
+def test_what_backward_keeps(op, length, kept):
+    """The seed of few elements, a bit for each of many; without a gradient no mask is made."""
+    x = torch.randn(1, length, 8)
+    with Calls() as calls:
+        op(x, 0.5)
+        op(x.requires_grad_(), 0.0)
+    assert "posenc_ext._dropout_mask" not in calls.names
+    packed = []
+    with saved_tensors_hooks(lambda tensor: packed.append(tensor) or tensor, lambda tensor: tensor):
+        op(x, 0.5)
+    assert [(tensor.dtype, tensor.numel()) for tensor in packed] == [kept]
+
+
+@pytest.mark.parametrize("op", [dropped, embedded])
+def test_a_kept_mask_is_that_of_the_seed(op):
+    """The values of a call that keeps no mask, and the gradient of the seed's mask, to any order."""
+    x = values((3, 1029, 24), "cpu", torch.float64)
+    torch.manual_seed(13)
+    expected = op(x, 0.3)
+    torch.manual_seed(13)
+    y = op(x.requires_grad_(), 0.3)
+    assert same_bits(y, expected)
+    ones = torch.ones_like(y).requires_grad_()
+    (gradient,) = torch.autograd.grad(y, x, ones, create_graph=True)
+    kept = torch.where(y.detach() == 0, 0.0, torch.tensor(1 / 0.7, dtype=torch.float64))
+    pos = kept.sum(0) if op is embedded else torch.zeros_like(kept[0])
+    torch.testing.assert_close(gradient[0], kept[0] + pos)
+    assert same_bits(gradient[1:], kept[1:])
+    (back,) = torch.autograd.grad(gradient[1:].sum(), ones)
+    assert same_bits(back[1:], kept[1:])
+
+
+def test_a_kept_mask_under_transforms():
+    """torch.func and vmap see the mask as the seed: one for all samples."""
+    x = values((2, 2, 1029, 24), "cpu", torch.float64)
+
+    def loss(x, seed):
+        op = torch.ops.posenc_ext._add_sinusoidal
+        return op(x, None, 0, 2.0, 10000.0, 0.0, "interleaved", "error", True, 0.5, seed).sum()
+
+    seed = torch.tensor([3])
+    kept = reference.dropout_mask(x.shape[1:], 0.5, seed) * torch.tensor(4.0, dtype=torch.float64)
+    assert same_bits(torch.func.grad(loss)(x[0], seed), kept)
+    batched = torch.func.vmap(torch.func.grad(loss), in_dims=(0, None))(x, seed)
+    assert same_bits(batched, kept.expand(2, -1, -1, -1))
 
 
 def test_layouts_of_memory_do_not_change_the_mask():

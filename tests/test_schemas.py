@@ -42,7 +42,7 @@ def test_table_is_sound():
         assert set(op.costly) <= set(names), f"{op.name}: no sample for slow tests"
         assert op.costly, op.name
         assert set(op.differentiable) <= set(arguments), op.name
-        assert set(op.unsupported) <= {"trace", "compile", "export"}, op.name
+        assert set(op.unsupported) <= {"trace", "compile", "export", "cuda"}, op.name
         assert all(len(reason) > 20 for reason in op.unsupported.values()), (
             f"{op.name}: a flag without a reason"
         )
@@ -55,7 +55,7 @@ def has_kernel(op, key: str) -> bool:
     return torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, key)
 
 
-@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+@pytest.mark.parametrize("op", [op for op in OPS if op.supports("cuda")], ids=lambda op: op.name)
 def test_kernel_is_registered_for_cuda(op):
     """On a build with CUDA; without a GPU that is as much as the running library can say."""
     if not _build.WITH_CUDA:

@@ -58,8 +58,9 @@ at::Tensor tangent_or_zeros(const at::Tensor& input) {
 at::Tensor add_position_embedding_autograd(const at::Tensor& x, const at::Tensor& pos_embed,
                                            at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
                                            bool batch_first, double dropout_p,
-                                           const std::optional<at::Tensor>& seed) {
+                                           const std::optional<at::Tensor>& drawn) {
   const int64_t batch_axis = batch_first ? 0 : 1, token_axis = 1 - batch_axis;
+  std::optional<at::Tensor> seed = drawn;
   const auto forward = [&] {
     return ops::call_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale, batch_first,
                                             dropout_p, seed);
@@ -72,7 +73,8 @@ at::Tensor add_position_embedding_autograd(const at::Tensor& x, const at::Tensor
   };
   const auto record = [&](LinearBackward<&cut_gradient>& node) {
     const auto shape = ops::check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale,
-                                                         batch_first, dropout_p, seed);
+                                                         batch_first, dropout_p, drawn);
+    seed = ops::kept_for_backward(drawn, dropout_p, x, shape.sizes());
     std::vector<c10::SymInt> lengths, batches;
     for (const at::Tensor& prefix : prefix_tokens) {
       lengths.push_back(prefix.sym_size(token_axis));

@@ -7,8 +7,14 @@
 namespace posenc_ext::cpu {
 
 inline SeededDropout seeded(double dropout_p, const std::optional<at::Tensor>& seed) {
-  return {core::make_dropout(dropout_p),
-          ops::drops(dropout_p, seed) ? seed->const_data_ptr<int64_t>() : nullptr};
+  SeededDropout result{core::make_dropout(dropout_p), nullptr, {}};
+  if (!ops::drops(dropout_p, seed)) return result;
+  if (seed->scalar_type() == at::kByte) {
+    result.mask = {seed->const_data_ptr<uint8_t>(), seed->numel()};
+  } else {
+    result.seed = seed->const_data_ptr<int64_t>();
+  }
+  return result;
 }
 
 }  // namespace posenc_ext::cpu

@@ -133,7 +133,7 @@ AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tenso
     POSENC_CHECK(offsets->device() == x.device(), op, "start must be on the device of x (", x.device(),
                  "), got ", offsets->device());
   }
-  check_dropout(op, x, dropout_p, seed);
+  check_dropout(op, x, dropout_p, seed, x.sym_sizes());
   return shape;
 }
 

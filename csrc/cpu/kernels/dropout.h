@@ -2,15 +2,40 @@
 #pragma once
 
 #include "core/philox.h"
+#include "cpu/kernels/levels.h"
 
 namespace posenc_ext::cpu {
 
-// The seed is read where it lies; null means no dropout.
+// A mask that was drawn before: bit i % 8 of byte i / 8 is set where element i is kept.
+struct Mask {
+  const uint8_t* data;
+  int64_t bytes;
+};
+
+// The seed, or the mask that it drew, is read where it lies; no dropout where both are null.
 struct SeededDropout {
   core::Dropout dropout;
   const int64_t* seed;
+  Mask mask;
 
-  bool drops() const { return seed != nullptr; }
+  bool drops() const { return seed != nullptr || mask.data != nullptr; }
 };
+
+// The mask of `count` elements; an item is kItem of them.
+struct DropoutMask {
+  static constexpr int64_t kItem = 4096;
+  SeededDropout dropout;
+  int64_t count;
+  uint8_t* out;
+
+  int64_t items() const { return (count + kItem - 1) / kItem; }
+};
+
+#define POSENC_DECLARE(level)                                        \
+  namespace level {                                                  \
+  void dropout_mask(const DropoutMask&, int64_t begin, int64_t end); \
+  }
+POSENC_LEVELS(POSENC_DECLARE)
+#undef POSENC_DECLARE
 
 }  // namespace posenc_ext::cpu

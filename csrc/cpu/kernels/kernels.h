@@ -3,6 +3,7 @@
 
 #include "cpu/kernels/add_sinusoidal.h"
 #include "cpu/kernels/alibi_bias.h"
+#include "cpu/kernels/dropout.h"
 #include "cpu/kernels/gather_bias.h"
 #include "cpu/kernels/position_embedding.h"
 #include "cpu/kernels/relative_bias.h"
