@@ -1,6 +1,8 @@
 // Launches of the sinusoid kernels: which variant, how the work is cut.
 #include "cuda/kernels/sinusoidal.cuh"
 
+#include "cuda/kernels/add_sinusoidal.cuh"
+
 namespace posenc_ext::cuda {
 namespace {
 
