@@ -29,14 +29,15 @@ struct Words {
   Lanes c0, c1, c2, c3;
 };
 
-// Vectors of counters that take turns, so that no product waits for the one before: as registers go.
-constexpr int64_t kInTurn = POSENC_VECTOR_BYTES == 64 ? 4 : 2;
+// Vectors of counters that take turns, so that no product waits for the one before.
+constexpr int64_t kInTurn = 4;
 
 // core::philox_4x32_10 of kLanes counters in each of `count` vectors. Words stand in the low halves of lanes;
 // the high halves hold what no product looks at.
 template <size_t count>
 inline void philox(uint64_t key, Words (&w)[count]) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+#pragma GCC unroll 10  // kPhiloxRounds: in a loop, four vectors of counters do not stay in registers
   for (int round = 0; round < kPhiloxRounds; ++round) {
     for (size_t r = 0; r < count; ++r) {
       const Lanes p0 = multiply_words(w[r].c0, Lanes{} + uint64_t{kPhiloxM0});
