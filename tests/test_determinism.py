@@ -107,6 +107,16 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         y = posenc_ext.window_bias(table, window, **options)
         results[name] = y
         (results[f"{name} backward"],) = torch.autograd.grad(y, table, fixed(y.shape, dtype, seed=2))
+    table = leaf((172, 5), dtype)
+    y = posenc_ext.window_bias(table, [7, 7], prefix_tokens=1)
+    apart = {
+        "rows": fixed((5, 50, 53), dtype, seed=2)[..., 1:51],
+        "keys": fixed((5, 50, 100), dtype, seed=3)[..., ::2],
+    }
+    for name, grad in apart.items():
+        (results[f"bias small backward, {name} apart"],) = torch.autograd.grad(
+            y, table, grad, retain_graph=True
+        )
     table = leaf((32, 5), dtype)
     index = torch.randint(0, 32, (3, 301, 299), generator=torch.Generator().manual_seed(4))
     slopes = leaf((5,), dtype)

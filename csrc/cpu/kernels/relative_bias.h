@@ -63,13 +63,19 @@ struct BiasBackward {
   void* out;      // contiguous [rows, heads]; written where there is one block
 
   template <class Scheme>
-  static int64_t scratch_bytes(const Scheme& s, int64_t sum_size) {
+  int64_t scratch_bytes(const Scheme& s, int64_t sum_size) const {
     return (s.rows() + max_places(s)) * sum_size;
   }
-  // Small windows: sums of one head and a little more, and rounded ones of some heads. Expanded ones: a line
-  // of cells.
-  static int64_t scratch_bytes(const core::WindowScheme& s, int64_t sum_size) {
-    const int64_t small = kHeadsAtOnce * s.rows() + 2 * kSmallWidth;
+  // Of a head's gradient, where small windows may turn all of it to floats first.
+  int64_t widened_elements(const core::WindowScheme& s) const {
+    constexpr int64_t kMost = 65 * 65;  // with the rest, this fits memory that needs no allocation
+    const bool half = dtype == core::DType::float16 || dtype == core::DType::bfloat16;
+    return half && s.queries() * s.keys() <= kMost ? s.queries() * s.keys() : 0;
+  }
+  // Small windows: sums of one head and a little more, rounded ones of some heads, and one that is widened.
+  // Expanded ones: a line of cells.
+  int64_t scratch_bytes(const core::WindowScheme& s, int64_t sum_size) const {
+    const int64_t small = kHeadsAtOnce * s.rows() + 2 * kSmallWidth + widened_elements(s);
     const int64_t large = s.is_expanded() ? s.window[2] * s.keys() : max_places(s);
     return (s.rows() + core::max_of(small, large)) * sum_size;
   }
