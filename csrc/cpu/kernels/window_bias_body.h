@@ -112,10 +112,11 @@ void window_forward(const WindowScheme& s, const BiasForward& a, void* scratch, 
   if (stream) finish_streams();
 }
 
+constexpr int kUsual = 7;  // Swin's windows
+
 template <int kMove, class T>
 void window_forward_moves(const WindowScheme& s, const BiasForward& a, void* scratch, int64_t begin,
                           int64_t end) {
-  constexpr int kUsual = 7;  // Swin's windows
   if (s.window[0] == kUsual && s.window[1] == 1 && s.window[2] == kUsual) {
     return window_forward<kMove, true, kUsual, T>(s, a, scratch, begin, end);
   }
