@@ -210,6 +210,38 @@ def test_half_types_round_as_in_float64_near_ties(dtype, p):
         assert same_as_strided(x, x_scale=x_scale, dropout_p=p, training=True), x_scale
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_float32_sums_a_unit_from_a_tie_are_in_doubt(dtype):
+    """The margin of core/near_sum.h: sums that float32 puts a unit in the last place beyond a tie."""
+    dim, length, count, p = 64, 120, 2**20, 0.9
+    rng = np.random.default_rng(0)
+    table = posenc_ext.sinusoidal_table(length, dim, dtype=torch.float64).numpy() * (1 / (1 - p))
+    position = rng.integers(1, length, count)
+    encoding = table[position, rng.integers(0, dim, count)]
+    eps = torch.finfo(dtype).eps
+    x = (1 + eps * rng.integers(0, round(1 / eps), count)) * 2.0 ** rng.integers(-3, 4, count)
+    power = 2.0 ** rng.integers(-13, 0, count)
+    unit, tie = power * 2.0**-24, power * (1 - eps / 4) * rng.choice([-1, 1], count)
+    scale = (tie + unit * rng.uniform(-2e-6, 2e-6, count) - encoding) / x
+
+    def fused(s, e):  # x, s and e are floats: the products are exact in float64
+        return (x.astype(np.longdouble) * s + e).astype(np.float32)
+
+    def parts(value):
+        high = value.astype(np.float32)
+        return high, (value - high).astype(np.float32)
+
+    (s_hi, s_lo), (e_hi, e_lo) = parts(scale), parts(encoding)
+    beyond = (fused(s_hi, e_hi) + fused(s_lo, e_lo) - tie) / unit
+    exact_beyond = (x.astype(np.longdouble) * scale + encoding - tie) / unit
+    hard = np.flatnonzero((np.abs(beyond) == 1) & (np.sign(beyond) != np.sign(exact_beyond)))
+    assert len(hard) >= 20
+    for i in hard[:200]:
+        rows = torch.full((64, 1, dim), x[i]).to(dtype)  # so many that dropout keeps some
+        options = {"start": int(position[i]), "x_scale": scale[i] * (1 - p), "dropout_p": p}
+        assert same_as_strided(rows, training=True, **options), (x[i], options)
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("p", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float64, *HALVES_AND_FLOAT32], ids=str)

@@ -2,11 +2,12 @@
 //
 // With s and e as a high and a low float each (what is left is below 2^-48 of them), the float sum is
 //   t = fma(x, s_hi, e_hi) + fma(x, s_lo, e_lo).
-// Its errors: 2^-24 of the first fma, which is |t| + 2^-24 M where M = |x s| + |e|; 2^-24 of t; and of the
-// parts left out and of the second fma 2 * 2^-48 M. Together at most 2^-23 |t| + 3.1 * 2^-48 M. Let |e| <= 16
-// and |t| >= 2^-14: then M <= |t| + 32, the second term is below a tenth of the first, and the error
-// below 2.2 units in the last place of t, which are at least 2^-24 |t|. What float64 rounds off is far less.
-// So unless t is within 3 such units of the middle between two values of the half type, both round alike.
+// Its errors, with M = |x s| + |e| and units in the last place of t, which are at least 2^-24 |t|: half a unit
+// of the first fma's result, which may be in the binade above that of t, so one unit; half a unit of the last
+// sum; and of the parts left out and of the second fma at most 3.1 * 2^-48 M. Let |e| <= 16 and |t| round to
+// 2^-14 or more: then M <= |t| + 33, so the second fma is below 2^-4 |t|, as the first result's place asks, and
+// the last error is below a tenth of a unit. What float64 rounds off is far less. Together below 1.7 units: so
+// unless t is within 1 unit of the middle between two values of the half type, both round alike.
 #pragma once
 
 #include "core/scalar.h"
@@ -18,21 +19,28 @@ struct NearSum;
 
 template <>
 struct NearSum<BFloat16> {
-  static constexpr int kCut = 16;  // bits that rounding takes from a float
+  static constexpr int kCut = 16;                                    // bits that rounding takes from a float
+  static constexpr uint16_t kSmallest = 0x3880, kInfinity = 0x7f80;  // bits of 2^-14 and of infinity
 };
 
 template <>
 struct NearSum<Half> {
   static constexpr int kCut = 13;
+  static constexpr uint16_t kSmallest = 0x0400, kInfinity = 0x7c00;
 };
 
-// In doubt is a t whose bits + kToMiddle have none of kAroundMiddle set: it is near a middle, from 4 units
-// below to 3 above. And one outside [kSmallest, infinity): too small, or no number.
+// In doubt is a t whose bits + kToMiddle have none of kAroundMiddle set: it is near a middle, from 2 units
+// below to 1 above. And one that rounds to what is outside [2^-14, infinity): too small, or no number.
 template <class T>
-constexpr uint32_t kToMiddle = (1u << (NearSum<T>::kCut - 1)) + 4;
+constexpr uint32_t kToMiddle = (1u << (NearSum<T>::kCut - 1)) + 2;
 template <class T>
-constexpr uint32_t kAroundMiddle = (1u << NearSum<T>::kCut) - 8;
-constexpr uint32_t kSmallest = 0x38800000, kInfinity = 0x7f800000;  // bits of 2^-14, half's smallest normal
+constexpr uint32_t kAroundMiddle = (1u << NearSum<T>::kCut) - 4;
+
+// Outside are 16 bits b with 2 b - kTwiceSmallest >= kTwiceRange, modulo 2^16: twice the bits lose the sign.
+template <class T>
+constexpr uint16_t kTwiceSmallest = 2 * NearSum<T>::kSmallest;
+template <class T>
+constexpr uint16_t kTwiceRange = 2 * (NearSum<T>::kInfinity - NearSum<T>::kSmallest);
 
 // What the bound asks of x_scale, so that its low part has all its bits, and of the factor of encodings,
 // which are at most one.

@@ -38,7 +38,10 @@ inline void add_encodings(const AddSinusoidal& a, int64_t b, int64_t samples, in
   const int64_t dim = a.frequencies.spec.dim;
   const int64_t ahead = a.length_first() && apart == 0 ? fetch_ahead<T>(8192, a.x_batch_stride, dim)
                                                        : fetch_ahead<T>(2048, a.x_length_stride, dim);
-  const RowGroup group{apart * a.x_batch_stride, apart * a.out_batch_stride, ahead, a.past_caches};
+  // Through the caches, in its order, memory is fetched ahead by the machine itself.
+  const bool fetches = a.past_caches || apart != 0;
+  const RowGroup group{apart * a.x_batch_stride, apart * a.out_batch_stride, fetches ? ahead : 0,
+                       a.past_caches};
   for (int64_t l = first; l < first + count; ++l, encoding += dim) {
     if (lines) {
       const int64_t to = b * a.out_batch_stride + l * a.out_length_stride;

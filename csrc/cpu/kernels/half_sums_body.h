@@ -1,54 +1,69 @@
 // Sums of half types in floats, as many as a register holds; compiled for the levels that have such
 // registers, by sums_body.h.
 
+// A line's elements, widened. Of BFloat16 those at even places of a register come first, then those at odd
+// ones: so they are widened by a shift and a mask, and put together again by a blend.
+constexpr int64_t kWide = POSENC_VECTOR_BYTES / 4;
+constexpr int64_t kHalfWides = kLine / 2 / kWide;
+
 #if POSENC_VECTOR_BYTES == 64
 
 struct Wide {
   __m512 v;
 };
-constexpr int64_t kWide = 16;
 
 inline Wide wide_of(const Doubles* x) {
   const __m256 low = to_floats(x[0]).v, high = to_floats(x[1]).v;
   return {_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1)};
 }
-inline Wide load_wide(const BFloat16* x) {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+inline void load_line(const BFloat16* x, Wide (&w)[kHalfWides]) {
+  const __m512i both = _mm512_loadu_si512(x);
+  w[0].v = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+  w[1].v = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
-inline Wide load_wide(const Half* x) {
-  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)))};
+inline void load_line(const Half* x, Wide (&w)[kHalfWides]) {
+  for (int64_t i = 0; i < kHalfWides; ++i) {
+    w[i].v = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i * kWide)));
+  }
+}
+inline void order_as(BFloat16, Wide (&w)[kHalfWides]) {
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512 first = w[0].v;
+  w[0].v = _mm512_permutex2var_ps(first, even, w[1].v);
+  w[1].v = _mm512_permutex2var_ps(first, _mm512_or_si512(even, _mm512_set1_epi32(1)), w[1].v);
 }
 inline Wide near_sum(Wide x, Wide s_hi, Wide s_lo, Wide e_hi, Wide e_lo) {
   return {_mm512_add_ps(_mm512_fmadd_ps(x.v, s_hi.v, e_hi.v), _mm512_fmadd_ps(x.v, s_lo.v, e_lo.v))};
 }
 
 template <class T>
-inline bool in_doubt(const Wide (&sums)[2]) {
-  __mmask16 doubt = 0;
-  __m512i most = _mm512_setzero_si512();
-  for (const Wide& x : sums) {
-    const __m512i bits = _mm512_castps_si512(x.v);
-    const __m512i shifted = _mm512_add_epi32(bits, _mm512_set1_epi32(kToMiddle<T>));
-    doubt |= _mm512_testn_epi32_mask(shifted, _mm512_set1_epi32(kAroundMiddle<T>));
-    // Twice the bits lose the sign.
-    most = _mm512_max_epu32(most, _mm512_sub_epi32(_mm512_add_epi32(bits, bits),
-                                                   _mm512_set1_epi32(static_cast<int>(2 * kSmallest))));
-  }
-  doubt |= _mm512_cmpge_epu32_mask(most, _mm512_set1_epi32(static_cast<int>(2 * (kInfinity - kSmallest))));
-  return doubt != 0;
+inline __m512i to_middle(Wide x) {
+  return _mm512_add_epi32(_mm512_castps_si512(x.v), _mm512_set1_epi32(kToMiddle<T>));
+}
+inline __mmask32 round_near(const Wide (&sums)[kHalfWides], Line<BFloat16>& line) {
+  const __m512i even = to_middle<BFloat16>(sums[0]), odd = to_middle<BFloat16>(sums[1]);
+  constexpr __mmask32 kOdd = 0xaaaaaaaa;
+  line.all = _mm512_mask_blend_epi16(kOdd, _mm512_srli_epi32(even, 16), odd);
+  const __m512i cut = _mm512_mask_blend_epi16(kOdd, even, _mm512_slli_epi32(odd, 16));
+  return _mm512_testn_epi16_mask(cut, _mm512_set1_epi16(static_cast<int16_t>(kAroundMiddle<BFloat16>)));
+}
+inline __mmask32 round_near(const Wide (&sums)[kHalfWides], Line<Half>& line) {
+  const __m256i low = _mm512_cvtps_ph(sums[0].v, _MM_FROUND_TO_NEAREST_INT);
+  const __m256i high = _mm512_cvtps_ph(sums[1].v, _MM_FROUND_TO_NEAREST_INT);
+  line.all = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  const __m512i around = _mm512_set1_epi32(kAroundMiddle<Half>);
+  return _mm512_testn_epi32_mask(to_middle<Half>(sums[0]), around) |
+         _mm512_testn_epi32_mask(to_middle<Half>(sums[1]), around);
 }
 
-inline __m256i round_clear(Wide x, BFloat16) {
-  const __m512i up = _mm512_add_epi32(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x8000));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
-}
-inline __m256i round_clear(Wide x, Half) { return _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT); }
-
+// The sums rounded, and whether core/near_sum.h leaves a doubt about one.
 template <class T>
-inline Line<T> round_clear(const Wide (&sums)[2]) {
-  return {
-      _mm512_inserti64x4(_mm512_castsi256_si512(round_clear(sums[0], T{})), round_clear(sums[1], T{}), 1)};
+inline bool rounds_in_doubt(const Wide (&sums)[kHalfWides], Line<T>& line) {
+  const __mmask32 near_middle = round_near(sums, line);
+  const __m512i range = _mm512_sub_epi16(_mm512_add_epi16(line.all, line.all),
+                                         _mm512_set1_epi16(static_cast<int16_t>(kTwiceSmallest<T>)));
+  return (near_middle |
+          _mm512_cmpge_epu16_mask(range, _mm512_set1_epi16(static_cast<int16_t>(kTwiceRange<T>)))) != 0;
 }
 
 #else
@@ -56,111 +71,141 @@ inline Line<T> round_clear(const Wide (&sums)[2]) {
 struct Wide {
   __m256 v;
 };
-constexpr int64_t kWide = 8;
 
 inline Wide wide_of(const Doubles* x) { return {to_floats(*x).v}; }
-template <class T>
-inline Wide load_wide(const T* x) {
-  return {widen(Octet<T>::load(x)).v};
+inline void load_line(const BFloat16* x, Wide (&w)[kHalfWides]) {
+  for (int64_t i = 0; i < kHalfWides; i += 2) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i * kWide));
+    w[i].v = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+    w[i + 1].v =
+        _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
+}
+inline void load_line(const Half* x, Wide (&w)[kHalfWides]) {
+  for (int64_t i = 0; i < kHalfWides; ++i) w[i].v = widen(Octet<Half>::load(x + i * kWide)).v;
+}
+inline __m256 in_order(__m256 x) {
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(x), 0xd8));
+}
+inline void order_as(BFloat16, Wide (&w)[kHalfWides]) {
+  for (int64_t i = 0; i < kHalfWides; i += 2) {
+    const __m256 first = w[i].v;
+    w[i].v = in_order(_mm256_shuffle_ps(first, w[i + 1].v, 0x88));
+    w[i + 1].v = in_order(_mm256_shuffle_ps(first, w[i + 1].v, 0xdd));
+  }
 }
 inline Wide near_sum(Wide x, Wide s_hi, Wide s_lo, Wide e_hi, Wide e_lo) {
   return {_mm256_add_ps(_mm256_fmadd_ps(x.v, s_hi.v, e_hi.v), _mm256_fmadd_ps(x.v, s_lo.v, e_lo.v))};
 }
 
 template <class T>
-inline bool in_doubt(const Wide (&sums)[4]) {
-  __m256i near_middle = _mm256_setzero_si256(), most = _mm256_set1_epi32(INT32_MIN);
-  for (const Wide& x : sums) {
-    const __m256i bits = _mm256_castps_si256(x.v);
-    const __m256i shifted = _mm256_add_epi32(bits, _mm256_set1_epi32(kToMiddle<T>));
-    const __m256i around = _mm256_and_si256(shifted, _mm256_set1_epi32(kAroundMiddle<T>));
-    near_middle = _mm256_or_si256(near_middle, _mm256_cmpeq_epi32(around, _mm256_setzero_si256()));
-    // Twice the bits lose the sign; the range begins at the least int, as signed numbers are compared.
-    const __m256i range = _mm256_add_epi32(_mm256_add_epi32(bits, bits),
-                                           _mm256_set1_epi32(static_cast<int>(0x80000000u - 2 * kSmallest)));
-    most = _mm256_max_epi32(most, range);
+inline __m256i to_middle(Wide x) {
+  return _mm256_add_epi32(_mm256_castps_si256(x.v), _mm256_set1_epi32(kToMiddle<T>));
+}
+// Half of a line from two registers of sums, and where those are near a middle.
+inline __m256i round_near(Wide first, Wide second, __m256i& line, BFloat16) {
+  const __m256i even = to_middle<BFloat16>(first), odd = to_middle<BFloat16>(second);
+  line = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa);
+  const __m256i cut = _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xaa);
+  const __m256i around = _mm256_set1_epi16(static_cast<int16_t>(kAroundMiddle<BFloat16>));
+  return _mm256_cmpeq_epi16(_mm256_and_si256(cut, around), _mm256_setzero_si256());
+}
+inline __m256i round_near(Wide first, Wide second, __m256i& line, Half) {
+  line = _mm256_set_m128i(_mm256_cvtps_ph(second.v, _MM_FROUND_TO_NEAREST_INT),
+                          _mm256_cvtps_ph(first.v, _MM_FROUND_TO_NEAREST_INT));
+  const __m256i around = _mm256_set1_epi32(kAroundMiddle<Half>);
+  const __m256i low = _mm256_and_si256(to_middle<Half>(first), around);
+  const __m256i high = _mm256_and_si256(to_middle<Half>(second), around);
+  return _mm256_cmpeq_epi32(_mm256_min_epu32(low, high), _mm256_setzero_si256());
+}
+
+// The sums rounded, and whether core/near_sum.h leaves a doubt about one.
+template <class T>
+inline bool rounds_in_doubt(const Wide (&sums)[kHalfWides], Line<T>& line) {
+  __m256i doubt = _mm256_setzero_si256();
+  // The range begins at the least number, as signed ones are compared.
+  const __m256i least = _mm256_set1_epi16(static_cast<int16_t>(0x8000 - kTwiceSmallest<T>));
+  const __m256i last = _mm256_set1_epi16(static_cast<int16_t>(0x8000 + kTwiceRange<T> - 1));
+  for (int i = 0; i < 2; ++i) {
+    doubt = _mm256_or_si256(doubt, round_near(sums[2 * i], sums[2 * i + 1], line.half[i], T{}));
+    const __m256i range = _mm256_add_epi16(_mm256_add_epi16(line.half[i], line.half[i]), least);
+    doubt = _mm256_or_si256(doubt, _mm256_cmpgt_epi16(range, last));
   }
-  const __m256i last = _mm256_set1_epi32(static_cast<int>(2 * (kInfinity - kSmallest) - 1 + 0x80000000u));
-  const __m256i doubt = _mm256_or_si256(near_middle, _mm256_cmpgt_epi32(most, last));
   return _mm256_testz_si256(doubt, doubt) == 0;
 }
 
-inline __m256i rounded_up(Wide x) {
-  return _mm256_srli_epi32(_mm256_add_epi32(_mm256_castps_si256(x.v), _mm256_set1_epi32(0x8000)), 16);
-}
-inline __m256i round_clear(Wide a, Wide b, BFloat16) {
-  return _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded_up(a), rounded_up(b)), 0xd8);
-}
-inline __m256i round_clear(Wide a, Wide b, Half) {
-  return _mm256_set_m128i(_mm256_cvtps_ph(b.v, _MM_FROUND_TO_NEAREST_INT),
-                          _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
-}
+#endif
 
-template <class T>
-inline Line<T> round_clear(const Wide (&sums)[4]) {
-  return {{round_clear(sums[0], sums[1], T{}), round_clear(sums[2], sums[3], T{})}};
-}
+inline void order_as(Half, Wide (&)[kHalfWides]) {}
 
+// What doubt leads to. Apart from the loop it leaves AVX-512's registers to that; AVX2 has too few to gain.
+#if POSENC_VECTOR_BYTES == 64
+#define POSENC_RARE POSENC_ALONE
+#else
+#define POSENC_RARE inline
 #endif
 
 // x * x_scale + encoding: in floats, unless core/near_sum.h leaves a doubt.
 template <class T>
 struct NearScaledSum {
   using Addend = double;
-  static constexpr int64_t kWides = kLineElements<T> / kWide;
   static constexpr int64_t kDoubles = kWide / kOctet;
 
-  // Doubles as sums of two floats.
-  struct Parts {
-    Wide high, low;
-
-    static Parts of(const Doubles (&x)[kDoubles]) {
-      Doubles rest[kDoubles];
-      for (int64_t i = 0; i < kDoubles; ++i) rest[i] = x[i] - to_double(to_floats(x[i]));
-      return {wide_of(x), wide_of(rest)};
-    }
-  };
-
   ScaledSum<T, double> exact;
-  Parts x_scale;
+  Wide scale_high, scale_low;
   Doubles factor;
   bool near;
+
+  // Doubles as sums of two floats.
+  static void split(const Doubles (&x)[kDoubles], Wide& high, Wide& low) {
+    Doubles rest[kDoubles];
+    for (int64_t i = 0; i < kDoubles; ++i) rest[i] = x[i] - to_double(to_floats(x[i]));
+    high = wide_of(x), low = wide_of(rest);
+  }
 
   NearScaledSum(double scale, const SeededDropout& d) : exact(scale, d) {
     const double kept_scale = d.drops() ? d.dropout.scale : 1.0;
     Doubles all[kDoubles];
     for (Doubles& x : all) x = all_of(scale * kept_scale);
-    x_scale = Parts::of(all);
+    split(all, scale_high, scale_low);
     factor = all_of(kept_scale);
     near = is_near(scale * kept_scale, kept_scale);
   }
 
   struct Shared {
-    Parts addend[kWides];
+    Wide high[kHalfWides], low[kHalfWides];
   };
 
   Shared shared(const double* addend) const {
     Shared s;
-    for (int64_t i = 0; i < kWides; ++i) {
+    for (int64_t i = 0; i < kHalfWides; ++i) {
       Doubles x[kDoubles];
       for (Doubles& octet : x) {
         octet = Octet<double>::load(addend).all * factor;
         addend += kOctet;
       }
-      s.addend[i] = Parts::of(x);
+      split(x, s.high[i], s.low[i]);
     }
+    order_as(T{}, s.high);
+    order_as(T{}, s.low);
     return s;
   }
 
   template <bool kDrops>
   Line<T> line(const T* x, const double* addend, const Shared& s) const {
-    Wide sums[kWides];
-    for (int64_t i = 0; i < kWides; ++i) {
-      sums[i] =
-          near_sum(load_wide(x + i * kWide), x_scale.high, x_scale.low, s.addend[i].high, s.addend[i].low);
+    Wide sums[kHalfWides];
+    load_line(x, sums);
+    for (int64_t i = 0; i < kHalfWides; ++i) {
+      sums[i] = near_sum(sums[i], scale_high, scale_low, s.high[i], s.low[i]);
     }
-    if (near && !in_doubt<T>(sums)) [[likely]]
-      return round_clear<T>(sums);
+    Line<T> line;
+    if (near && !rounds_in_doubt(sums, line)) [[likely]]
+      return line;
+    return exact_line<kDrops>(exact, x, addend);
+  }
+
+  template <bool kDrops>
+  POSENC_RARE static Line<T> exact_line(const ScaledSum<T, double>& exact, const T* x, const double* addend) {
     return exact.template line<kDrops>(x, addend, exact.shared(addend));
   }
 };
@@ -177,36 +222,73 @@ struct EncodingSum<BFloat16> {
 #if POSENC_VECTOR_BYTES == 64
 
 // What Octet<T>::round does.
-inline __m256i round_wide(__m512 x, BFloat16) {
-  const __m512i bits = _mm512_castps_si512(x);
+inline __m512i round_wide(Wide x) {
+  const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, half), 16);
-  const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7fc0)));
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  return _mm512_mask_mov_epi32(_mm512_add_epi32(bits, half), is_nan, _mm512_set1_epi32(0x7fc00000));
 }
-inline __m256i round_wide(__m512 x, Half) {
-  const __m512i bits = _mm512_castps_si512(x);
+inline Line<BFloat16> round_line(const Wide (&w)[kHalfWides], BFloat16) {
+  return {_mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(round_wide(w[0]), 16), round_wide(w[1]))};
+}
+inline __m256i round_halves(Wide x) {
+  const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i sign = _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0x80000000u)));
-  const __m512i clean =
-      _mm512_mask_or_epi32(bits, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), sign, _mm512_set1_epi32(0x7fc00000));
+  const __m512i clean = _mm512_mask_or_epi32(bits, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), sign,
+                                             _mm512_set1_epi32(0x7fc00000));
   return _mm512_cvtps_ph(_mm512_castsi512_ps(clean), _MM_FROUND_TO_NEAREST_INT);
 }
+inline Line<Half> round_line(const Wide (&w)[kHalfWides], Half) {
+  return {_mm512_inserti64x4(_mm512_castsi256_si512(round_halves(w[0])), round_halves(w[1]), 1)};
+}
+inline Wide operator+(Wide a, Wide b) { return {_mm512_add_ps(a.v, b.v)}; }
+
+#else
+
+inline __m256i round_wide(Wide x) {
+  const __m256i bits = _mm256_castps_si256(x.v);
+  const __m256i last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i half = _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff));
+  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(_mm256_add_epi32(bits, half), _mm256_set1_epi32(0x7fc00000), is_nan);
+}
+inline Line<BFloat16> round_line(const Wide (&w)[kHalfWides], BFloat16) {
+  Line<BFloat16> line;
+  for (int i = 0; i < 2; ++i) {
+    const __m256i even = _mm256_srli_epi32(round_wide(w[2 * i]), 16);
+    line.half[i] = _mm256_blend_epi16(even, round_wide(w[2 * i + 1]), 0xaa);
+  }
+  return line;
+}
+inline Line<Half> round_line(const Wide (&w)[kHalfWides], Half) {
+  Octet<Half> octets[kLineOctets<Half>];
+  for (int64_t i = 0; i < kHalfWides; ++i) octets[i] = Octet<Half>::round(Floats{w[i].v});
+  return Line<Half>::of(octets);
+}
+inline Wide operator+(Wide a, Wide b) { return {_mm256_add_ps(a.v, b.v)}; }
+
+#endif
 
 template <class T>
 struct WidePlainSum {
   using Addend = T;
 
   struct Shared {
-    Wide addend[2];
+    Wide addend[kHalfWides];
   };
-  Shared shared(const T* addend) const { return {{load_wide(addend), load_wide(addend + kWide)}}; }
+  Shared shared(const T* addend) const {
+    Shared s;
+    load_line(addend, s.addend);
+    return s;
+  }
 
   template <bool kDrops>
   Line<T> line(const T* x, const T*, const Shared& s) const {
-    const __m256i low = round_wide(_mm512_add_ps(load_wide(x).v, s.addend[0].v), T{});
-    const __m256i high = round_wide(_mm512_add_ps(load_wide(x + kWide).v, s.addend[1].v), T{});
-    return {_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)};
+    Wide sums[kHalfWides];
+    load_line(x, sums);
+    for (int64_t i = 0; i < kHalfWides; ++i) sums[i] = sums[i] + s.addend[i];
+    return round_line(sums, T{});
   }
 };
 
@@ -214,5 +296,3 @@ template <>
 struct PlainSum<Half> : WidePlainSum<Half> {};
 template <>
 struct PlainSum<BFloat16> : WidePlainSum<BFloat16> {};
-
-#endif

@@ -5,9 +5,6 @@ namespace {
 
 using namespace posenc_ext::core;
 
-// Not inlined: these loops are short, and alone they keep what they need in registers.
-#define POSENC_ALONE __attribute__((noinline))
-
 template <class T, class Sum>
 inline void add_row(const T* __restrict grad, int64_t stride, int64_t count, Sum* __restrict sum) {
   if (stride == 1) {

@@ -6,7 +6,9 @@ namespace {
 using namespace posenc_ext::core;
 
 // A hot loop: all that it calls is inlined, also where the compiler would find that too much.
-#define POSENC_FLATTEN __attribute__((flatten)) inline
+#define POSENC_FLATTEN __attribute__((flatten))
+// Not inlined: these loops are short, and alone they keep what they need in registers.
+#define POSENC_ALONE __attribute__((noinline))
 
 constexpr int64_t kLine = 64;  // bytes; whole lines alone go past the caches
 

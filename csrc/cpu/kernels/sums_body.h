@@ -118,13 +118,18 @@ inline int64_t fetch_ahead(int64_t bytes, int64_t step, int64_t count) {
 
 // y[r, c] = dropout(sum(x[r, c], addend[c])) for all c < count; `first` is the linear index of y[0].
 template <int kRows, bool kDrops, class T, class Sum>
-POSENC_FLATTEN void write_group(const SeededDropout& d, const RowGroup& g, const T* x, T* y, int64_t first,
-                                int64_t count, const Sum& sum, const typename Sum::Addend* addend) {
-  constexpr int64_t kWords = kGroup / kRows, kStep = kDrops ? kWord * kWords : kLineElements<T>;
-  for (int64_t step = 0; step < count; step += kStep) {
+POSENC_ALONE POSENC_FLATTEN void write_group(const SeededDropout& d, const RowGroup& rows, const T* x, T* y,
+                                             int64_t first, int64_t count, const Sum& by,
+                                             const typename Sum::Addend* addend) {
+  // Copies stay in registers: what is written may not change them.
+  const RowGroup g = rows;
+  const Sum sum = by;
+  constexpr int64_t kWords = kGroup / kRows;
+  const int64_t most = kDrops ? kWord * kWords : count;
+  for (int64_t step = 0; step < count; step += most) {
     uint64_t words[kRows][kWords];
     if constexpr (kDrops) draw_words(d, first + step, g.y_apart, words);
-    for (int64_t c = step; c < min_of(count, step + kStep); c += kLineElements<T>) {
+    for (int64_t c = step; c < min_of(count, step + most); c += kLineElements<T>) {
       const auto shared = sum.shared(addend + c);
       for (int r = 0; r < kRows; ++r) {
         const T* from = x + r * g.x_apart + c;
