@@ -11,6 +11,9 @@ namespace posenc_ext::cpu {
 // cover to stay in the caches.
 constexpr int64_t kStretchSlices = 512;
 
+// Strips that the adjoint sums up together, where each is one stretch.
+constexpr int64_t kStripsAtOnce = 8;
+
 // Heads whose tables are turned around together: a line of a table is read, or written, once for as many.
 constexpr int64_t kHeadsAtOnce = 4;
 
@@ -64,7 +67,11 @@ struct BiasBackward {
 
   template <class Scheme>
   int64_t scratch_bytes(const Scheme& s, int64_t sum_size) const {
-    return (s.rows() + max_places(s)) * sum_size;
+    return (s.rows() + strip_places(s)) * sum_size;
+  }
+  template <class Scheme>
+  static int64_t strip_places(const Scheme& s) {
+    return max_places(s) * (s.slices() <= kStretchSlices ? core::min_of(kStripsAtOnce, s.strips()) : 1);
   }
   // Of a head's gradient, where small windows may turn all of it to floats first.
   int64_t widened_elements(const core::WindowScheme& s) const {
@@ -76,7 +83,7 @@ struct BiasBackward {
   // Expanded ones: a line of cells.
   int64_t scratch_bytes(const core::WindowScheme& s, int64_t sum_size) const {
     const int64_t small = kHeadsAtOnce * s.rows() + 2 * kSmallWidth + widened_elements(s);
-    const int64_t large = s.is_expanded() ? s.window[2] * s.keys() : max_places(s);
+    const int64_t large = s.is_expanded() ? s.window[2] * s.keys() : strip_places(s);
     return (s.rows() + core::max_of(small, large)) * sum_size;
   }
 };

@@ -94,47 +94,73 @@ inline void add_run(const Sum* __restrict values, int64_t count, int64_t step, S
 
 constexpr int kRowsPerPass = 4;
 
+// Slices [first, last) of `strips` strips side by side. Passes take turns among the strips, whose rows follow
+// one another in memory; what the next pass reads is fetched meanwhile.
+template <class T, class Scheme>
+inline void sum_strips(const Scheme& scheme, const BiasBackward& a, const T* grad, int64_t strip,
+                       int64_t strips, int64_t first, int64_t last, accumulator_t<T>* strip_sums,
+                       accumulator_t<T>* sums) {
+  using Sum = accumulator_t<T>;
+  const int64_t rows = scheme.rows(), prefix = scheme.prefix(), count = scheme.keys() - prefix;
+  const int64_t shift = scheme.shift(), stride = a.key_stride;
+  const int64_t step = scheme.query_step() * a.query_stride;  // from slice to slice
+  const int64_t places = (last - first - 1) * shift + count;
+  for (int64_t i = 0; i < strips * places; ++i) strip_sums[i] = Sum(0);
+  const auto row_of = [&](int64_t n, int64_t slice) {
+    return grad + scheme.query_of(strip + n, slice) * a.query_stride + prefix * stride;
+  };
+  int64_t slice = first;
+  for (; slice + kRowsPerPass <= last; slice += kRowsPerPass) {
+    const T* row = row_of(0, slice);
+    for (int64_t n = 0; n < strips; ++n) {
+      const bool more = slice + 2 * kRowsPerPass <= last;
+      const T* next = n + 1 < strips ? row_of(n + 1, slice) : more ? row_of(0, slice + kRowsPerPass) : row;
+      add_rows<kRowsPerPass>(row, step, count, stride, shift, next - row,
+                             strip_sums + n * places + (last - 1 - slice) * shift);
+      row = next;
+    }
+  }
+  for (; slice < last; ++slice) {
+    for (int64_t n = 0; n < strips; ++n) {
+      add_row(row_of(n, slice), stride, count, strip_sums + n * places + (last - 1 - slice) * shift);
+    }
+  }
+  for (int64_t n = 0; n < strips; ++n, strip_sums += places) {
+    if (prefix != 0) {
+      const T* column = row_of(n, first) - stride;
+      sums[1] += lane_sum<Sum>(last - first, [=](int64_t i) { return widen(column[i * step]); });
+    }
+    scheme.for_each_run(strip + n, first, last, [=](int64_t place, int64_t run, int64_t row, int64_t step) {
+      add_run(strip_sums + place, run, step, sums + (rows - 1 - row));
+    });
+  }
+}
+
 template <class T, class Scheme>
 void strips_backward(const Scheme& scheme, const BiasBackward& a, void* scratch, int64_t begin, int64_t end) {
   using Sum = accumulator_t<T>;
-  const int64_t rows = scheme.rows(), keys = scheme.keys();
-  const int64_t prefix = scheme.prefix(), count = keys - prefix, stride = a.key_stride;
-  const int64_t slices = scheme.slices(), shift = scheme.shift(), head_slices = scheme.strips() * slices;
-  const int64_t step = scheme.query_step() * a.query_stride;  // from slice to slice
+  const int64_t rows = scheme.rows(), count = scheme.keys() - scheme.prefix(), stride = a.key_stride;
+  const int64_t slices = scheme.slices();
   Sum* strip_sums = static_cast<Sum*>(scratch) + rows;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t head = item / a.blocks, block = item % a.blocks;
     Sum* sums = a.blocks == 1 ? static_cast<Sum*>(scratch) : static_cast<Sum*>(a.partial) + item * rows;
     for (int64_t row = 0; row < rows; ++row) sums[row] = Sum(0);
     const T* grad = static_cast<const T*>(a.grad) + head * a.head_stride;
-    if (prefix != 0 && block == 0) {
+    if (scheme.prefix() != 0 && block == 0) {
       sums[0] += widen(grad[0]);
       sums[2] += lane_sum<Sum>(count, [=](int64_t i) { return widen(grad[(1 + i) * stride]); });
     }
-    const int64_t first_slice = block * a.parts_per_block;
-    const int64_t last_slice = min_of(head_slices, first_slice + a.parts_per_block);
-    for_each_stretch(
-        scheme, first_slice, last_slice, [&](int64_t, int64_t strip, int64_t first, int64_t last) {
-          const int64_t places = (last - first - 1) * shift + count;
-          for (int64_t i = 0; i < places; ++i) strip_sums[i] = Sum(0);
-          const T* row = grad + scheme.query_of(strip, first) * a.query_stride + prefix * stride;
-          Sum* sum = strip_sums + (last - 1 - first) * shift;
-          int64_t slice = first;
-          for (; slice + kRowsPerPass <= last; slice += kRowsPerPass) {
-            const int64_t ahead = slice + 2 * kRowsPerPass <= last ? kRowsPerPass * step : 0;
-            add_rows<kRowsPerPass>(row, step, count, stride, shift, ahead, sum);
-            row += kRowsPerPass * step;
-            sum -= kRowsPerPass * shift;
-          }
-          for (; slice < last; ++slice, row += step, sum -= shift) add_row(row, stride, count, sum);
-          if (prefix != 0) {
-            row -= (last - first) * step + stride;
-            sums[1] += lane_sum<Sum>(last - first, [=](int64_t i) { return widen(row[i * step]); });
-          }
-          scheme.for_each_run(strip, first, last, [=](int64_t place, int64_t run, int64_t row, int64_t step) {
-            add_run(strip_sums + place, run, step, sums + (rows - 1 - row));
-          });
-        });
+    int64_t part = block * a.parts_per_block;
+    const int64_t end_part = min_of(a.parts(scheme), part + a.parts_per_block);
+    while (part < end_part) {
+      const int64_t strip = part / slices, first = part - strip * slices;
+      const int64_t last = min_of(first + min_of(end_part - part, kStretchSlices), slices);
+      const bool whole = last - first == slices;
+      const int64_t strips = whole ? min_of(kStripsAtOnce, (end_part - part) / slices) : 1;
+      sum_strips(scheme, a, grad, strip, strips, first, last, strip_sums, sums);
+      part += strips * (last - first);
+    }
     if (a.blocks == 1) write_sums(sums, rows, a.heads, static_cast<T*>(a.out) + head);
   }
 }

@@ -41,14 +41,18 @@ POSENC_ALONE void add_rows(const T* first, int64_t step, int64_t count, int64_t 
     row[n] = from + n * shift * stride;
     add_row(row[n] + common * stride, stride, (kCount - 1 - n) * shift, sums + common);
   }
-  constexpr int64_t kLineElements = kLine / static_cast<int64_t>(sizeof(T)), kStep = 128;
+  constexpr int64_t kStep = 128;
+  const auto fetch = [&](int64_t begin, int64_t end) {
+    for (int n = 0; n < kCount; ++n) {
+      for (int64_t k = begin; k < end; k += kLineElements<T>) __builtin_prefetch(first + n * step + ahead + k);
+    }
+  };
   int64_t i = 0;
   for (; stride == 1 && i + kStep <= common; i += kStep) {
-    for (int n = 0; n < kCount; ++n) {
-      for (int64_t k = 0; k < kStep; k += kLineElements) __builtin_prefetch(row[n] + ahead + i + k);
-    }
+    fetch(i, i + kStep);
     for (int64_t k = i; k < i + kStep; ++k) sums[k] += sum_of_rows<0, kCount>(row, k);
   }
+  if (stride == 1) fetch(i, count);
   for (; i < common; ++i) sums[i] += sum_of_rows<0, kCount>(row, i * stride);
 }
 
