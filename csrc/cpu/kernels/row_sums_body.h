@@ -44,7 +44,8 @@ POSENC_ALONE void add_rows(const T* first, int64_t step, int64_t count, int64_t 
   constexpr int64_t kStep = 128;
   const auto fetch = [&](int64_t begin, int64_t end) {
     for (int n = 0; n < kCount; ++n) {
-      for (int64_t k = begin; k < end; k += kLineElements<T>) __builtin_prefetch(first + n * step + ahead + k);
+      for (int64_t k = begin; k < end; k += kLineElements<T>)
+        __builtin_prefetch(first + n * step + ahead + k);
     }
   };
   int64_t i = 0;

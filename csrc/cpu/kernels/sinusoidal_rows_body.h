@@ -11,6 +11,35 @@ namespace {
 
 constexpr double kDoubt = 0x1p-16;
 
+// A quicker test goes before: of sums rounded to floats, and of a sine s and a cosine c at once. A sine in
+// doubt is below its limit L, and |c| is at most 1; a cosine in doubt is below 2^-16, where L is 2^-16 |V|
+// and more, and 1 is |V| and a little: |s c| is below L either way, but for what rounding adds. What the test
+// says beyond that changes nothing, as the exact test follows. Half types. A float that is no middle between
+// two of them rounds as the sum itself does: a sum is on the same side of a middle as its float, or its float
+// is that middle. So middles are in doubt, too, and below 2^-14, where halves have other middles, all floats.
+constexpr float kSlack = 1.0f + 0x1p-8f;
+
+template <class T>
+inline Floats16 quick_limit(Floats16 doubt) {
+  const Floats16 limit = doubt * all_of_floats(kSlack);
+  if constexpr (std::is_same_v<T, Half>) return largest(limit, all_of_floats(kSlack * 0x1p-14f));
+  return limit;
+}
+
+// Signs where the quick test leaves a doubt about some, of either kind, rounded to floats.
+template <class T>
+inline Signs16 doubtful(Floats16 some, Floats16 limit) {
+  if constexpr (sizeof(T) == sizeof(float)) return below(some, limit);
+  return below(some, limit) | middles<std::is_same_v<T, BFloat16> ? 16 : 13>(some);
+}
+template <class T>
+inline Signs16 doubtful(Floats16 sine, Floats16 cosine, Floats16 limit) {
+  const Signs16 small = below(sine * cosine, limit);
+  if constexpr (sizeof(T) == sizeof(float)) return small;
+  constexpr int kCut = std::is_same_v<T, BFloat16> ? 16 : 13;
+  return small | middles<kCut>(sine) | middles<kCut>(cosine);
+}
+
 // Sixteen sines and cosines in registers.
 struct Angles {
   Doubles sine[2], cosine[2];
@@ -46,14 +75,14 @@ __attribute__((noinline)) void encode_sixteen(const double* hi, const double* lo
   memcpy(values, cosine ? block.cosine : block.sine, kSixteen * sizeof(double));
 }
 
-// Where any of the values of pairs from j on is in doubt: all of them, evaluated at position p.
+// The values of pairs from j on, rounded; where any of them is in doubt, all evaluated at position p.
 template <class T, bool kCosine>
-inline Floats16 mended(Floats16 values, Floats16 doubt, const Frequencies& f, int64_t j, int64_t p) {
-  if (!any(below(values, doubt))) return values;
+inline Sixteen<T> mended(Floats16 values, Floats16 doubt, const Frequencies& f, int64_t j, int64_t p) {
+  if (!any(below(values, doubt))) return Sixteen<T>::round(values);
   double exact[kSixteen];
   encode_sixteen(f.hi + j, f.lo + j, static_cast<double>(p), kCosine, exact);
   const auto load = [&exact](int64_t i) { return widen(Octet<double>::load(exact + i)); };
-  return before_rounding<T>(load(0), load(kOctet));
+  return Sixteen<T>::round(before_rounding<T>(load(0), load(kOctet)));
 }
 
 // The row of a position whose anchor is kept, and stands before it or after.
@@ -63,18 +92,18 @@ void add_near(const SinusoidRows& a, int64_t p, const Writer& writer, T* row) {
   const int64_t block = AngleSteps::block_of(p), k = p - AngleSteps::anchor_of(block);
   const AnchorPairs* anchor = angles.anchors + block * angles.sixteens;
   const SixteenPairs* step = angles.steps + (kAfter ? k : -k);
-  const Floats16 cosine_doubt = all_of_floats(kDoubt);
+  const auto own = [](const Sums& values) { return kAfter ? values.after : values.before; };
   for (int64_t j = 0; j < kSixteen * angles.sixteens;
        j += kSixteen, ++anchor, step += AngleSteps::kReach + 1) {
     const Angles at(anchor->at), by(*step);
-    const Sums sines = sums<T, false>(at, by), cosines = sums<T, true>(at, by);
-    Floats16 sine = kAfter ? sines.after : sines.before, cosine = kAfter ? cosines.after : cosines.before;
+    const Floats16 near_sine = own(sums<float, false>(at, by)), near_cosine = own(sums<float, true>(at, by));
+    Sixteen<T> sine = round_clear<T>(near_sine), cosine = round_clear<T>(near_cosine);
     const Floats16 sine_doubt = load_floats(anchor->doubt);
-    if (any(below(sine, sine_doubt) | below(cosine, cosine_doubt))) [[unlikely]] {
-      sine = mended<T, false>(sine, sine_doubt, a.frequencies, j, p);
-      cosine = mended<T, true>(cosine, cosine_doubt, a.frequencies, j, p);
+    if (any(doubtful<T>(near_sine, near_cosine, quick_limit<T>(sine_doubt)))) [[unlikely]] {
+      sine = mended<T, false>(own(sums<T, false>(at, by)), sine_doubt, a.frequencies, j, p);
+      cosine = mended<T, true>(own(sums<T, true>(at, by)), all_of_floats(kDoubt), a.frequencies, j, p);
     }
-    writer.put_some(row, j, Sixteen<T>::round(sine), Sixteen<T>::round(cosine));
+    writer.put_some(row, j, sine, cosine);
   }
 }
 
@@ -134,17 +163,21 @@ void add_run(const SinusoidTable& a, const BlockRows& rows, int64_t j, const Anc
 #pragma GCC unroll 2
     for (int i = 0; i < kSixteens; ++i) {
       const int64_t pair = j + i * kSixteen;
-      Sums values = sums<T, kCosine>(Angles(anchor[i].at), Angles(step[i * (AngleSteps::kReach + 1)]));
+      const Angles at(anchor[i].at), by(step[i * (AngleSteps::kReach + 1)]);
+      const Sums near = sums<float, kCosine>(at, by);
+      Sixteen<T> after = round_clear<T>(near.after), before = round_clear<T>(near.before);
       const Floats16 doubt = kCosine ? all_of_floats(kDoubt) : load_floats(anchor[i].doubt);
-      if (any(below(values.after, doubt) | below(values.before, doubt))) [[unlikely]] {
-        values.after = mended<T, kCosine>(values.after, doubt, a.frequencies, pair, rows.centre + k);
-        values.before = mended<T, kCosine>(values.before, doubt, a.frequencies, pair, rows.centre - k);
+      const Floats16 limit = quick_limit<T>(doubt);
+      if (any(doubtful<T>(near.after, limit) | doubtful<T>(near.before, limit))) [[unlikely]] {
+        const Sums values = sums<T, kCosine>(at, by);
+        after = mended<T, kCosine>(values.after, doubt, a.frequencies, pair, rows.centre + k);
+        before = mended<T, kCosine>(values.before, doubt, a.frequencies, pair, rows.centre - k);
       }
-      const auto put = [&](T* row, Floats16 some) {
-        writer.template put_run<kCosine, kSixteens == 1>(row, pair, Sixteen<T>::round(some));
+      const auto put = [&](T* row, Sixteen<T> some) {
+        writer.template put_run<kCosine, kSixteens == 1>(row, pair, some);
       };
-      if (rows.has_after(k)) put(after_row, values.after);
-      if (rows.has_before(k)) put(before_row, values.before);
+      if (rows.has_after(k)) put(after_row, after);
+      if (rows.has_before(k)) put(before_row, before);
     }
   }
 }
@@ -155,7 +188,6 @@ void add_in_turn(const SinusoidTable& a, const BlockRows& rows, int64_t j, const
                  const Writer& writer) {
   AnchorPairs anchor[kSixteens];
   for (int i = 0; i < kSixteens; ++i) anchor[i] = anchors[i];
-  const Floats16 cosine_doubt = all_of_floats(kDoubt);
   const SixteenPairs* step = a.angles.steps + j / kSixteen * (AngleSteps::kReach + 1);
   for (int64_t k = 0; k <= AngleSteps::kReach; ++k, ++step) {
     T *after_row = rows.row<T>(a, k), *before_row = rows.row<T>(a, -k);
@@ -163,21 +195,28 @@ void add_in_turn(const SinusoidTable& a, const BlockRows& rows, int64_t j, const
     for (int i = 0; i < kSixteens; ++i) {
       const int64_t pair = j + i * kSixteen;
       const Angles at(anchor[i].at), by(step[i * (AngleSteps::kReach + 1)]);
-      Sums sine = sums<T, false>(at, by), cosine = sums<T, true>(at, by);
-      const Floats16 sine_doubt = load_floats(anchor[i].doubt);
-      if (any(below(sine.after, sine_doubt) | below(cosine.after, cosine_doubt) |
-              below(sine.before, sine_doubt) | below(cosine.before, cosine_doubt))) [[unlikely]] {
-        sine.after = mended<T, false>(sine.after, sine_doubt, a.frequencies, pair, rows.centre + k);
-        cosine.after = mended<T, true>(cosine.after, cosine_doubt, a.frequencies, pair, rows.centre + k);
-        sine.before = mended<T, false>(sine.before, sine_doubt, a.frequencies, pair, rows.centre - k);
-        cosine.before = mended<T, true>(cosine.before, cosine_doubt, a.frequencies, pair, rows.centre - k);
+      const Sums near_sine = sums<float, false>(at, by), near_cosine = sums<float, true>(at, by);
+      struct {
+        Sixteen<T> sine, cosine;
+      } after{round_clear<T>(near_sine.after), round_clear<T>(near_cosine.after)},
+          before{round_clear<T>(near_sine.before), round_clear<T>(near_cosine.before)};
+      const Floats16 sine_doubt = load_floats(anchor[i].doubt), limit = quick_limit<T>(sine_doubt);
+      if (any(doubtful<T>(near_sine.after, near_cosine.after, limit) |
+              doubtful<T>(near_sine.before, near_cosine.before, limit))) [[unlikely]] {
+        const Sums sine = sums<T, false>(at, by), cosine = sums<T, true>(at, by);
+        const Floats16 cosine_doubt = all_of_floats(kDoubt);
+        const Frequencies& f = a.frequencies;
+        after.sine = mended<T, false>(sine.after, sine_doubt, f, pair, rows.centre + k);
+        after.cosine = mended<T, true>(cosine.after, cosine_doubt, f, pair, rows.centre + k);
+        before.sine = mended<T, false>(sine.before, sine_doubt, f, pair, rows.centre - k);
+        before.cosine = mended<T, true>(cosine.before, cosine_doubt, f, pair, rows.centre - k);
       }
-      const auto put = [&](T* row, Floats16 sines, Floats16 cosines) {
-        const Sixteen<T> s = Sixteen<T>::round(sines), c = Sixteen<T>::round(cosines);
-        kSixteens == 1 ? writer.put_some(row, pair, s, c) : writer.put(row, pair, s, c);
+      const auto put = [&](T* row, const auto& some) {
+        kSixteens == 1 ? writer.put_some(row, pair, some.sine, some.cosine)
+                       : writer.put(row, pair, some.sine, some.cosine);
       };
-      if (rows.has_after(k)) put(after_row, sine.after, cosine.after);
-      if (rows.has_before(k)) put(before_row, sine.before, cosine.before);
+      if (rows.has_after(k)) put(after_row, after);
+      if (rows.has_before(k)) put(before_row, before);
     }
   }
 }

@@ -16,6 +16,8 @@ inline Floats16 join(Floats low, Floats high) {
 }
 inline Floats16 load_floats(const float* from) { return {_mm512_loadu_ps(from)}; }
 inline Floats16 all_of_floats(float x) { return {_mm512_set1_ps(x)}; }
+inline Floats16 operator*(Floats16 a, Floats16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Floats16 largest(Floats16 a, Floats16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 
 // Of 32 bits each; the sign is what matters.
 struct Signs16 {
@@ -27,6 +29,12 @@ inline bool any(Signs16 x) { return _mm512_movepi32_mask(x.v) != 0; }
 inline Signs16 below(Floats16 x, Floats16 limit) {
   const __m512i size = _mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x7fffffff));
   return {_mm512_sub_epi32(size, _mm512_castps_si512(limit.v))};
+}
+// Where the lowest kCut bits of a float are those of a middle: one, then zeros. Moved up they are the least
+// int, which alone stays negative as its own absolute value.
+template <int kCut>
+inline Signs16 middles(Floats16 x) {
+  return {_mm512_abs_epi32(_mm512_slli_epi32(_mm512_castps_si512(x.v), 32 - kCut))};
 }
 
 #else
@@ -43,6 +51,12 @@ inline Floats16 load_floats(const float* from) {
   return {{_mm256_loadu_ps(from)}, {_mm256_loadu_ps(from + kOctet)}};
 }
 inline Floats16 all_of_floats(float x) { return {{_mm256_set1_ps(x)}, {_mm256_set1_ps(x)}}; }
+inline Floats16 operator*(Floats16 a, Floats16 b) {
+  return {{_mm256_mul_ps(a.low.v, b.low.v)}, {_mm256_mul_ps(a.high.v, b.high.v)}};
+}
+inline Floats16 largest(Floats16 a, Floats16 b) {
+  return {{_mm256_max_ps(a.low.v, b.low.v)}, {_mm256_max_ps(a.high.v, b.high.v)}};
+}
 
 struct Signs16 {
   __m256i v;
@@ -54,6 +68,10 @@ inline Signs16 below(Floats x, Floats limit) {
   const __m256i size = _mm256_and_si256(_mm256_castps_si256(x.v), _mm256_set1_epi32(0x7fffffff));
   return {_mm256_sub_epi32(size, _mm256_castps_si256(limit.v))};
 }
+template <int kCut>
+inline Signs16 middles(Floats x) {
+  return {_mm256_abs_epi32(_mm256_slli_epi32(_mm256_castps_si256(x.v), 32 - kCut))};
+}
 
 #else
 
@@ -63,6 +81,14 @@ inline Floats16 load_floats(const float* from) {
 inline Floats16 all_of_floats(float x) {
   const Floats all = each<Floats>([x](int64_t) { return x; });
   return {all, all};
+}
+inline Floats16 operator*(Floats16 a, Floats16 b) {
+  return {each<Floats>([&](int64_t i) { return a.low.v[i] * b.low.v[i]; }),
+          each<Floats>([&](int64_t i) { return a.high.v[i] * b.high.v[i]; })};
+}
+inline Floats16 largest(Floats16 a, Floats16 b) {
+  return {each<Floats>([&](int64_t i) { return max_of(a.low.v[i], b.low.v[i]); }),
+          each<Floats>([&](int64_t i) { return max_of(a.high.v[i], b.high.v[i]); })};
 }
 
 struct Signs16 {
@@ -81,11 +107,22 @@ inline Signs16 below(Floats x, Floats limit) {
   return each<Signs16>(
       [&](int64_t i) { return (bit_cast<int32_t>(x.v[i]) & 0x7fffffff) - bit_cast<int32_t>(limit.v[i]); });
 }
+template <int kCut>
+inline Signs16 middles(Floats x) {
+  return each<Signs16>([&](int64_t i) {
+    const uint32_t cut = bit_cast<uint32_t>(x.v[i]) << (32 - kCut);
+    return cut == 0x80000000u ? -1 : 0;
+  });
+}
 
 #endif
 
 inline Signs16 below(Floats16 x, Floats16 limit) {
   return below(x.low, limit.low) | below(x.high, limit.high);
+}
+template <int kCut>
+inline Signs16 middles(Floats16 x) {
+  return middles<kCut>(x.low) | middles<kCut>(x.high);
 }
 
 #endif
@@ -197,6 +234,31 @@ struct Sixteen<Half> : HalfSixteen<Half> {
 };
 
 #endif
+
+// Rounds floats that are no middles between two T, and no NaN: up by half, and cut.
+template <class T>
+inline Sixteen<T> round_clear(Floats16 x) {
+#if POSENC_VECTOR_BYTES == 64
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const __m512i up = _mm512_add_epi32(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x8000));
+    return {{_mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16))}};
+  }
+  if constexpr (std::is_same_v<T, Half>) return {{_mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT)}};
+#elif POSENC_VECTOR_BYTES == 32
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const auto up = [](Floats f) {
+      return _mm256_srli_epi32(_mm256_add_epi32(_mm256_castps_si256(f.v), _mm256_set1_epi32(0x8000)), 16);
+    };
+    const __m256i all = _mm256_permute4x64_epi64(_mm256_packus_epi32(up(x.low), up(x.high)), 0xd8);
+    return {{{_mm256_castsi256_si128(all)}}, {{_mm256_extracti128_si256(all, 1)}}};
+  }
+  if constexpr (std::is_same_v<T, Half>) {
+    return {{{_mm256_cvtps_ph(x.low.v, _MM_FROUND_TO_NEAREST_INT)}},
+            {{_mm256_cvtps_ph(x.high.v, _MM_FROUND_TO_NEAREST_INT)}}};
+  }
+#endif
+  return Sixteen<T>::round(x);
+}
 
 // Sixteen doubles, with all that rounding to T takes.
 template <class T>
