@@ -2,12 +2,13 @@
 //
 // With s and e as a high and a low float each (what is left is below 2^-48 of them), the float sum is
 //   t = fma(x, s_hi, e_hi) + fma(x, s_lo, e_lo).
-// Its errors, with M = |x s| + |e| and units in the last place of t, which are at least 2^-24 |t|: half a unit
-// of the first fma's result, which may be in the binade above that of t, so one unit; half a unit of the last
-// sum; and of the parts left out and of the second fma at most 3.1 * 2^-48 M. Let |e| <= 16 and |t| round to
-// 2^-14 or more: then M <= |t| + 33, so the second fma is below 2^-4 |t|, as the first result's place asks, and
-// the last error is below a tenth of a unit. What float64 rounds off is far less. Together below 1.7 units: so
-// unless t is within 1 unit of the middle between two values of the half type, both round alike.
+// Its errors, with M = |x s| + |e| and units in the last place of t, which are at least 2^-24 |t|: half a
+// unit of the first fma's result, which may be in the binade above that of t, so one unit; half a unit of the
+// last sum; and of the parts left out and of the second fma at most 3.1 * 2^-48 M. Let |e| <= 16 and |t|
+// round to 2^-14 or more: then M <= |t| + 33, so the second fma is below 2^-4 |t|, as the first result's
+// place asks, and the last error is below a tenth of a unit. What float64 rounds off is far less. Together
+// below 1.7 units: so unless t is within 1 unit of the middle between two values of the half type, both round
+// alike.
 #pragma once
 
 #include "core/scalar.h"

@@ -12,11 +12,13 @@ namespace {
 constexpr double kDoubt = 0x1p-16;
 
 // A quicker test goes before: of sums rounded to floats, and of a sine s and a cosine c at once. A sine in
-// doubt is below its limit L, and |c| is at most 1; a cosine in doubt is below 2^-16, where L is 2^-16 |V|
-// and more, and 1 is |V| and a little: |s c| is below L either way, but for what rounding adds. What the test
-// says beyond that changes nothing, as the exact test follows. Half types. A float that is no middle between
-// two of them rounds as the sum itself does: a sum is on the same side of a middle as its float, or its float
-// is that middle. So middles are in doubt, too, and below 2^-14, where halves have other middles, all floats.
+// doubt is below its limit L, and |c| is at most 1, so |s c| is below L. Where a cosine is in doubt, that is
+// below 2^-16, |s| is 1 but for 2^-33, and L is 2^-16 of something no less than |s|: again |s c| is below L,
+// but for what rounding adds. What this test says beyond that changes nothing, as the exact test follows.
+//
+// Half types: a sum is on the same side of a middle between two of them as the nearest float, or that float
+// is the middle. So floats that are no middle round as sums do, and middles are in doubt, too; so are, for
+// float16, all floats below 2^-14, where its middles lie closer.
 constexpr float kSlack = 1.0f + 0x1p-8f;
 
 template <class T>
@@ -29,15 +31,20 @@ inline Floats16 quick_limit(Floats16 doubt) {
 // Signs where the quick test leaves a doubt about some, of either kind, rounded to floats.
 template <class T>
 inline Signs16 doubtful(Floats16 some, Floats16 limit) {
-  if constexpr (sizeof(T) == sizeof(float)) return below(some, limit);
-  return below(some, limit) | middles<std::is_same_v<T, BFloat16> ? 16 : 13>(some);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return below(some, limit);
+  } else {
+    return below(some, limit) | middles<NearSum<T>::kCut>(some);
+  }
 }
 template <class T>
 inline Signs16 doubtful(Floats16 sine, Floats16 cosine, Floats16 limit) {
   const Signs16 small = below(sine * cosine, limit);
-  if constexpr (sizeof(T) == sizeof(float)) return small;
-  constexpr int kCut = std::is_same_v<T, BFloat16> ? 16 : 13;
-  return small | middles<kCut>(sine) | middles<kCut>(cosine);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return small;
+  } else {
+    return small | middles<NearSum<T>::kCut>(sine) | middles<NearSum<T>::kCut>(cosine);
+  }
 }
 
 // Sixteen sines and cosines in registers.
