@@ -1,0 +1,58 @@
+"""No kernel touches memory beyond its tensors: here they stand next to pages that must not be touched."""
+
+import ctypes
+import mmap
+import sys
+
+import pytest
+import torch
+from op_db import OPS
+from support import same_bits
+from test_determinism import levels, under
+from torch import Tensor
+
+PAGE = mmap.PAGESIZE
+PROT_NONE = 0
+
+
+def fenced(tensor: Tensor, at_start: bool) -> Tensor:
+    """The same numbers and strides between two pages whose use ends the process, next to one of them."""
+    if tensor.numel() == 0:
+        return tensor
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    flat = tensor.as_strided((last + 1,), (1,))
+    used = flat.numel() * flat.element_size()
+    inner = -(-used // PAGE) * PAGE
+    memory = mmap.mmap(-1, inner + 2 * PAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    protect = ctypes.CDLL(None).mprotect
+    protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    assert protect(address, PAGE, PROT_NONE) == protect(address + PAGE + inner, PAGE, PROT_NONE) == 0
+    offset = PAGE if at_start else PAGE + inner - used
+    copy = torch.frombuffer(memory, dtype=tensor.dtype, count=flat.numel(), offset=offset)
+    return copy.copy_(flat).as_strided(tensor.shape, tensor.stride())
+
+
+def run_all() -> None:
+    """Every sample of every op, with and without fences."""
+    for op in OPS:
+        for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            for sample in op.samples("cpu", dtype):
+                torch.manual_seed(1)
+                expected = op(sample).clone()
+                for at_start in (False, True):
+                    moved = {name: fenced(t, at_start) for name, t in sample.tensors().items()}
+                    torch.manual_seed(1)
+                    assert same_bits(op(sample, **moved), expected), f"{op.name} {dtype} {sample.name}"
+    print("done")
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="asks libc for mprotect, and reads /proc for the CPU levels"
+)
+@pytest.mark.parametrize(
+    ("level", "past_caches"), [*((level, "1") for level in levels()), (levels()[-1], "0")], ids=str
+)
+def test_memory_around_tensors_is_not_touched(level, past_caches):
+    program = "import test_bounds; test_bounds.run_all()"
+    assert under(program, POSENC_CPU_ISA=level, POSENC_NT=past_caches).stdout.endswith("done\n")
