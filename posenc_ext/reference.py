@@ -259,7 +259,7 @@ def dropout_bits(seed: Tensor, count: int, dropout_p: float) -> Tensor:
     """The mask of `count` elements, one bit each: element i is bit i % 8 of byte i // 8.
 
     >>> dropout_bits(torch.tensor([0]), 12, 0.5)
-    tensor([122,  15], dtype=torch.uint8)
+    tensor([253,   3], dtype=torch.uint8)
     """
     kept = torch.nn.functional.pad(dropout_mask((count,), dropout_p, seed), (0, -count % 8))
     weights = 2 ** torch.arange(8, device=seed.device)
