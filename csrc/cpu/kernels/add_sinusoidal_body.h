@@ -30,23 +30,22 @@ inline void add_encoding(const AddSinusoidal& a, int64_t b, int64_t l, const dou
             });
 }
 
-// Positions [first, first + count) of `samples` samples from b on, `apart` from each other: of one, or
+// Positions [first, first + count) of `samples` samples from b on, `apart` from each other; `together`: of
 // kGroup.
 template <class T, class Sum>
-inline void add_encodings(const AddSinusoidal& a, int64_t b, int64_t samples, int64_t apart, int64_t first,
-                          int64_t count, const double* encoding, bool lines, const Sum& sum) {
+inline void add_encodings(const AddSinusoidal& a, int64_t b, int64_t samples, int64_t apart, bool together,
+                          int64_t first, int64_t count, const double* encoding, bool lines, const Sum& sum) {
   const int64_t dim = a.frequencies.spec.dim;
-  const int64_t ahead = a.length_first() && apart == 0 ? fetch_ahead<T>(8192, a.x_batch_stride, dim)
-                                                       : fetch_ahead<T>(2048, a.x_length_stride, dim);
-  // Through the caches, in its order, memory is fetched ahead by the machine itself.
-  const bool fetches = a.past_caches || apart != 0;
-  const RowGroup group{apart * a.x_batch_stride, apart * a.out_batch_stride, fetches ? ahead : 0,
-                       a.past_caches};
+  const int64_t far = a.length_first() && !together ? fetch_ahead<T>(8192, a.x_batch_stride, dim)
+                                                    : fetch_ahead<T>(2048, a.x_length_stride, dim);
+  // What is in the caches comes sooner.
+  const int64_t ahead = a.past_caches || together ? far : 1024 / static_cast<int64_t>(sizeof(T));
+  const RowGroup group{samples, apart * a.x_batch_stride, apart * a.out_batch_stride, together,
+                       ahead,   a.past_caches};
   for (int64_t l = first; l < first + count; ++l, encoding += dim) {
     if (lines) {
       const int64_t to = b * a.out_batch_stride + l * a.out_length_stride;
-      write_rows(a.dropout, group, samples == kGroup,
-                 static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride,
+      write_rows(a.dropout, group, static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride,
                  static_cast<T*>(a.out) + to, to, dim, sum, encoding);
       continue;
     }
@@ -72,20 +71,24 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
     int64_t b = item % chunks * a.kBatchChunk;
     const int64_t last = min_of(a.batch, b + a.kBatchChunk);
     const double p = position_after(a.start, first);
+    const auto add = [&](int64_t samples, int64_t apart, bool together, const double* encoding) {
+      add_encodings<T>(a, b, samples, apart, together, first, count, encoding, lines, sum);
+    };
     if (a.offsets == nullptr) {
       const double* encoding = encodings(a, p, count, buffer);
-      // Memory is walked in its order, or in four places at once that share the encodings in registers.
-      const int64_t apart = a.length_first() && sizeof(T) > 2 ? 0 : (last - b) / kGroup;
-      for (int64_t i = 0; i < apart; ++i) {
-        add_encodings<T>(a, b + i, kGroup, apart, first, count, encoding, lines, sum);
+      if (a.length_first() && sizeof(T) > 2) {  // memory is walked in its order
+        add(last - b, 1, false, encoding);
+        continue;
       }
-      for (b += apart * kGroup; b < last; ++b) {
-        add_encodings<T>(a, b, 1, 0, first, count, encoding, lines, sum);
-      }
+      // In four places at once, that share the encodings in registers.
+      const int64_t apart = (last - b) / kGroup, next = b + apart * kGroup;
+      for (const int64_t end_of_first = b + apart; b < end_of_first; ++b) add(kGroup, apart, true, encoding);
+      for (b = next; b < last; ++b) add(1, 0, false, encoding);
+      continue;
     }
     for (; b < last; ++b) {
       const double offset = load_position(a.offsets, a.offset_type, b * a.offset_stride);
-      add_encodings<T>(a, b, 1, 0, first, count, encodings(a, p + offset, count, buffer), lines, sum);
+      add(1, 0, false, encodings(a, p + offset, count, buffer));
     }
   }
   if (buffer != on_stack) delete[] buffer;
@@ -101,7 +104,7 @@ void scale_dropout_typed(const ScaleDropout& a, int64_t begin, int64_t end, Stri
     const int64_t first = i * a.inner, count = min_of(a.inner, a.total - first);
     T* out = static_cast<T*>(a.out) + first;
     if (in_lines<T>(count, stride, a.past_caches, out) && first % kDrawsPerCounter == 0) {
-      write_rows(a.dropout, {0, 0, 8192 / static_cast<int64_t>(sizeof(T)), a.past_caches}, false, x.first,
+      write_rows(a.dropout, {1, 0, 0, false, 8192 / static_cast<int64_t>(sizeof(T)), a.past_caches}, x.first,
                  out, first, count, product, x.first);
       continue;
     }

@@ -103,9 +103,12 @@ inline bool in_lines(int64_t count, int64_t channel_stride, bool past_caches, co
          (!past_caches || reinterpret_cast<uintptr_t>(y) % kLine == 0);
 }
 
-// Rows of x and of the result y that go together: their distances, and how far ahead x is fetched.
+// Rows of x and of the result y that share what is added: how many, their distances, whether kGroup of them are
+// worked on together or one after the other, and how far ahead x is fetched.
 struct RowGroup {
-  int64_t x_apart, y_apart, ahead;
+  int64_t rows, x_apart, y_apart;
+  bool together;
+  int64_t ahead;
   bool past_caches;
 };
 
@@ -126,33 +129,37 @@ POSENC_ALONE POSENC_FLATTEN void write_group(const SeededDropout& d, const RowGr
   const Sum sum = by;
   constexpr int64_t kWords = kGroup / kRows;
   const int64_t most = kDrops ? kWord * kWords : count;
-  for (int64_t step = 0; step < count; step += most) {
-    uint64_t words[kRows][kWords];
-    if constexpr (kDrops) draw_words(d, first + step, g.y_apart, words);
-    for (int64_t c = step; c < min_of(count, step + most); c += kLineElements<T>) {
-      const auto shared = sum.shared(addend + c);
-      for (int r = 0; r < kRows; ++r) {
-        const T* from = x + r * g.x_apart + c;
-        __builtin_prefetch(from + g.ahead);
-        Line<T> line = sum.template line<kDrops>(from, addend + c, shared);
-        if constexpr (kDrops) line = line.keep(words[r][(c - step) / kWord] >> (c - step) % kWord);
-        T* to = y + r * g.y_apart + c;
-        g.past_caches ? line.stream(to) : line.store(to);
+  for (int64_t row = 0; row < g.rows; row += kRows) {
+    for (int64_t step = 0; step < count; step += most) {
+      uint64_t words[kRows][kWords];
+      if constexpr (kDrops) draw_words(d, first + step, g.y_apart, words);
+      for (int64_t c = step; c < min_of(count, step + most); c += kLineElements<T>) {
+        const auto shared = sum.shared(addend + c);
+        for (int r = 0; r < kRows; ++r) {
+          const T* from = x + r * g.x_apart + c;
+          __builtin_prefetch(from + g.ahead);
+          Line<T> line = sum.template line<kDrops>(from, addend + c, shared);
+          if constexpr (kDrops) line = line.keep(words[r][(c - step) / kWord] >> (c - step) % kWord);
+          T* to = y + r * g.y_apart + c;
+          g.past_caches ? line.stream(to) : line.store(to);
+        }
       }
     }
+    x += kRows * g.x_apart;
+    y += kRows * g.y_apart;
+    first += kRows * g.y_apart;
   }
 }
 
-// The same for one row, or for kGroup of them.
 template <class T, class Sum>
-inline void write_rows(const SeededDropout& d, const RowGroup& g, bool group, const T* x, T* y, int64_t first,
+inline void write_rows(const SeededDropout& d, const RowGroup& g, const T* x, T* y, int64_t first,
                        int64_t count, const Sum& sum, const typename Sum::Addend* addend) {
   if (d.drops()) {
-    group ? write_group<kGroup, true>(d, g, x, y, first, count, sum, addend)
-          : write_group<1, true>(d, g, x, y, first, count, sum, addend);
+    g.together ? write_group<kGroup, true>(d, g, x, y, first, count, sum, addend)
+               : write_group<1, true>(d, g, x, y, first, count, sum, addend);
   } else {
-    group ? write_group<kGroup, false>(d, g, x, y, first, count, sum, addend)
-          : write_group<1, false>(d, g, x, y, first, count, sum, addend);
+    g.together ? write_group<kGroup, false>(d, g, x, y, first, count, sum, addend)
+               : write_group<1, false>(d, g, x, y, first, count, sum, addend);
   }
 }
 
