@@ -7,21 +7,14 @@
 //   slots(row), slot(row, i)      the inverse: the pairs of a row, numbered; slots that hold none, where that
 //                                 makes numbering simple, say kNoPair
 //   max_slots()                   the most slots of any row, or a bound that is cheaper to know
-// and the same pairs as slices of strips, which many queries share (expanded windows aside, see there):
-//   prefix()                      tokens in front of queries and keys; the last three rows are theirs: [first
-//                                 query, other keys], [other queries, first key], [first, first]
-//   strips(), slices(), shift()   the other keys of a query are a slice of a strip of rows; slice i of a
-//   strip
-//                                 begins at place (slices() - 1 - i) * shift() and is keys() - prefix() long
-//   query_of(strip, slice)        the query whose keys are this slice; from slice to slice it grows by
-//   query_step()
-//   for_each_run(strip, first, last, f)
-//                                 the places that the slices [first, last) cover, counted from the first of
-//                                 them, in runs f(place, count, first row, step): inside a run the row
-//                                 changes by `step` (-1, 0 or 1) from place to place
-// row and its inverse serve CUDA, where a thread owns an element; strips serve the CPU, where a core copies
-// or adds whole slices. tests/cpp/schemes.cpp checks them against each other for every scheme in
-// POSENC_SCHEMES.
+// and, for the CPU, the same pairs in runs of rows that follow one another, which a core copies or adds as a
+// whole. Windows say how the runs of each query lie. Where the row depends on key - query alone, queries that
+// follow one another share a strip of rows, from which each takes a slice:
+//   for_each_run(first, last, f)  the strip of the queries [first, last), in runs f(place, count, first row,
+//                                 step): inside a run the row changes by `step` (-1, 0 or 1) from place to
+//                                 place. The keys of query q begin at place last - 1 - q.
+// row and its inverse serve CUDA, where a thread owns an element. tests/cpp/schemes.cpp checks all of them
+// against each other for every scheme in POSENC_SCHEMES.
 #pragma once
 
 #include "core/host_device.h"
@@ -145,39 +138,14 @@ struct WindowScheme {
     if (window[2] != 1) return {1, window[0], 0, columns, window[2]};
     return {1, 1, 0, 0, window[0]};
   }
+  // Of queries that differ on the last axis alone: from the corner of the last of them on, for each i.
+  POSENC_HD int64_t line_span() const {
+    const Runs r = runs();
+    return (r.inner - 1) * r.inner_step + r.length + window[2] - 1;
+  }
   POSENC_HD int64_t corner(int64_t x, int64_t y, int64_t z) const {
     const int64_t line = (window[0] - 1 - x) * (2 * window[1] - 1) + window[1] - 1 - y;
     return line * (2 * window[2] - 1) + window[2] - 1 - z;
-  }
-
-  // Queries that agree on all axes but the first share a strip, the table's planes along that axis turned
-  // around: one step of the query is a shift by one plane. Expanded windows are not read in strips.
-  POSENC_HD int64_t prefix() const { return prefix_tokens; }
-  POSENC_HD int64_t strips() const { return window[1] * window[2]; }
-  POSENC_HD int64_t slices() const { return window[0]; }
-  POSENC_HD int64_t shift() const { return window[1] * window[2]; }
-
-  POSENC_HD int64_t query_step() const { return window[1] * window[2]; }
-  POSENC_HD int64_t query_of(int64_t strip, int64_t slice) const {
-    return prefix_tokens + strip + slice * query_step();
-  }
-
-  template <class F>
-  POSENC_HD void for_each_run(int64_t strip, int64_t first, int64_t last, F f) const {
-    const int64_t height = window[1], width = window[2], planes = 2 * window[0] - 1;
-    const int64_t columns = 2 * width - 1, plane_rows = (2 * height - 1) * columns;
-    const int64_t first_plane = window[0] - last, last_plane = planes - first;
-    if (plane_rows == 1) {
-      return f(int64_t{0}, last_plane - first_plane, planes - 1 - first_plane, int64_t{-1});
-    }
-    const int64_t line = strip / width, column = strip - line * width;
-    const int64_t corner = (planes - 1) * plane_rows + (line + height - 1) * columns + column + width - 1;
-    int64_t place = 0;
-    for (int64_t i = first_plane; i < last_plane; ++i) {
-      for (int64_t j = 0; j < height; ++j, place += width) {
-        f(place, width, corner - i * plane_rows - j * columns, int64_t{-1});
-      }
-    }
   }
 };
 
@@ -272,17 +240,8 @@ struct T5Scheme {
     return k < min_of(key_count, q + b.last) ? Pair{q, k} : Pair{kNoPair, kNoPair};
   }
 
-  // One strip: the differences key - query, in ascending order.
-  POSENC_HD int64_t prefix() const { return 0; }
-  POSENC_HD int64_t strips() const { return 1; }
-  POSENC_HD int64_t slices() const { return query_count; }
-  POSENC_HD int64_t shift() const { return 1; }
-
-  POSENC_HD int64_t query_step() const { return 1; }
-  POSENC_HD int64_t query_of(int64_t /*strip*/, int64_t slice) const { return slice; }
-
   template <class F>
-  POSENC_HD void for_each_run(int64_t /*strip*/, int64_t first, int64_t last, F f) const {
+  POSENC_HD void for_each_run(int64_t first, int64_t last, F f) const {
     const int64_t here = last - 1 + q_offset;  // the place of distance 0, where there is one
     const int64_t places = last - first - 1 + key_count;
     int64_t place = 0;

@@ -1,5 +1,5 @@
 // The three views that every scheme of core/schemes.h gives of its rows, checked against each other,
-// exhaustively for small shapes: row(q, k), its inverse slots(row) and slot(row, i), and slices of strips.
+// exhaustively for small shapes: row(q, k), its inverse slots(row) and slot(row, i), and runs.
 // And what core/fast_rows.h makes of row(q, k).
 // A new scheme needs one thing here: a specialisation of `samples`.
 #include "core/schemes.h"
@@ -100,19 +100,41 @@ void expect(bool right, const char* name, const Scheme& s, const char* what, int
               static_cast<long long>(a), static_cast<long long>(b));
 }
 
+// Queries that follow one another are slices of one strip.
 template <class Scheme>
-bool has_strips(const Scheme&) {
-  return true;
+void check_runs(const char* name, const Scheme& s) {
+  const int64_t queries = s.queries(), keys = s.keys();
+  for (int64_t first = 0; first < queries; first += 1 + queries / 2) {
+    for (int64_t last = queries; last > first; last -= 1 + queries / 3) {
+      const int64_t places = last - first - 1 + keys;
+      std::vector<int64_t> at;
+      s.for_each_run(first, last, [&](int64_t place, int64_t run, int64_t row, int64_t step) {
+        expect(step >= -1 && step <= 1 && run > 0, name, s, "a run's step or length", first, place);
+        expect(place == static_cast<int64_t>(at.size()), name, s, "runs leave a gap", first, place);
+        for (int64_t i = 0; i < run; ++i) at.push_back(row + step * i);
+      });
+      expect(static_cast<int64_t>(at.size()) == places, name, s, "runs do not end with a slice", first, last);
+      if (static_cast<int64_t>(at.size()) != places) continue;
+      for (int64_t q = first; q < last; ++q) {
+        for (int64_t k = 0; k < keys; ++k) {
+          expect(s.row(q, k) == at[static_cast<size_t>(last - 1 - q + k)], name, s,
+                 "a slice and row() differ", q, k);
+        }
+      }
+    }
+  }
 }
-bool has_strips(const WindowScheme& s) { return !s.is_expanded(); }
-
-template <class Scheme>
-void check_runs(const char*, const Scheme&) {}
 
 // The keys of a query are runs of the rows in descending order, from the corner of its cell on.
 void check_runs(const char* name, const WindowScheme& s) {
   const WindowScheme::Runs runs = s.runs();
-  const int64_t prefix = s.prefix();
+  const int64_t prefix = s.prefix_tokens;
+  for (int64_t q = 0; prefix != 0 && q < s.queries(); ++q) {
+    expect(s.row(q, 0) == s.rows() - (q == 0 ? 1 : 2), name, s, "row() of the first key", q, 0);
+  }
+  for (int64_t k = 1; prefix != 0 && k < s.keys(); ++k) {
+    expect(s.row(0, k) == s.rows() - 3, name, s, "row() of the first query", 0, k);
+  }
   for (int64_t q = prefix; q < s.queries(); ++q) {
     const int64_t line = (q - prefix) / s.query[2], z = (q - prefix) % s.query[2];
     const int64_t corner = s.corner(s.cell(0, line / s.query[1]), s.cell(1, line % s.query[1]), s.cell(2, z));
@@ -170,50 +192,7 @@ void check(const char* name, const Scheme& s) {
              k);
     }
   }
-  // Queries and keys in front have the last rows; every other query is a slice of one strip.
-  const int64_t prefix = s.prefix(), count = keys - prefix, slices = s.slices();
-  for (int64_t q = 0; prefix != 0 && q < queries; ++q) {
-    expect(s.row(q, 0) == rows - (q == 0 ? 1 : 2), name, s, "row() of the first key", q, 0);
-  }
-  for (int64_t k = 1; prefix != 0 && k < keys; ++k) {
-    expect(s.row(0, k) == rows - 3, name, s, "row() of the first query", 0, k);
-  }
   check_runs(name, s);
-  if (!has_strips(s)) return;
-  std::vector<int> seen(static_cast<size_t>(queries));
-  for (int64_t strip = 0; strip < s.strips(); ++strip) {
-    for (int64_t slice = 0; slice < slices; ++slice) {
-      const int64_t q = s.query_of(strip, slice);
-      const bool inside = q >= prefix && q < queries;
-      expect(inside, name, s, "query_of() is out of range", strip, slice);
-      expect(q == s.query_of(strip, 0) + slice * s.query_step(), name, s, "query_step()", strip, slice);
-      if (inside) ++seen[static_cast<size_t>(q)];
-    }
-    for (int64_t first = 0; first < slices; first += 1 + slices / 2) {
-      for (int64_t last = slices; last > first; last -= 1 + slices / 3) {
-        const int64_t places = (last - first - 1) * s.shift() + count;
-        std::vector<int64_t> at;
-        s.for_each_run(strip, first, last, [&](int64_t place, int64_t run, int64_t row, int64_t step) {
-          expect(step >= -1 && step <= 1 && run > 0, name, s, "a run's step or length", strip, place);
-          expect(place == static_cast<int64_t>(at.size()), name, s, "runs leave a gap", strip, place);
-          for (int64_t i = 0; i < run; ++i) at.push_back(row + step * i);
-        });
-        expect(static_cast<int64_t>(at.size()) == places, name, s, "runs do not end with a slice", strip,
-               first);
-        if (static_cast<int64_t>(at.size()) != places) continue;
-        for (int64_t slice = first; slice < last; ++slice) {
-          const int64_t q = s.query_of(strip, slice);
-          for (int64_t k = 0; k < count; ++k) {
-            expect(s.row(q, prefix + k) == at[static_cast<size_t>((last - 1 - slice) * s.shift() + k)], name,
-                   s, "a slice and row() differ", q, prefix + k);
-          }
-        }
-      }
-    }
-  }
-  for (int64_t q = prefix; q < queries; ++q) {
-    expect(seen[static_cast<size_t>(q)] == 1, name, s, "query_of() does not list a query once", q, 0);
-  }
 }
 
 }  // namespace

@@ -40,8 +40,8 @@ inline void add_encodings(const AddSinusoidal& a, int64_t b, int64_t samples, in
                                                     : fetch_ahead<T>(2048, a.x_length_stride, dim);
   // What is in the caches comes sooner.
   const int64_t ahead = a.past_caches || together ? far : 1024 / static_cast<int64_t>(sizeof(T));
-  const RowGroup group{samples, apart * a.x_batch_stride, apart * a.out_batch_stride, together,
-                       ahead,   a.past_caches};
+  const RowGroup group{samples,      apart * a.x_batch_stride, apart * a.out_batch_stride, together, ahead,
+                       a.past_caches};
   for (int64_t l = first; l < first + count; ++l, encoding += dim) {
     if (lines) {
       const int64_t to = b * a.out_batch_stride + l * a.out_length_stride;

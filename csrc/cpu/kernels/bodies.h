@@ -21,6 +21,8 @@
 #include "cpu/kernels/row_sums_body.h"
 #include "cpu/kernels/window_bias_body.h"
 #include "cpu/kernels/small_window_body.h"
+#include "cpu/kernels/window_lines_body.h"
+#include "cpu/kernels/strip_bias_body.h"
 #include "cpu/kernels/relative_bias_body.h"
 #include "cpu/kernels/gather_bias_body.h"
 #include "cpu/kernels/alibi_bias_body.h"

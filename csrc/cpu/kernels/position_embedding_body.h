@@ -102,12 +102,12 @@ void embed_lines(const AddPositionEmbedding& a, int64_t b, bool group, int64_t a
                  int64_t end, const Sum& sum) {
   const int64_t ahead = a.item_tokens == 1 ? fetch_ahead<T>(8192, a.x.batch_stride, a.dim)
                                            : fetch_ahead<T>(2048, a.x.token_stride, a.dim);
-  const RowGroup rows{group ? kGroup : 1, apart * a.x.batch_stride, apart * a.out_batch_stride, group,
-                      ahead, a.past_caches};
+  const RowGroup rows{group ? kGroup : 1, apart * a.x.batch_stride, apart * a.out_batch_stride, group, ahead,
+                      a.past_caches};
   for (int64_t token = begin; token < end; ++token) {
     const int64_t first = b * a.out_batch_stride + token * a.out_token_stride;
-    write_rows(a.dropout, rows, token_of<T>(a.x, b, token - a.prefix_length),
-               static_cast<T*>(a.out) + first, first, a.dim, sum,
+    write_rows(a.dropout, rows, token_of<T>(a.x, b, token - a.prefix_length), static_cast<T*>(a.out) + first,
+               first, a.dim, sum,
                static_cast<const T*>(a.pos) + (token - a.first_embedded) * a.pos_token_stride);
   }
 }

@@ -7,12 +7,8 @@
 
 namespace posenc_ext::cpu {
 
-// Strips are walked in stretches: slices [first, last) of one strip, few enough for the places that they
-// cover to stay in the caches.
-constexpr int64_t kStretchSlices = 512;
-
-// Strips that the adjoint sums up together, where each is one stretch.
-constexpr int64_t kStripsAtOnce = 8;
+// Queries that share a strip of rows, few enough for it to stay in the caches.
+constexpr int64_t kStripQueries = 512;
 
 // Heads whose tables are turned around together: a line of a table is read, or written, once for as many.
 constexpr int64_t kHeadsAtOnce = 4;
@@ -20,10 +16,9 @@ constexpr int64_t kHeadsAtOnce = 4;
 constexpr int64_t kMaxMove = 64;    // bytes
 constexpr int64_t kSmallWidth = 8;  // windows as wide as this sum up their adjoint in registers
 
-// The places that a stretch covers, at most.
 template <class Scheme>
-int64_t max_places(const Scheme& s) {
-  return (core::min_of(kStretchSlices, s.slices()) - 1) * s.shift() + s.keys() - s.prefix();
+int64_t max_strip(const Scheme& s) {
+  return core::min_of(kStripQueries, s.queries()) - 1 + s.keys();
 }
 
 // out[head, query, key] = table[row(query, key), head]; an item is one query of one head.
@@ -37,7 +32,7 @@ struct BiasForward {
   // Memory that a call needs to itself.
   template <class Scheme>
   int64_t scratch_bytes(const Scheme& s) const {
-    return (s.rows() + max_places(s)) * element_size;
+    return (s.rows() + max_strip(s)) * element_size;
   }
   // Reversed tables of some heads, and a row; a move may reach beyond it.
   int64_t scratch_bytes(const core::WindowScheme& s) const {
@@ -48,14 +43,12 @@ struct BiasForward {
 // Sums of one head over one block of the parts that its queries fall into; an item is such a block. Blocks
 // are cut by size, never by thread count.
 struct BiasBackward {
-  // Slices of strips; of expanded windows, lines of cells.
+  // Queries; of windows, lines of cells that differ on the last axis alone.
   template <class Scheme>
   static int64_t parts(const Scheme& s) {
-    return s.strips() * s.slices();
+    return s.queries();
   }
-  static int64_t parts(const core::WindowScheme& s) {
-    return s.is_expanded() ? s.window[0] * s.window[1] : s.strips() * s.slices();
-  }
+  static int64_t parts(const core::WindowScheme& s) { return s.window[0] * s.window[1]; }
 
   core::DType dtype;
   const void* grad;
@@ -67,11 +60,7 @@ struct BiasBackward {
 
   template <class Scheme>
   int64_t scratch_bytes(const Scheme& s, int64_t sum_size) const {
-    return (s.rows() + strip_places(s)) * sum_size;
-  }
-  template <class Scheme>
-  static int64_t strip_places(const Scheme& s) {
-    return max_places(s) * (s.slices() <= kStretchSlices ? core::min_of(kStripsAtOnce, s.strips()) : 1);
+    return (s.rows() + max_strip(s)) * sum_size;
   }
   // Of a head's gradient, where small windows may turn all of it to floats first.
   int64_t widened_elements(const core::WindowScheme& s) const {
@@ -80,10 +69,11 @@ struct BiasBackward {
     return half && s.queries() * s.keys() <= kMost ? s.queries() * s.keys() : 0;
   }
   // Small windows: sums of one head and a little more, rounded ones of some heads, and one that is widened.
-  // Expanded ones: a line of cells.
+  // Others: the sums of a line and a little more, and where they are expanded of each of its cells.
   int64_t scratch_bytes(const core::WindowScheme& s, int64_t sum_size) const {
     const int64_t small = kHeadsAtOnce * s.rows() + 2 * kSmallWidth + widened_elements(s);
-    const int64_t large = s.is_expanded() ? s.window[2] * s.keys() : strip_places(s);
+    const int64_t cells = s.is_expanded() ? s.window[2] * s.keys() : 0;
+    const int64_t large = s.runs().outer * s.line_span() + kSmallWidth + cells;
     return (s.rows() + core::max_of(small, large)) * sum_size;
   }
 };

@@ -146,7 +146,7 @@ struct AdjacentRuns<float> {
 // kWidth: of the window, where that is known when this is compiled; else 0.
 template <class Runs, int kWidth, class T>
 inline void sum_window(const WindowScheme& s, const BiasBackward& a, const T* grad, accumulator_t<T>* sums) {
-  const int64_t depth = s.window[0], height = s.window[1], prefix = s.prefix();
+  const int64_t depth = s.window[0], height = s.window[1], prefix = s.prefix_tokens;
   const int64_t width = kWidth != 0 ? kWidth : s.window[2];
   const int64_t query_stride = a.query_stride, key_stride = a.key_stride;
   constexpr int64_t kCells = kWidth != 0 ? kWidth : kSmallWidth;
@@ -189,7 +189,7 @@ inline void sum_small_window(const WindowScheme& s, const BiasBackward& a, const
 // Windows of which a head's gradient stays in the caches while row after row sums up its own part of it.
 inline bool is_small(const WindowScheme& s) {
   constexpr int64_t kSmallKeys = 256;
-  return s.window[2] > 1 && s.window[2] <= kSmallWidth && s.keys() <= kSmallKeys;
+  return !s.is_expanded() && s.window[2] > 1 && s.window[2] <= kSmallWidth && s.keys() <= kSmallKeys;
 }
 
 // AVX2 has no masked loads of half types: their gradients become floats first.
@@ -236,7 +236,7 @@ void small_window_backward(const WindowScheme& s, const BiasBackward& a, void* s
                            int64_t end) {
   using Sum = accumulator_t<T>;
   using Bits = typename BitsOf<sizeof(T)>::type;
-  const int64_t rows = s.rows(), prefix = s.prefix(), stride = a.key_stride;
+  const int64_t rows = s.rows(), prefix = s.prefix_tokens, stride = a.key_stride;
   Sum* sums = static_cast<Sum*>(scratch);
   T* rounded = reinterpret_cast<T*>(sums + rows + kLineSums);
   for (int64_t first = begin; first < end; first += kHeadsAtOnce) {

@@ -103,8 +103,8 @@ inline bool in_lines(int64_t count, int64_t channel_stride, bool past_caches, co
          (!past_caches || reinterpret_cast<uintptr_t>(y) % kLine == 0);
 }
 
-// Rows of x and of the result y that share what is added: how many, their distances, whether kGroup of them are
-// worked on together or one after the other, and how far ahead x is fetched.
+// Rows of x and of the result y that share what is added: how many, their distances, whether kGroup of them
+// are worked on together or one after the other, and how far ahead x is fetched.
 struct RowGroup {
   int64_t rows, x_apart, y_apart;
   bool together;

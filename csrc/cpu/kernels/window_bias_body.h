@@ -1,5 +1,5 @@
-// Bodies of the window bias kernels: its rows in order, each of runs of the reversed table, and the adjoint
-// of expanded windows. Compiled once per CPU level by level_*.cpp, inside the level's namespace.
+// The window bias: its rows in order, each of runs of the reversed table. Compiled once per CPU level by
+// level_*.cpp, inside the level's namespace.
 
 namespace {
 
@@ -50,7 +50,7 @@ constexpr int64_t kMinStreamBytes = 256;
 
 template <int kMove, bool kOne, int kSide, class T>
 void window_forward(const WindowScheme& s, const BiasForward& a, void* scratch, int64_t begin, int64_t end) {
-  const int64_t rows = s.rows(), queries = s.queries(), keys = s.keys(), prefix = s.prefix();
+  const int64_t rows = s.rows(), queries = s.queries(), keys = s.keys(), prefix = s.prefix_tokens;
   const int64_t row_bytes = keys * static_cast<int64_t>(sizeof(T));
   const WindowScheme::Runs runs = s.runs();
   const bool shared = s.is_expanded();  // cells, by several queries
@@ -131,87 +131,6 @@ void bias_forward_typed(const WindowScheme& s, const BiasForward& a, void* scrat
   if (bytes <= 32) return window_forward_moves<32, T>(s, a, scratch, begin, end);
   if (bytes <= 64) return window_forward_moves<64, T>(s, a, scratch, begin, end);
   window_forward<64, false, 0, T>(s, a, scratch, begin, end);
-}
-
-// Adds `rows` rows to the same sums. Theirs are short stretches of memory, which no hardware fetches ahead:
-// what follows them is fetched here.
-template <class T, class Sum>
-POSENC_ALONE void add_alike(const T* row, int64_t rows, int64_t row_stride, int64_t count, int64_t stride,
-                            Sum* sums) {
-  constexpr int kOctets = 8;  // in registers
-  int64_t i = 0;
-  for (; stride == 1 && i + kOctets * kOctet <= count; i += kOctets * kOctet) {
-    decltype(widen(Octet<Sum>::load(sums))) sum[kOctets];
-#pragma GCC unroll 8
-    for (int n = 0; n < kOctets; ++n) sum[n] = widen(Octet<Sum>::load(sums + i + n * kOctet));
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* from = row + r * row_stride + i;
-#pragma GCC unroll 8
-      for (int n = 0; n < kOctets; n += kLine / (kOctet * sizeof(T))) {
-        __builtin_prefetch(from + rows * row_stride + n * kOctet);
-      }
-#pragma GCC unroll 8
-      for (int n = 0; n < kOctets; ++n) sum[n] = sum[n] + widen(Octet<T>::load(from + n * kOctet));
-    }
-#pragma GCC unroll 8
-    for (int n = 0; n < kOctets; ++n) Octet<Sum>::round(sum[n]).store(sums + i + n * kOctet);
-  }
-  for (; i < count; ++i) {
-    for (int64_t r = 0; r < rows; ++r) sums[i] += widen(row[r * row_stride + i * stride]);
-  }
-}
-
-// The adjoint of expanded windows, whose gradient is read in the order in which it lies: the queries of a
-// cell are added up first. A part is a line of cells, those that differ on the last axis alone.
-template <class T>
-void expanded_backward(const WindowScheme& s, const BiasBackward& a, void* scratch, int64_t begin,
-                       int64_t end) {
-  using Sum = accumulator_t<T>;
-  const int64_t rows = s.rows(), prefix = s.prefix(), count = s.keys() - prefix, stride = a.key_stride;
-  const int64_t width = s.window[2];
-  const WindowScheme::Runs runs = s.runs();
-  Sum* line_sums = static_cast<Sum*>(scratch) + rows;  // [width, count]
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t head = item / a.blocks, block = item % a.blocks;
-    Sum* sums = a.blocks == 1 ? static_cast<Sum*>(scratch) : static_cast<Sum*>(a.partial) + item * rows;
-    for (int64_t row = 0; row < rows; ++row) sums[row] = Sum(0);
-    const T* grad = static_cast<const T*>(a.grad) + head * a.head_stride;
-    if (prefix != 0 && block == 0) {
-      sums[0] += widen(grad[0]);
-      sums[2] += lane_sum<Sum>(count, [=](int64_t i) { return widen(grad[(1 + i) * stride]); });
-    }
-    const int64_t first = block * a.parts_per_block;
-    const int64_t last = min_of(s.window[0] * s.window[1], first + a.parts_per_block);
-    for (int64_t part = first; part < last; ++part) {
-      const int64_t i = part / s.window[1], j = part - i * s.window[1];
-      for (int64_t n = 0; n < width * count; ++n) line_sums[n] = Sum(0);
-      for (int64_t x = s.first_query(0, i); x < s.first_query(0, i + 1); ++x) {
-        for (int64_t y = s.first_query(1, j); y < s.first_query(1, j + 1); ++y) {
-          const T* row =
-              grad + (prefix + (x * s.query[1] + y) * s.query[2]) * a.query_stride + prefix * stride;
-          for (int64_t cell = 0, z = 0; cell < width; ++cell) {
-            const int64_t next = s.first_query(2, cell + 1), queries = next - z;
-            for (int64_t n = 0; prefix != 0 && n < queries; ++n)
-              sums[1] += widen(row[n * a.query_stride - stride]);
-            add_alike(row, queries, a.query_stride, count, stride, line_sums + cell * count);
-            row += queries * a.query_stride;
-            z = next;
-          }
-        }
-      }
-      for (int64_t cell = 0; cell < width; ++cell) {
-        const Sum* from = line_sums + cell * count;
-        Sum* corner = sums + 3 * prefix + s.corner(i, j, cell);
-        for (int64_t m = 0; m < runs.outer; ++m) {
-          Sum* to = corner + m * runs.outer_step;
-          for (int64_t n = 0; n < runs.inner; ++n, to += runs.inner_step, from += runs.length) {
-            add_row(from, int64_t{1}, runs.length, to);
-          }
-        }
-      }
-    }
-    if (a.blocks == 1) write_sums(sums, rows, a.heads, static_cast<T*>(a.out) + head);
-  }
 }
 
 }  // namespace
