@@ -34,9 +34,9 @@ struct BiasForward {
   int64_t scratch_bytes(const Scheme& s) const {
     return (s.rows() + max_strip(s)) * element_size;
   }
-  // Reversed tables of some heads, and a row; a move may reach beyond it.
+  // Reversed tables of some heads, and a row in whole lines; a move may reach beyond it.
   int64_t scratch_bytes(const core::WindowScheme& s) const {
-    return (kHeadsAtOnce * s.rows() + s.keys()) * element_size + kMaxMove;
+    return (kHeadsAtOnce * s.rows() + s.keys()) * element_size + 2 * kMaxMove;
   }
 };
 

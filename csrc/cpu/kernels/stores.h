@@ -12,6 +12,12 @@ using namespace posenc_ext::core;
 
 constexpr int64_t kLine = 64;  // bytes; whole lines alone go past the caches
 
+// The next multiple of kLine.
+template <class T>
+inline T* to_line(T* p) {
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(p) + kLine - 1) / kLine * kLine);
+}
+
 // One line; `to` stands at a multiple of kLine.
 inline void stream_line(void* to, const void* from) {
 #if !defined(__x86_64__)

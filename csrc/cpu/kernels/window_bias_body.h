@@ -57,7 +57,8 @@ void window_forward(const WindowScheme& s, const BiasForward& a, void* scratch, 
   const bool stream = a.past_caches && row_bytes >= kMinStreamBytes;
   const int64_t last_fast = end - 1 - kMove / row_bytes;  // from here on nothing may be written beyond a row
   T* tables = static_cast<T*>(scratch);
-  T* row = tables + kHeadsAtOnce * rows;
+  // In whole lines, which are read again before they have left the store queue.
+  T* row = to_line(tables + kHeadsAtOnce * rows);
   T* to = static_cast<T*>(a.out) + begin * keys;
 
   // The queries [z, last) of a line, which differ on the last axis alone; `corner` is that of its first cell.
