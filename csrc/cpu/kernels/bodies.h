@@ -4,8 +4,8 @@
 // clang-format off
 #include "cpu/kernels/stores.h"
 #include "cpu/kernels/octet.h"
-#include "cpu/kernels/sixteen.h"
 #include "cpu/kernels/line.h"
+#include "cpu/kernels/sixteen.h"
 #include "cpu/kernels/lane_sum.h"
 
 #include "cpu/kernels/dropout_body.h"

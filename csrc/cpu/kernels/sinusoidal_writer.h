@@ -16,10 +16,7 @@ struct RowWriter {
 
   void put(T* row, int64_t j, Sixteen<T> sines, Sixteen<T> cosines) const {
     if constexpr (kInterleaved) {
-      Sixteen<T> first, second;
-      Sixteen<T>::take_in_turn(sines, cosines, first, second);
-      write(row + 2 * j, first);
-      write(row + 2 * j + kSixteen, second);
+      write(row + 2 * j, in_turn(sines, cosines));
     } else {
       write(row + at.sine + j, sines);
       write(row + at.cosine + j, cosines);
@@ -63,7 +60,10 @@ struct RowWriter {
   }
 
  private:
-  static void write(T* to, Sixteen<T> values) { kPastCaches ? values.stream(to) : values.store(to); }
+  template <class Values>
+  static void write(T* to, const Values& values) {
+    kPastCaches ? values.stream(to) : values.store(to);
+  }
 };
 
 // Whether rows can be written past the caches: sines and cosines begin and end with whole lines.

@@ -1,5 +1,6 @@
 // Sixteen elements at a time, in one register where the level has such: two octets, converted, compared,
-// taken in turn. Compiled once per CPU level by level_*.cpp, inside the level's namespace, after octet.h.
+// taken in turn. Compiled once per CPU level by level_*.cpp, inside the level's namespace, after
+// line.h.
 
 namespace {
 
@@ -127,24 +128,15 @@ inline Signs16 middles(Floats16 x) {
 
 #endif
 
-// a0 b0 a1 b1 and so on.
+// Eight of a and eight of b: a0 b0 a1 b1 and so on.
 template <class T>
-struct InTurn {
-  Octet<T> low, high;
-};
-
-template <class T>
-inline InTurn<T> in_turn(Octet<T> a, Octet<T> b) {
+inline void take_in_turn(Octet<T> a, Octet<T> b, Octet<T> (&turns)[2]) {
 #if POSENC_VECTOR_BYTES >= 32
-  if constexpr (sizeof(T) == 2) {
-    InTurn<T> result;
-    result.low.bits = _mm_unpacklo_epi16(a.bits, b.bits);
-    result.high.bits = _mm_unpackhi_epi16(a.bits, b.bits);
-    return result;
-  }
   if constexpr (sizeof(T) == 4) {
     const __m256 low = _mm256_unpacklo_ps(a.all.v, b.all.v), high = _mm256_unpackhi_ps(a.all.v, b.all.v);
-    return {{{_mm256_permute2f128_ps(low, high, 0x20)}}, {{_mm256_permute2f128_ps(low, high, 0x31)}}};
+    turns[0] = {{_mm256_permute2f128_ps(low, high, 0x20)}};
+    turns[1] = {{_mm256_permute2f128_ps(low, high, 0x31)}};
+    return;
   }
 #endif
   T first[kOctet], second[kOctet], both[2 * kOctet];
@@ -154,30 +146,49 @@ inline InTurn<T> in_turn(Octet<T> a, Octet<T> b) {
     both[2 * i] = first[i];
     both[2 * i + 1] = second[i];
   }
-  return {Octet<T>::load(both), Octet<T>::load(both + kOctet)};
+  for (int64_t i = 0; i < 2; ++i) turns[i] = Octet<T>::load(both + i * kOctet);
 }
+
+// Sixteen of each in turn, in whole lines.
+template <class T>
+struct Turns {
+  static constexpr int64_t kLines = 2 * kSixteen / kLineElements<T>;
+  Line<T> line[kLines];
+
+  void store(T* to) const {
+    for (int64_t i = 0; i < kLines; ++i) line[i].store(to + i * kLineElements<T>);
+  }
+  void stream(T* to) const {
+    for (int64_t i = 0; i < kLines; ++i) line[i].stream(to + i * kLineElements<T>);
+  }
+};
 
 template <class T>
 struct Sixteen {
-  Octet<T> low, high;
+  Octet<T> octet[2];
 
 #if POSENC_VECTOR_BYTES != 64
-  static Sixteen round(Floats16 x) { return {Octet<T>::round(x.low), Octet<T>::round(x.high)}; }
+  static Sixteen round(Floats16 x) { return {{Octet<T>::round(x.low), Octet<T>::round(x.high)}}; }
 #endif
   void store(T* to) const {
-    low.store(to);
-    high.store(to + kOctet);
+    for (int64_t i = 0; i < 2; ++i) octet[i].store(to + i * kOctet);
   }
   void stream(T* to) const {
-    low.stream(to);
-    high.stream(to + kOctet);
-  }
-  static void take_in_turn(Sixteen a, Sixteen b, Sixteen& first, Sixteen& second) {
-    const InTurn<T> low = in_turn(a.low, b.low), high = in_turn(a.high, b.high);
-    first = {low.low, low.high};
-    second = {high.low, high.high};
+    for (int64_t i = 0; i < 2; ++i) octet[i].stream(to + i * kOctet);
   }
 };
+
+template <class T>
+inline Turns<T> in_turn(Sixteen<T> a, Sixteen<T> b) {
+  union {
+    Octet<T> pair[2][2];
+    Octet<T> line[Turns<T>::kLines][kLineOctets<T>];
+  } turns;
+  for (int i = 0; i < 2; ++i) take_in_turn(a.octet[i], b.octet[i], turns.pair[i]);
+  Turns<T> result;
+  for (int64_t i = 0; i < Turns<T>::kLines; ++i) result.line[i] = Line<T>::of(turns.line[i]);
+  return result;
+}
 
 #if POSENC_VECTOR_BYTES == 64
 
@@ -188,50 +199,91 @@ struct Sixteen<float> {
   static Sixteen round(Floats16 x) { return {x.v}; }
   void store(float* to) const { _mm512_storeu_ps(to, all); }
   void stream(float* to) const { _mm512_stream_ps(to, all); }
-  static void take_in_turn(Sixteen a, Sixteen b, Sixteen& first, Sixteen& second) {
-    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-    first = {_mm512_permutex2var_ps(a.all, low, b.all)};
-    second = {_mm512_permutex2var_ps(a.all, high, b.all)};
-  }
 };
 
-// What the two half types share.
-template <class T>
-struct HalfSixteen {
-  __m256i bits;
+inline Turns<float> in_turn(Sixteen<float> a, Sixteen<float> b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  return {{{_mm512_castps_si512(_mm512_permutex2var_ps(a.all, low, b.all))},
+           {_mm512_castps_si512(_mm512_permutex2var_ps(a.all, high, b.all))}}};
+}
 
-  void store(T* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits); }
-  void stream(T* to) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), bits); }
-  static void take_in_turn(HalfSixteen a, HalfSixteen b, HalfSixteen& first, HalfSixteen& second) {
-    const __m256i low = _mm256_unpacklo_epi16(a.bits, b.bits), high = _mm256_unpackhi_epi16(a.bits, b.bits);
-    first = {_mm256_permute2x128_si256(low, high, 0x20)};
-    second = {_mm256_permute2x128_si256(low, high, 0x31)};
-  }
-};
-
+// Each in the upper half of 32 bits; the lower half is anything.
 template <>
-struct Sixteen<BFloat16> : HalfSixteen<BFloat16> {
+struct Sixteen<BFloat16> {
+  __m512i upper;
+
   static Sixteen round(Floats16 x) {
     const __m512i all = _mm512_castps_si512(x.v);
     const __m512i last = _mm512_and_si512(_mm512_srli_epi32(all, 16), _mm512_set1_epi32(1));
     const __m512i half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
-    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(all, half), 16);
     const __mmask16 is_nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
-    return {{_mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7fc0)))}};
+    return {_mm512_mask_mov_epi32(_mm512_add_epi32(all, half), is_nan, _mm512_set1_epi32(0x7fc00000))};
   }
+  __m256i packed() const { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(upper, 16)); }
+  void store(BFloat16* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), packed()); }
+  void stream(BFloat16* to) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), packed()); }
 };
 
+inline Turns<BFloat16> in_turn(Sixteen<BFloat16> a, Sixteen<BFloat16> b) {
+  return {{{_mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(a.upper, 16), b.upper)}}};
+}
+
 template <>
-struct Sixteen<Half> : HalfSixteen<Half> {
+struct Sixteen<Half> {
+  __m256i bits;
+
   static Sixteen round(Floats16 x) {
     // Of a NaN the sign alone is kept.
     const __m512 sign = _mm512_and_ps(x.v, _mm512_set1_ps(-0.0f));
     const __m512 nan = _mm512_or_ps(sign, _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)));
     const __m512 clean = _mm512_mask_mov_ps(x.v, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), nan);
-    return {{_mm512_cvtps_ph(clean, _MM_FROUND_TO_NEAREST_INT)}};
+    return {_mm512_cvtps_ph(clean, _MM_FROUND_TO_NEAREST_INT)};
   }
+  void store(Half* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits); }
+  void stream(Half* to) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), bits); }
 };
+
+inline Turns<Half> in_turn(Sixteen<Half> a, Sixteen<Half> b) {
+  const __m512i second = _mm512_slli_epi32(_mm512_cvtepu16_epi32(b.bits), 16);
+  return {{{_mm512_or_si512(_mm512_cvtepu16_epi32(a.bits), second)}}};
+}
+
+#elif POSENC_VECTOR_BYTES == 32
+
+// Each in the upper half of 32 bits; the lower half is anything.
+template <>
+struct Sixteen<BFloat16> {
+  __m256i low, high;
+
+  static __m256i round(Floats x) {
+    const __m256i all = _mm256_castps_si256(x.v);
+    const __m256i last = _mm256_and_si256(_mm256_srli_epi32(all, 16), _mm256_set1_epi32(1));
+    const __m256i half = _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(_mm256_add_epi32(all, half), _mm256_set1_epi32(0x7fc00000), is_nan);
+  }
+  static Sixteen round(Floats16 x) { return {round(x.low), round(x.high)}; }
+  __m256i packed() const {
+    return _mm256_permute4x64_epi64(
+        _mm256_packus_epi32(_mm256_srli_epi32(low, 16), _mm256_srli_epi32(high, 16)), 0xd8);
+  }
+  void store(BFloat16* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), packed()); }
+  void stream(BFloat16* to) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), packed()); }
+};
+
+inline Turns<BFloat16> in_turn(Sixteen<BFloat16> a, Sixteen<BFloat16> b) {
+  return {{{{_mm256_blend_epi16(_mm256_srli_epi32(a.low, 16), b.low, 0xaa),
+             _mm256_blend_epi16(_mm256_srli_epi32(a.high, 16), b.high, 0xaa)}}}};
+}
+
+inline Turns<Half> in_turn(Sixteen<Half> a, Sixteen<Half> b) {
+  const auto take = [](Octet<Half> first, Octet<Half> second) {
+    return _mm256_or_si256(_mm256_cvtepu16_epi32(first.bits),
+                           _mm256_slli_epi32(_mm256_cvtepu16_epi32(second.bits), 16));
+  };
+  return {{{{take(a.octet[0], b.octet[0]), take(a.octet[1], b.octet[1])}}}};
+}
 
 #endif
 
@@ -240,21 +292,19 @@ template <class T>
 inline Sixteen<T> round_clear(Floats16 x) {
 #if POSENC_VECTOR_BYTES == 64
   if constexpr (std::is_same_v<T, BFloat16>) {
-    const __m512i up = _mm512_add_epi32(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x8000));
-    return {{_mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16))}};
+    return {_mm512_add_epi32(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x8000))};
   }
-  if constexpr (std::is_same_v<T, Half>) return {{_mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT)}};
+  if constexpr (std::is_same_v<T, Half>) return {_mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT)};
 #elif POSENC_VECTOR_BYTES == 32
   if constexpr (std::is_same_v<T, BFloat16>) {
     const auto up = [](Floats f) {
-      return _mm256_srli_epi32(_mm256_add_epi32(_mm256_castps_si256(f.v), _mm256_set1_epi32(0x8000)), 16);
+      return _mm256_add_epi32(_mm256_castps_si256(f.v), _mm256_set1_epi32(0x8000));
     };
-    const __m256i all = _mm256_permute4x64_epi64(_mm256_packus_epi32(up(x.low), up(x.high)), 0xd8);
-    return {{{_mm256_castsi256_si128(all)}}, {{_mm256_extracti128_si256(all, 1)}}};
+    return {up(x.low), up(x.high)};
   }
   if constexpr (std::is_same_v<T, Half>) {
-    return {{{_mm256_cvtps_ph(x.low.v, _MM_FROUND_TO_NEAREST_INT)}},
-            {{_mm256_cvtps_ph(x.high.v, _MM_FROUND_TO_NEAREST_INT)}}};
+    return {{{{_mm256_cvtps_ph(x.low.v, _MM_FROUND_TO_NEAREST_INT)}},
+             {{_mm256_cvtps_ph(x.high.v, _MM_FROUND_TO_NEAREST_INT)}}}};
   }
 #endif
   return Sixteen<T>::round(x);
@@ -271,7 +321,7 @@ template <class T>
 inline Sixteen<T> round_sixteen(const double* from) {
   const auto load = [from](int64_t i) { return widen(Octet<double>::load(from + i)); };
   if constexpr (sizeof(T) == sizeof(double)) {
-    return {Octet<double>::load(from), Octet<double>::load(from + kOctet)};
+    return {{Octet<double>::load(from), Octet<double>::load(from + kOctet)}};
   } else {
     return Sixteen<T>::round(before_rounding<T>(load(0), load(kOctet)));
   }
