@@ -158,45 +158,15 @@ struct BlockRows {
   }
 };
 
-// The sines, or the cosines, of kSixteens times sixteen pairs from j on, which stand side by side.
-template <class T, int kSixteens, bool kCosine, class Writer>
-void add_run(const SinusoidTable& a, const BlockRows& rows, int64_t j, const AnchorPairs* anchors,
-             const Writer& writer) {
+// kSixteens times sixteen pairs from j on, of the rows that lie first to last - 1 steps after the anchor and
+// before it.
+template <class T, int kSixteens, class Writer>
+void add_steps(const SinusoidTable& a, const BlockRows& rows, int64_t first, int64_t last, int64_t j,
+               const AnchorPairs* anchors, const Writer& writer) {
   AnchorPairs anchor[kSixteens];  // of its own: these stay in registers, as no row can overlap them
   for (int i = 0; i < kSixteens; ++i) anchor[i] = anchors[i];
-  const SixteenPairs* step = a.angles.steps + j / kSixteen * (AngleSteps::kReach + 1);
-  for (int64_t k = 0; k <= AngleSteps::kReach; ++k, ++step) {
-    T *after_row = rows.row<T>(a, k), *before_row = rows.row<T>(a, -k);
-#pragma GCC unroll 2
-    for (int i = 0; i < kSixteens; ++i) {
-      const int64_t pair = j + i * kSixteen;
-      const Angles at(anchor[i].at), by(step[i * (AngleSteps::kReach + 1)]);
-      const Sums near = sums<float, kCosine>(at, by);
-      Sixteen<T> after = round_clear<T>(near.after), before = round_clear<T>(near.before);
-      const Floats16 doubt = kCosine ? all_of_floats(kDoubt) : load_floats(anchor[i].doubt);
-      const Floats16 limit = quick_limit<T>(doubt);
-      if (any(doubtful<T>(near.after, limit) | doubtful<T>(near.before, limit))) [[unlikely]] {
-        const Sums values = sums<T, kCosine>(at, by);
-        after = mended<T, kCosine>(values.after, doubt, a.frequencies, pair, rows.centre + k);
-        before = mended<T, kCosine>(values.before, doubt, a.frequencies, pair, rows.centre - k);
-      }
-      const auto put = [&](T* row, Sixteen<T> some) {
-        writer.template put_run<kCosine, kSixteens == 1>(row, pair, some);
-      };
-      if (rows.has_after(k)) put(after_row, after);
-      if (rows.has_before(k)) put(before_row, before);
-    }
-  }
-}
-
-// The sines and cosines, which stand in turn.
-template <class T, int kSixteens, class Writer>
-void add_in_turn(const SinusoidTable& a, const BlockRows& rows, int64_t j, const AnchorPairs* anchors,
-                 const Writer& writer) {
-  AnchorPairs anchor[kSixteens];
-  for (int i = 0; i < kSixteens; ++i) anchor[i] = anchors[i];
-  const SixteenPairs* step = a.angles.steps + j / kSixteen * (AngleSteps::kReach + 1);
-  for (int64_t k = 0; k <= AngleSteps::kReach; ++k, ++step) {
+  const SixteenPairs* step = a.angles.steps_of(j / kSixteen) + first;
+  for (int64_t k = first; k < last; ++k, ++step) {
     T *after_row = rows.row<T>(a, k), *before_row = rows.row<T>(a, -k);
 #pragma GCC unroll 2
     for (int i = 0; i < kSixteens; ++i) {
@@ -228,27 +198,22 @@ void add_in_turn(const SinusoidTable& a, const BlockRows& rows, int64_t j, const
   }
 }
 
-template <class T, int kSixteens, class Writer>
-inline void add_some(const SinusoidTable& a, const BlockRows& rows, int64_t j, const AnchorPairs* anchors,
-                     const Writer& writer) {
-  if constexpr (Writer::kInTurn) {
-    add_in_turn<T, kSixteens>(a, rows, j, anchors, writer);
-  } else {
-    add_run<T, kSixteens, false>(a, rows, j, anchors, writer);
-    add_run<T, kSixteens, true>(a, rows, j, anchors, writer);
-  }
-}
-
 // Pairs [first, first + count) of the rows of a block, in pieces of two sixteens: shorter ones take longer on
-// their way past the caches, and longer ones do not stay in registers.
+// their way past the caches, and longer ones do not stay in registers. Pieces of a row follow one another
+// after a few rows: memory is faster where 256 bytes that lie side by side come together.
 template <class T, class Writer>
 void add_pairs(const SinusoidTable& a, const BlockRows& rows, int64_t first, int64_t count,
                const AnchorPairs* anchors, const Writer& writer) {
-  int64_t j = first;
-  for (; j + kSixteen < first + count && writer.holds(j + kSixteen); j += 2 * kSixteen, anchors += 2) {
-    add_some<T, 2>(a, rows, j, anchors, writer);
+  constexpr int64_t kSteps = AngleSteps::kReach / 2 + 1;
+  for (int64_t k = 0; k <= AngleSteps::kReach; k += kSteps) {
+    const int64_t last = min_of(k + kSteps, AngleSteps::kReach + 1);
+    const AnchorPairs* anchor = anchors;
+    int64_t j = first;
+    for (; j + kSixteen < first + count && writer.holds(j + kSixteen); j += 2 * kSixteen, anchor += 2) {
+      add_steps<T, 2>(a, rows, k, last, j, anchor, writer);
+    }
+    for (; j < first + count; j += kSixteen, ++anchor) add_steps<T, 1>(a, rows, k, last, j, anchor, writer);
   }
-  for (; j < first + count; j += kSixteen, ++anchors) add_some<T, 1>(a, rows, j, anchors, writer);
 }
 
 // The anchors of pairs [j, j + count), count a multiple of sixteen that a block holds.

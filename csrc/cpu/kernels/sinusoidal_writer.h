@@ -5,7 +5,6 @@ namespace {
 
 template <class T, bool kInterleaved, bool kPastCaches>
 struct RowWriter {
-  static constexpr bool kInTurn = kInterleaved;
   Sinusoid spec;
   Places at;
 
@@ -40,17 +39,6 @@ struct RowWriter {
       copy(row + at.sine + j, last, some_sines);
       copy(row + at.cosine + j, last + kSixteen, some_cosines);
     }
-  }
-
-  // The sines or the cosines alone, where they stand side by side.
-  template <bool kCosine, bool kSome>
-  void put_run(T* row, int64_t j, Sixteen<T> values) const {
-    T* to = row + (kCosine ? at.cosine : at.sine) + j;
-    const int64_t count = (kCosine ? spec.pairs() : spec.frequencies()) - j;
-    if (!kSome || count >= kSixteen) return write(to, values);
-    T last[kSixteen];
-    values.store(last);
-    memcpy(to, last, static_cast<size_t>(count) * sizeof(T));
   }
 
   // The zero of an odd dim in some rows.
