@@ -33,37 +33,56 @@ inline void add_encoding(const AddSinusoidal& a, int64_t b, int64_t l, const dou
 // Positions [first, first + count) of `samples` samples from b on, `apart` from each other; `together`: of
 // kGroup.
 template <class T, class Sum>
-inline void add_encodings(const AddSinusoidal& a, int64_t b, int64_t samples, int64_t apart, bool together,
-                          int64_t first, int64_t count, const double* encoding, bool lines, const Sum& sum) {
+inline void add_lines(const AddSinusoidal& a, int64_t b, int64_t samples, int64_t apart, bool together,
+                      int64_t first, int64_t count, typename Sum::Addend addend, const Sum& sum) {
   const int64_t dim = a.frequencies.spec.dim;
-  const int64_t far = a.length_first() && !together ? fetch_ahead<T>(8192, a.x_batch_stride, dim)
-                                                    : fetch_ahead<T>(2048, a.x_length_stride, dim);
+  const int64_t far = a.length_first() ? fetch_ahead<T>(8192, a.x_batch_stride, dim)
+                                       : fetch_ahead<T>(2048, a.x_length_stride, dim);
   // What is in the caches comes sooner.
   const int64_t ahead = a.past_caches || together ? far : 1024 / static_cast<int64_t>(sizeof(T));
   const RowGroup group{samples,      apart * a.x_batch_stride, apart * a.out_batch_stride, together, ahead,
                        a.past_caches};
-  for (int64_t l = first; l < first + count; ++l, encoding += dim) {
-    if (lines) {
-      const int64_t to = b * a.out_batch_stride + l * a.out_length_stride;
-      write_rows(a.dropout, group, static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride,
-                 static_cast<T*>(a.out) + to, to, dim, sum, encoding);
-      continue;
-    }
-    for (int64_t r = 0; r < samples; ++r) {
+  for (int64_t l = first; l < first + count; ++l, addend = addend + dim) {
+    const int64_t to = b * a.out_batch_stride + l * a.out_length_stride;
+    write_rows(a.dropout, group, static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride,
+               static_cast<T*>(a.out) + to, to, dim, sum, addend);
+  }
+}
+
+// The same for rows that are no whole lines.
+template <class T>
+inline void add_encodings(const AddSinusoidal& a, int64_t b, int64_t samples, int64_t first, int64_t count,
+                          const double* encoding) {
+  for (int64_t l = first; l < first + count; ++l, encoding += a.frequencies.spec.dim) {
+    for (int64_t r = b; r < b + samples; ++r) {
       if (a.x_channel_stride == 1) {
-        add_encoding<T>(a, b + r * apart, l, encoding, SideBySide{});
+        add_encoding<T>(a, r, l, encoding, SideBySide{});
       } else {
-        add_encoding<T>(a, b + r * apart, l, encoding, a.x_channel_stride);
+        add_encoding<T>(a, r, l, encoding, a.x_channel_stride);
       }
     }
   }
 }
 
+// Samples [b, last), which have the same encodings.
+template <class T, class Sum>
+inline void add_samples(const AddSinusoidal& a, int64_t b, int64_t last, int64_t first, int64_t count,
+                        const double* encoding, bool lines, const Sum& sum, double* room) {
+  if (!lines) return add_encodings<T>(a, b, last - b, first, count, encoding);
+  const auto addend = sum.prepared(encoding, count * a.frequencies.spec.dim, room);
+  // Memory is walked in its order, or in four places at once that share encodings in registers.
+  if (a.length_first()) return add_lines<T>(a, b, last - b, 1, false, first, count, addend, sum);
+  const int64_t apart = (last - b) / kGroup;
+  for (int64_t i = 0; i < apart; ++i) add_lines<T>(a, b + i, kGroup, apart, true, first, count, addend, sum);
+  for (b += apart * kGroup; b < last; ++b) add_lines<T>(a, b, 1, 0, false, first, count, addend, sum);
+}
+
 template <class T>
 void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
   const int64_t dim = a.frequencies.spec.dim, tile = a.tile_length(), chunks = a.chunks();
-  double on_stack[AddSinusoidal::kTile];
-  double* buffer = dim <= AddSinusoidal::kTile ? on_stack : new double[static_cast<size_t>(dim)];
+  double on_stack[2 * AddSinusoidal::kTile];
+  double* buffer = dim <= AddSinusoidal::kTile ? on_stack : new double[static_cast<size_t>(2 * dim)];
+  double* room = buffer + tile * dim;
   const typename EncodingSum<T>::type sum(a.x_scale, a.dropout);
   const bool lines = in_lines<T>(dim, a.x_channel_stride, a.past_caches, a.out);
   for (int64_t item = begin; item < end; ++item) {
@@ -71,24 +90,13 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
     int64_t b = item % chunks * a.kBatchChunk;
     const int64_t last = min_of(a.batch, b + a.kBatchChunk);
     const double p = position_after(a.start, first);
-    const auto add = [&](int64_t samples, int64_t apart, bool together, const double* encoding) {
-      add_encodings<T>(a, b, samples, apart, together, first, count, encoding, lines, sum);
-    };
     if (a.offsets == nullptr) {
-      const double* encoding = encodings(a, p, count, buffer);
-      if (a.length_first() && sizeof(T) > 2) {  // memory is walked in its order
-        add(last - b, 1, false, encoding);
-        continue;
-      }
-      // In four places at once, that share the encodings in registers.
-      const int64_t apart = (last - b) / kGroup, next = b + apart * kGroup;
-      for (const int64_t end_of_first = b + apart; b < end_of_first; ++b) add(kGroup, apart, true, encoding);
-      for (b = next; b < last; ++b) add(1, 0, false, encoding);
+      add_samples<T>(a, b, last, first, count, encodings(a, p, count, buffer), lines, sum, room);
       continue;
     }
     for (; b < last; ++b) {
       const double offset = load_position(a.offsets, a.offset_type, b * a.offset_stride);
-      add(1, 0, false, encodings(a, p + offset, count, buffer));
+      add_samples<T>(a, b, b + 1, first, count, encodings(a, p + offset, count, buffer), lines, sum, room);
     }
   }
   if (buffer != on_stack) delete[] buffer;

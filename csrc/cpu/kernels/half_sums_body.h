@@ -12,6 +12,8 @@ struct Wide {
   __m512 v;
 };
 
+inline Wide load_wide(const float* from) { return {_mm512_loadu_ps(from)}; }
+inline void store(Wide x, float* to) { _mm512_storeu_ps(to, x.v); }
 inline Wide wide_of(const Doubles* x) {
   const __m256 low = to_floats(x[0]).v, high = to_floats(x[1]).v;
   return {_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1)};
@@ -72,6 +74,8 @@ struct Wide {
   __m256 v;
 };
 
+inline Wide load_wide(const float* from) { return {_mm256_loadu_ps(from)}; }
+inline void store(Wide x, float* to) { _mm256_storeu_ps(to, x.v); }
 inline Wide wide_of(const Doubles* x) { return {to_floats(*x).v}; }
 inline void load_line(const BFloat16* x, Wide (&w)[kHalfWides]) {
   for (int64_t i = 0; i < kHalfWides; i += 2) {
@@ -145,10 +149,19 @@ inline void order_as(Half, Wide (&)[kHalfWides]) {}
 #define POSENC_RARE inline
 #endif
 
+// Encodings, and each as the sum of two floats: a line of the high ones, a line of the low ones and so on, in
+// the order of load_line.
+struct NearAddend {
+  const double* exact;
+  const float* parts;
+
+  NearAddend operator+(int64_t elements) const { return {exact + elements, parts + 2 * elements}; }
+};
+
 // x * x_scale + encoding: in floats, unless core/near_sum.h leaves a doubt.
 template <class T>
 struct NearScaledSum {
-  using Addend = double;
+  using Addend = NearAddend;
   static constexpr int64_t kDoubles = kWide / kOctet;
 
   ScaledSum<T, double> exact;
@@ -172,27 +185,42 @@ struct NearScaledSum {
     near = is_near(scale * kept_scale, kept_scale);
   }
 
+  NearAddend prepared(const double* addends, int64_t count, double* room) const {
+    float* parts = reinterpret_cast<float*>(room);
+    for (int64_t c = 0; c < count; c += kLineElements<T>) {
+      Wide high[kHalfWides], low[kHalfWides];
+      for (int64_t i = 0; i < kHalfWides; ++i) {
+        Doubles x[kDoubles];
+        for (int64_t k = 0; k < kDoubles; ++k) {
+          x[k] = Octet<double>::load(addends + c + i * kWide + k * kOctet).all * factor;
+        }
+        split(x, high[i], low[i]);
+      }
+      order_as(T{}, high);
+      order_as(T{}, low);
+      for (int64_t i = 0; i < kHalfWides; ++i) {
+        store(high[i], parts + 2 * c + i * kWide);
+        store(low[i], parts + 2 * c + (kHalfWides + i) * kWide);
+      }
+    }
+    return {addends, parts};
+  }
+
   struct Shared {
     Wide high[kHalfWides], low[kHalfWides];
   };
 
-  Shared shared(const double* addend) const {
+  Shared shared(NearAddend addend) const {
     Shared s;
     for (int64_t i = 0; i < kHalfWides; ++i) {
-      Doubles x[kDoubles];
-      for (Doubles& octet : x) {
-        octet = Octet<double>::load(addend).all * factor;
-        addend += kOctet;
-      }
-      split(x, s.high[i], s.low[i]);
+      s.high[i] = load_wide(addend.parts + i * kWide);
+      s.low[i] = load_wide(addend.parts + (kHalfWides + i) * kWide);
     }
-    order_as(T{}, s.high);
-    order_as(T{}, s.low);
     return s;
   }
 
   template <bool kDrops>
-  Line<T> line(const T* x, const double* addend, const Shared& s) const {
+  Line<T> line(const T* x, NearAddend addend, const Shared& s) const {
     Wide sums[kHalfWides];
     load_line(x, sums);
     for (int64_t i = 0; i < kHalfWides; ++i) {
@@ -201,7 +229,7 @@ struct NearScaledSum {
     Line<T> line;
     if (near && !rounds_in_doubt(sums, line)) [[likely]]
       return line;
-    return exact_line<kDrops>(exact, x, addend);
+    return exact_line<kDrops>(exact, x, addend.exact);
   }
 
   template <bool kDrops>
@@ -272,7 +300,7 @@ inline Wide operator+(Wide a, Wide b) { return {_mm256_add_ps(a.v, b.v)}; }
 
 template <class T>
 struct WidePlainSum {
-  using Addend = T;
+  using Addend = const T*;
 
   struct Shared {
     Wide addend[kHalfWides];

@@ -11,7 +11,7 @@ constexpr int kGroup = 4;  // rows
 // x * x_scale + addend in doubles, rounded once.
 template <class T, class A>
 struct ScaledSum {
-  using Addend = A;
+  using Addend = const A*;
   Doubles x_scale, kept_scale;
 
   ScaledSum(double x_scale, const SeededDropout& d)
@@ -26,6 +26,8 @@ struct ScaledSum {
     for (int64_t i = 0; i < kLineOctets<T>; ++i) s.addend[i] = to_double(Octet<A>::load(addend + i * kOctet));
     return s;
   }
+  // What the sum asks of `count` addends, whole lines; there is room for as many doubles.
+  const A* prepared(const A* addends, int64_t /*count*/, double* /*room*/) const { return addends; }
 
   template <bool kDrops>
   Line<T> line(const T* x, const A*, const Shared& s) const {
@@ -47,7 +49,7 @@ struct EncodingSum {
 // x + addend, which needs no double: core/position_embedding.h.
 template <class T>
 struct PlainSum {
-  using Addend = T;
+  using Addend = const T*;
 
   struct Shared {
     Octet<T> addend[kLineOctets<T>];
@@ -72,7 +74,7 @@ struct PlainSum {
 // x * x_scale
 template <class T>
 struct Product {
-  using Addend = T;
+  using Addend = const T*;
   Doubles x_scale, kept_scale;
 
   Product(double x_scale, const SeededDropout& d)
@@ -123,7 +125,7 @@ inline int64_t fetch_ahead(int64_t bytes, int64_t step, int64_t count) {
 template <int kRows, bool kDrops, class T, class Sum>
 POSENC_ALONE POSENC_FLATTEN void write_group(const SeededDropout& d, const RowGroup& rows, const T* x, T* y,
                                              int64_t first, int64_t count, const Sum& by,
-                                             const typename Sum::Addend* addend) {
+                                             typename Sum::Addend addend) {
   // Copies stay in registers: what is written may not change them.
   const RowGroup g = rows;
   const Sum sum = by;
@@ -153,7 +155,7 @@ POSENC_ALONE POSENC_FLATTEN void write_group(const SeededDropout& d, const RowGr
 
 template <class T, class Sum>
 inline void write_rows(const SeededDropout& d, const RowGroup& g, const T* x, T* y, int64_t first,
-                       int64_t count, const Sum& sum, const typename Sum::Addend* addend) {
+                       int64_t count, const Sum& sum, typename Sum::Addend addend) {
   if (d.drops()) {
     g.together ? write_group<kGroup, true>(d, g, x, y, first, count, sum, addend)
                : write_group<1, true>(d, g, x, y, first, count, sum, addend);
