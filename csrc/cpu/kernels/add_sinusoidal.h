@@ -14,7 +14,7 @@ namespace posenc_ext::cpu {
 // positions of a chunk of samples, which share the tile's encodings.
 struct AddSinusoidal {
   static constexpr int64_t kBatchChunk = 32;
-  static constexpr int64_t kTile = 8192;  // encodings of a tile, which stay in L2
+  static constexpr int64_t kTile = 4096;  // encodings of a tile, which stay in L2
   Frequencies frequencies;
   const double* kept;  // encodings of the positions [0, kept_positions)
   int64_t kept_positions;
