@@ -242,6 +242,26 @@ def test_float32_sums_a_unit_from_a_tie_are_in_doubt(dtype):
         assert same_as_strided(rows, training=True, **options), (x[i], options)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_half_is_scaled_as_in_float64(dtype):
+    """Whole lines of BFloat16 are scaled in float32 where core/near_sum.h says that it rounds alike."""
+    x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
+    apart = x.new_empty(len(x), 2)[:, 0].copy_(x)  # no whole lines
+    seed = torch.zeros(1, dtype=torch.int64)
+    step = torch.finfo(dtype).eps / 2
+    near_ties = [
+        (1 + odd * step) * (1 + side * 2.0**-bits)
+        for odd in (0, 1, 3, 63)
+        for bits in range(20, 53, 2)
+        for side in (-1, 1)
+    ]
+    extremes = [0.0, -3.0, 2.0**-8, 1 / 3, 2.0**-64, 2.0**-65, 2.0**64, 2.0**65, 1e-300, 1e300]
+    random = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for scale in [*near_ties, *extremes, *random.tolist()]:
+        results = [torch.ops.posenc_ext._scale_dropout(form, scale, 0.0, seed) for form in (x, apart)]
+        assert same_bits(*results), scale
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("p", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float64, *HALVES_AND_FLOAT32], ids=str)

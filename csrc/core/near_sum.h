@@ -9,6 +9,9 @@
 // place asks, and the last error is below a tenth of a unit. What float64 rounds off is far less. Together
 // below 1.7 units: so unless t is within 1 unit of the middle between two values of the half type, both round
 // alike.
+//
+// A product alone, t = fma(x, s_hi, x * s_lo), is off by half a unit and 2^-22 of one more, subnormal ones by
+// a unit: so are products of BFloat16, whose middles end in the same bits however small they are.
 #pragma once
 
 #include "core/scalar.h"
@@ -31,17 +34,16 @@ struct NearSum<Half> {
 };
 
 // In doubt is a t whose bits + kToMiddle have none of kAroundMiddle set: it is near a middle, from 2 units
-// below to 1 above. And one that rounds to what is outside [2^-14, infinity): too small, or no number.
+// below to 1 above. And one that rounds to what is no number, or below the bits of the smallest that the
+// bound allows: of sums kSmallest, of products of BFloat16 zero.
 template <class T>
 constexpr uint32_t kToMiddle = (1u << (NearSum<T>::kCut - 1)) + 2;
 template <class T>
 constexpr uint32_t kAroundMiddle = (1u << NearSum<T>::kCut) - 4;
 
-// Outside are 16 bits b with 2 b - kTwiceSmallest >= kTwiceRange, modulo 2^16: twice the bits lose the sign.
-template <class T>
-constexpr uint16_t kTwiceSmallest = 2 * NearSum<T>::kSmallest;
-template <class T>
-constexpr uint16_t kTwiceRange = 2 * (NearSum<T>::kInfinity - NearSum<T>::kSmallest);
+// Outside are 16 bits b with 2 b - 2 kSmallest >= kTwiceRange, modulo 2^16: twice the bits lose the sign.
+template <class T, uint16_t kSmallest>
+constexpr uint16_t kTwiceRange = 2 * (NearSum<T>::kInfinity - kSmallest);
 
 // What the bound asks of x_scale, so that its low part has all its bits, and of the factor of encodings,
 // which are at most one.

@@ -106,7 +106,7 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
 template <class T, class Stride>
 void scale_dropout_typed(const ScaleDropout& a, int64_t begin, int64_t end, Stride stride) {
   const Doubles scale = all_of(a.scale);
-  const Product<T> product(a.scale, a.dropout);
+  const typename Scaling<T>::type product(a.scale, a.dropout);
   for (int64_t i = begin; i < end; ++i) {
     const Row<T, Stride> x{static_cast<const T*>(a.x) + a.outer.offset(i), stride};
     const int64_t first = i * a.inner, count = min_of(a.inner, a.total - first);

@@ -34,6 +34,9 @@ inline void order_as(BFloat16, Wide (&w)[kHalfWides]) {
   w[0].v = _mm512_permutex2var_ps(first, even, w[1].v);
   w[1].v = _mm512_permutex2var_ps(first, _mm512_or_si512(even, _mm512_set1_epi32(1)), w[1].v);
 }
+inline Wide near_product(Wide x, Wide s_hi, Wide s_lo) {
+  return {_mm512_fmadd_ps(x.v, s_hi.v, _mm512_mul_ps(x.v, s_lo.v))};
+}
 inline Wide near_sum(Wide x, Wide s_hi, Wide s_lo, Wide e_hi, Wide e_lo) {
   return {_mm512_add_ps(_mm512_fmadd_ps(x.v, s_hi.v, e_hi.v), _mm512_fmadd_ps(x.v, s_lo.v, e_lo.v))};
 }
@@ -59,13 +62,13 @@ inline __mmask32 round_near(const Wide (&sums)[kHalfWides], Line<Half>& line) {
 }
 
 // The sums rounded, and whether core/near_sum.h leaves a doubt about one.
-template <class T>
+template <uint16_t kSmallest, class T>
 inline bool rounds_in_doubt(const Wide (&sums)[kHalfWides], Line<T>& line) {
   const __mmask32 near_middle = round_near(sums, line);
   const __m512i range = _mm512_sub_epi16(_mm512_add_epi16(line.all, line.all),
-                                         _mm512_set1_epi16(static_cast<int16_t>(kTwiceSmallest<T>)));
-  return (near_middle |
-          _mm512_cmpge_epu16_mask(range, _mm512_set1_epi16(static_cast<int16_t>(kTwiceRange<T>)))) != 0;
+                                         _mm512_set1_epi16(static_cast<int16_t>(2 * kSmallest)));
+  const __m512i end = _mm512_set1_epi16(static_cast<int16_t>(kTwiceRange<T, kSmallest>));
+  return (near_middle | _mm512_cmpge_epu16_mask(range, end)) != 0;
 }
 
 #else
@@ -98,6 +101,9 @@ inline void order_as(BFloat16, Wide (&w)[kHalfWides]) {
     w[i + 1].v = in_order(_mm256_shuffle_ps(first, w[i + 1].v, 0xdd));
   }
 }
+inline Wide near_product(Wide x, Wide s_hi, Wide s_lo) {
+  return {_mm256_fmadd_ps(x.v, s_hi.v, _mm256_mul_ps(x.v, s_lo.v))};
+}
 inline Wide near_sum(Wide x, Wide s_hi, Wide s_lo, Wide e_hi, Wide e_lo) {
   return {_mm256_add_ps(_mm256_fmadd_ps(x.v, s_hi.v, e_hi.v), _mm256_fmadd_ps(x.v, s_lo.v, e_lo.v))};
 }
@@ -124,12 +130,12 @@ inline __m256i round_near(Wide first, Wide second, __m256i& line, Half) {
 }
 
 // The sums rounded, and whether core/near_sum.h leaves a doubt about one.
-template <class T>
+template <uint16_t kSmallest, class T>
 inline bool rounds_in_doubt(const Wide (&sums)[kHalfWides], Line<T>& line) {
   __m256i doubt = _mm256_setzero_si256();
   // The range begins at the least number, as signed ones are compared.
-  const __m256i least = _mm256_set1_epi16(static_cast<int16_t>(0x8000 - kTwiceSmallest<T>));
-  const __m256i last = _mm256_set1_epi16(static_cast<int16_t>(0x8000 + kTwiceRange<T> - 1));
+  const __m256i least = _mm256_set1_epi16(static_cast<int16_t>(0x8000 - 2 * kSmallest));
+  const __m256i last = _mm256_set1_epi16(static_cast<int16_t>(0x8000 + kTwiceRange<T, kSmallest> - 1));
   for (int i = 0; i < 2; ++i) {
     doubt = _mm256_or_si256(doubt, round_near(sums[2 * i], sums[2 * i + 1], line.half[i], T{}));
     const __m256i range = _mm256_add_epi16(_mm256_add_epi16(line.half[i], line.half[i]), least);
@@ -158,35 +164,43 @@ struct NearAddend {
   NearAddend operator+(int64_t elements) const { return {exact + elements, parts + 2 * elements}; }
 };
 
+// Doubles as sums of two floats.
+constexpr int64_t kDoubles = kWide / kOctet;
+struct Parts {
+  Wide high, low;
+
+  explicit Parts(const Doubles (&x)[kDoubles]) : high(wide_of(x)) {
+    Doubles rest[kDoubles];
+    for (int64_t i = 0; i < kDoubles; ++i) rest[i] = x[i] - to_double(to_floats(x[i]));
+    low = wide_of(rest);
+  }
+  static Parts all(double x) {
+    Doubles same[kDoubles];
+    for (Doubles& octet : same) octet = all_of(x);
+    return Parts(same);
+  }
+};
+
+inline double kept_scale(const SeededDropout& d) { return d.drops() ? d.dropout.scale : 1.0; }
+
 // x * x_scale + encoding: in floats, unless core/near_sum.h leaves a doubt.
 template <class T>
 struct NearScaledSum {
   using Addend = NearAddend;
-  static constexpr int64_t kDoubles = kWide / kOctet;
 
   ScaledSum<T, double> exact;
-  Wide scale_high, scale_low;
+  Parts scale;
   Doubles factor;
   bool near;
 
-  // Doubles as sums of two floats.
-  static void split(const Doubles (&x)[kDoubles], Wide& high, Wide& low) {
-    Doubles rest[kDoubles];
-    for (int64_t i = 0; i < kDoubles; ++i) rest[i] = x[i] - to_double(to_floats(x[i]));
-    high = wide_of(x), low = wide_of(rest);
-  }
-
-  NearScaledSum(double scale, const SeededDropout& d) : exact(scale, d) {
-    const double kept_scale = d.drops() ? d.dropout.scale : 1.0;
-    Doubles all[kDoubles];
-    for (Doubles& x : all) x = all_of(scale * kept_scale);
-    split(all, scale_high, scale_low);
-    factor = all_of(kept_scale);
-    near = is_near(scale * kept_scale, kept_scale);
-  }
+  NearScaledSum(double x_scale, const SeededDropout& d)
+      : exact(x_scale, d),
+        scale(Parts::all(x_scale * kept_scale(d))),
+        factor(all_of(kept_scale(d))),
+        near(is_near(x_scale * kept_scale(d), kept_scale(d))) {}
 
   NearAddend prepared(const double* addends, int64_t count, double* room) const {
-    float* parts = reinterpret_cast<float*>(room);
+    float* to = reinterpret_cast<float*>(room);
     for (int64_t c = 0; c < count; c += kLineElements<T>) {
       Wide high[kHalfWides], low[kHalfWides];
       for (int64_t i = 0; i < kHalfWides; ++i) {
@@ -194,16 +208,17 @@ struct NearScaledSum {
         for (int64_t k = 0; k < kDoubles; ++k) {
           x[k] = Octet<double>::load(addends + c + i * kWide + k * kOctet).all * factor;
         }
-        split(x, high[i], low[i]);
+        const Parts parts(x);
+        high[i] = parts.high, low[i] = parts.low;
       }
       order_as(T{}, high);
       order_as(T{}, low);
       for (int64_t i = 0; i < kHalfWides; ++i) {
-        store(high[i], parts + 2 * c + i * kWide);
-        store(low[i], parts + 2 * c + (kHalfWides + i) * kWide);
+        store(high[i], to + 2 * c + i * kWide);
+        store(low[i], to + 2 * c + (kHalfWides + i) * kWide);
       }
     }
-    return {addends, parts};
+    return {addends, to};
   }
 
   struct Shared {
@@ -224,10 +239,10 @@ struct NearScaledSum {
     Wide sums[kHalfWides];
     load_line(x, sums);
     for (int64_t i = 0; i < kHalfWides; ++i) {
-      sums[i] = near_sum(sums[i], scale_high, scale_low, s.high[i], s.low[i]);
+      sums[i] = near_sum(sums[i], scale.high, scale.low, s.high[i], s.low[i]);
     }
     Line<T> line;
-    if (near && !rounds_in_doubt(sums, line)) [[likely]]
+    if (near && !rounds_in_doubt<NearSum<T>::kSmallest>(sums, line)) [[likely]]
       return line;
     return exact_line<kDrops>(exact, x, addend.exact);
   }
@@ -236,6 +251,45 @@ struct NearScaledSum {
   POSENC_RARE static Line<T> exact_line(const ScaledSum<T, double>& exact, const T* x, const double* addend) {
     return exact.template line<kDrops>(x, addend, exact.shared(addend));
   }
+};
+
+// x * x_scale: in floats, unless core/near_sum.h leaves a doubt.
+struct NearProduct {
+  using Addend = const BFloat16*;
+
+  Product<BFloat16> exact;
+  Parts scale;
+  bool near;
+
+  NearProduct(double x_scale, const SeededDropout& d)
+      : exact(x_scale, d),
+        scale(Parts::all(x_scale * kept_scale(d))),
+        near(is_near(x_scale * kept_scale(d), 1.0)) {}
+
+  struct Shared {};
+  Shared shared(const BFloat16*) const { return {}; }
+
+  template <bool kDrops>
+  Line<BFloat16> line(const BFloat16* x, const BFloat16*, const Shared&) const {
+    Wide products[kHalfWides];
+    load_line(x, products);
+    for (Wide& product : products) product = near_product(product, scale.high, scale.low);
+    Line<BFloat16> line;
+    if (near && !rounds_in_doubt<0>(products, line)) [[likely]]
+      return line;
+    return exact_line<kDrops>(exact, x);
+  }
+
+  template <bool kDrops>
+  POSENC_RARE static Line<BFloat16> exact_line(const Product<BFloat16>& exact, const BFloat16* x) {
+    return exact.line<kDrops>(x, x, {});
+  }
+};
+
+// Middles of float16 lie closer below 2^-14, where gradients often are.
+template <>
+struct Scaling<BFloat16> {
+  using type = NearProduct;
 };
 
 template <>

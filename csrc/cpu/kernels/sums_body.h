@@ -94,6 +94,12 @@ struct Product {
   }
 };
 
+// How gradients are scaled.
+template <class T>
+struct Scaling {
+  using type = Product<T>;
+};
+
 #if POSENC_VECTOR_BYTES >= 32
 #include "cpu/kernels/half_sums_body.h"
 #endif
