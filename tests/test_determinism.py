@@ -126,6 +126,7 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         ("gather", table, posenc_ext.gather_bias(table, index)),
         ("gather int32", table, posenc_ext.gather_bias(table, index.to(torch.int32))),
         ("alibi", slopes, posenc_ext.alibi_bias(slopes, 501, 777, q_offset=100)),
+        ("alibi far", slopes, posenc_ext.alibi_bias(slopes, 70, 2100, q_offset=2**30)),
     ):
         results[name] = y
         (results[f"{name} backward"],) = torch.autograd.grad(y, argument, fixed(y.shape, dtype, seed=2))
