@@ -18,6 +18,19 @@ inline void for_each_line(const LinesOfIndex& index, int64_t begin, int64_t end,
   }
 }
 
+// A row is out of range where it, or its distance from the last, is negative: sign bits are gathered, which
+// needs no branch and no comparison of 64 bits.
+template <class Index, class Stride>
+inline bool any_out_of_range(const Index* index, Stride stride, int64_t count, int64_t rows) {
+  const uint64_t last = static_cast<uint64_t>(rows) - 1;
+  uint64_t signs = 0;
+  for (int64_t k = 0; k < count; ++k) {
+    const uint64_t row = static_cast<uint64_t>(int64_t{index[k * stride]});
+    signs |= row | (last - row);
+  }
+  return static_cast<int64_t>(signs) < 0;
+}
+
 // Pairs whose rows are read at a time, for all heads: several lines of one sample, or part of a line.
 template <class Row>
 constexpr int64_t kGatherPairs = 16384 / sizeof(Row);
@@ -297,11 +310,8 @@ void find_out_of_range(const LinesOfIndex& a, int64_t rows, int64_t begin, int64
   *place = -1;
   for_each_line(a, begin, end, [&](const auto* index, int64_t line) {
     if (*place >= 0) return;
-    bool outside = false;
-    for (int64_t k = 0; k < a.keys; ++k) {
-      const int64_t row = index[k * a.key_stride];
-      outside |= static_cast<uint64_t>(row) >= static_cast<uint64_t>(rows);
-    }
+    const bool outside = a.key_stride == 1 ? any_out_of_range(index, SideBySide{}, a.keys, rows)
+                                           : any_out_of_range(index, a.key_stride, a.keys, rows);
     if (!outside) return;
     for (int64_t k = a.keys - 1; k >= 0; --k) {
       const int64_t row = index[k * a.key_stride];
