@@ -121,6 +121,7 @@ def backward_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for view, grad in layouts(values((2, 6, 5), device, dtype)):
         yield sample(f"grad-{view}", grad, 1)
     yield sample("bloom", values((4, 60, 70), device, dtype), 10, True, gradients=False)
+    yield sample("long", values((2, 3, 2100), device, dtype), 1000, gradients=False)
     yield sample("farthest", values((4, 5, 6), device, dtype), 2**53 - 1, gradients=False)
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -33,15 +34,26 @@ def fenced(tensor: Tensor, at_start: bool) -> Tensor:
     return copy.copy_(flat).as_strided(tensor.shape, tensor.stride())
 
 
+def at_odd_address(tensor: Tensor) -> Tensor:
+    """The same numbers and strides in memory from elsewhere, where no element is aligned."""
+    if tensor.numel() == 0:
+        return tensor
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    flat = tensor.as_strided((last + 1,), (1,))
+    memory = bytearray(flat.numel() * flat.element_size() + 1)
+    copy = torch.frombuffer(memory, dtype=tensor.dtype, offset=1)
+    return copy.copy_(flat).as_strided(tensor.shape, tensor.stride())
+
+
 def run_all() -> None:
-    """Every sample of every op, with and without fences."""
+    """Every sample of every op, as it is, between fences, and at odd addresses."""
     for op in OPS:
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             for sample in op.samples("cpu", dtype):
                 torch.manual_seed(1)
                 expected = op(sample).clone()
-                for at_start in (False, True):
-                    moved = {name: fenced(t, at_start) for name, t in sample.tensors().items()}
+                for move in (partial(fenced, at_start=False), partial(fenced, at_start=True), at_odd_address):
+                    moved = {name: move(t) for name, t in sample.tensors().items()}
                     torch.manual_seed(1)
                     assert same_bits(op(sample, **moved), expected), f"{op.name} {dtype} {sample.name}"
     print("done")

@@ -117,7 +117,7 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         (results[f"bias small backward, {name} apart"],) = torch.autograd.grad(
             y, table, grad, retain_graph=True
         )
-    table = leaf((32, 5), dtype)
+    few, table, many = leaf((11, 5), dtype), leaf((32, 5), dtype), leaf((64, 5), dtype)
     index = torch.randint(0, 32, (3, 301, 299), generator=torch.Generator().manual_seed(4))
     slopes = leaf((5,), dtype)
     for name, argument, y in (
@@ -125,10 +125,17 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         ("t5 causal", table, posenc_ext.t5_bias(table, 700, 700, bidirectional=False)),
         ("gather", table, posenc_ext.gather_bias(table, index)),
         ("gather int32", table, posenc_ext.gather_bias(table, index.to(torch.int32))),
+        ("gather 11", few, posenc_ext.gather_bias(few, index % 11)),
+        ("gather 64", many, posenc_ext.gather_bias(many, index * 2 + 1)),
         ("alibi", slopes, posenc_ext.alibi_bias(slopes, 501, 777, q_offset=100)),
     ):
         results[name] = y
         (results[f"{name} backward"],) = torch.autograd.grad(y, argument, fixed(y.shape, dtype, seed=2))
+    # Far from the query products are rounded, which sums that cancel show.
+    half = fixed((5, 70, 32), dtype, seed=2)
+    results["alibi far backward"] = torch.ops.posenc_ext._alibi_bias_backward(
+        torch.cat([half, -half], 2), q_offset=2**50, causal=False
+    )
     results["slopes"] = posenc_ext.alibi_slopes(112, dtype=dtype)
     return {name: tensor.detach() for name, tensor in results.items()}
 

@@ -62,7 +62,7 @@ void gather(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
   parallel_for(heads, rows,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(reverse_table, reverse, begin, end); });
   const GatherForward a{lines, table.element_size(),   reversed.const_data_ptr(), rows,
-                        heads, out.mutable_data_ptr(), writes_past_caches(out)};
+                        heads, out.mutable_data_ptr(), writes_past_caches(out, 4)};
   parallel_for(index.numel() / lines.keys, lines.keys * heads,
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(gather_forward, a, begin, end); });
 }

@@ -17,7 +17,7 @@ inline auto with_distance(const AlibiDistance& d, int64_t rel, F f) {
 
 // A query's row is that of the query before it, one key further: a strip of values serves some queries of a
 // head, for some keys.
-constexpr int64_t kStripQueries = 32, kStripKeys = 2048;
+constexpr int64_t kStripQueries = 64, kStripKeys = 2048;
 
 template <class T>
 void alibi_block(const AlibiForward& a, double slope, int64_t q0, int64_t queries, T* out) {
@@ -51,28 +51,77 @@ void alibi_forward_typed(const AlibiForward& a, int64_t begin, int64_t end) {
   if (a.past_caches) finish_streams();
 }
 
-constexpr int64_t kSumKeys = int64_t{1} << 20;
+// A product of a distance below this and a gradient narrower than a double is exact in double.
+constexpr int64_t kExactProduct = int64_t{1} << 29;
+
+// The sum of distance * gradient over a row of at most kStripKeys keys, in 32 lanes: what is beyond the last
+// key adds zeros. Meanwhile the rows that follow in memory are fetched: the hardware looks less far ahead.
+template <bool kExact, class T>
+POSENC_ALONE double row_sum(const T* grad, const double* distance, int64_t count) {
+  constexpr int64_t kOctets = 4, kLanes = kOctets * kOctet;
+  constexpr int64_t kAhead = 8192 / static_cast<int64_t>(sizeof(T));
+  const Row<T, SideBySide> row{grad, {}};
+  const auto add = [=](Doubles sum, int64_t k, int64_t n) {
+    const Doubles d = widen(Octet<double>::load(distance + k)), g = to_double(row.load(k, n));
+    return kExact ? add_exact_product(sum, d, g) : sum + d * g;
+  };
+  Doubles sum[kOctets];
+  for (Doubles& lanes : sum) lanes = all_of(0.0);
+  int64_t k = 0;
+  for (; k + kLanes <= count; k += kLanes) {
+    for (int64_t i = 0; i < kLanes; i += kLineElements<T>) __builtin_prefetch(grad + k + i + kAhead);
+#pragma GCC unroll 4
+    for (int64_t o = 0; o < kOctets; ++o) sum[o] = add(sum[o], k + o * kOctet, kOctet);
+  }
+  for (int64_t o = 0; k < count; ++o, k += kOctet) sum[o] = add(sum[o], k, min_of(kOctet, count - k));
+  return sum_of((sum[0] + sum[2]) + (sum[1] + sum[3]));
+}
+
+template <class T>
+inline void copy_side_by_side(const T* from, int64_t stride, int64_t count, T* to) {
+  if (stride == 0) {  // as the gradient of a sum: its one value is read once
+    const T value = *from;
+    for (int64_t i = 0; i < count; ++i) to[i] = value;
+  } else {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i * stride];
+  }
+}
+
+// sums[i] = that of query q0 + i; of a row longer than a strip the parts are added in turn.
+template <class T>
+void sum_block(const AlibiBackward& a, const T* grad, int64_t q0, int64_t queries, double* sums) {
+  double strip[kStripQueries + kStripKeys + kOctet];
+  T copy[kStripKeys];
+  for (int64_t i = 0; i < queries; ++i) sums[i] = 0.0;
+  for (int64_t k0 = 0; k0 < a.keys; k0 += kStripKeys) {
+    const int64_t count = min_of(kStripKeys, a.keys - k0), last = q0 + queries - 1;
+    const int64_t rel = k0 - last - a.distance.q_offset;
+    const int32_t values = static_cast<int32_t>(count + queries - 1);
+    with_distance(a.distance, rel, [&](auto distance) {
+      for (int32_t i = 0; i < values; ++i) strip[i] = distance(i);
+    });
+    for (int32_t i = 0; i < kOctet; ++i) strip[values + i] = 0.0;
+    const bool exact = sizeof(T) < sizeof(double) && -kExactProduct < rel && rel + values < kExactProduct;
+    for (int64_t i = 0; i < queries; ++i) {
+      const T* row = grad + i * a.query_stride + k0 * a.key_stride;
+      if (a.key_stride != 1) {
+        copy_side_by_side(row, a.key_stride, count, copy);
+        row = copy;
+      }
+      const double* distance = strip + (queries - 1 - i);
+      sums[i] -= exact ? row_sum<true>(row, distance, count) : row_sum<false>(row, distance, count);
+    }
+  }
+}
 
 template <class T>
 void alibi_backward_typed(const AlibiBackward& a, int64_t begin, int64_t end) {
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t q = item % a.queries, stride = a.key_stride;
+  for (int64_t item = begin; item < end;) {
+    const int64_t q = item % a.queries, queries = min_of(min_of(end - item, a.queries - q), kStripQueries);
     const T* grad = static_cast<const T*>(a.grad) + item / a.queries * a.head_stride + q * a.query_stride;
-    double sum = 0.0;
-    for (int64_t k0 = 0; k0 < a.keys; k0 += kSumKeys) {
-      const int64_t count = min_of(kSumKeys, a.keys - k0);
-      const T* from = grad + k0 * stride;
-      sum += with_distance(a.distance, k0 - q - a.distance.q_offset, [=](auto distance) {
-        if (stride == 1) {
-          return lane_sum<double>(
-              count, [=](int64_t i) { return -distance(static_cast<int32_t>(i)) * to_double(from[i]); });
-        }
-        return lane_sum<double>(count, [=](int64_t i) {
-          return -distance(static_cast<int32_t>(i)) * to_double(from[i * stride]);
-        });
-      });
-    }
-    a.partial[item] = sum;
+    sum_block(a, grad, q, queries, a.partial + item);
+    item += queries;
   }
 }
 

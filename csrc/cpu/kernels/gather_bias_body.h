@@ -18,8 +18,22 @@ inline void for_each_line(const LinesOfIndex& index, int64_t begin, int64_t end,
   }
 }
 
+// A row is out of range where it, or its distance from the last, is negative: sign bits are gathered, which
+// needs no branch and no comparison of 64 bits.
+template <class Index, class Stride>
+inline bool any_out_of_range(const Index* index, Stride stride, int64_t count, int64_t rows) {
+  const uint64_t last = static_cast<uint64_t>(rows) - 1;
+  uint64_t signs = 0;
+  for (int64_t k = 0; k < count; ++k) {
+    const uint64_t row = static_cast<uint64_t>(int64_t{index[k * stride]});
+    signs |= row | (last - row);
+  }
+  return static_cast<int64_t>(signs) < 0;
+}
+
 // Pairs whose rows are read at a time, for all heads: several lines of one sample, or part of a line.
-constexpr int64_t kGatherPairs = 4096;
+template <class Row>
+constexpr int64_t kGatherPairs = 16384 / sizeof(Row);
 
 // to[i] = the place of index value i in a table whose rows are in descending order.
 template <class Index, class Row>
@@ -32,47 +46,162 @@ inline void read_rows(const Index* index, int64_t stride, int64_t count, int64_t
   }
 }
 
-// to[i] = table[row[i]] for tables that fit into registers: false where this one does not.
-template <class T, class Row>
-inline bool look_up(const T*, int64_t, const Row*, int64_t, T*) {
-  return false;
-}
+// Tables of so few rows are looked up in registers, where the level has them; a row then takes one byte.
+constexpr int64_t kRegisterRows = 64;
+template <class T>
+constexpr bool kInRegisters = POSENC_VECTOR_BYTES >= 32 && sizeof(T) <= 4;
 
 #if POSENC_VECTOR_BYTES == 64
-constexpr int64_t kRegisterRows = 64;
 
-inline bool look_up(const uint32_t* table, int64_t rows, const int32_t* row, int64_t count, uint32_t* to) {
-  if (rows > kRegisterRows) return false;
+template <bool kPastCaches>
+inline void put(void* to, __m512i values) {
+  if constexpr (kPastCaches) {
+    _mm512_stream_si512(static_cast<__m512i*>(to), values);
+  } else {
+    _mm512_storeu_si512(to, values);
+  }
+}
+
+// to[i] = table[row[i]] for as many i as registers do at a time; returns how many these are.
+template <bool kPastCaches>
+inline int64_t look_up(const uint32_t* table, int64_t rows, const uint8_t* row, int64_t count, uint32_t* to) {
   uint32_t padded[kRegisterRows] = {};
   memcpy(padded, table, static_cast<size_t>(rows) * sizeof(uint32_t));
   __m512i part[4];
   for (int p = 0; p < 4; ++p) part[p] = _mm512_loadu_si512(padded + 16 * p);
   int64_t i = 0;
   for (; i + 16 <= count; i += 16) {
-    const __m512i at = _mm512_loadu_si512(row + i);
+    const __m512i at = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + i)));
     const __m512i low = _mm512_permutex2var_epi32(part[0], at, part[1]);
     const __m512i high = _mm512_permutex2var_epi32(part[2], at, part[3]);
     const __mmask16 is_high = _mm512_test_epi32_mask(at, _mm512_set1_epi32(32));
-    _mm512_storeu_si512(to + i, _mm512_mask_mov_epi32(low, is_high, high));
+    put<kPastCaches>(to + i, _mm512_mask_mov_epi32(low, is_high, high));
   }
-  for (; i < count; ++i) to[i] = table[row[i]];
-  return true;
+  return i;
 }
 
-inline bool look_up(const uint16_t* table, int64_t rows, const int32_t* row, int64_t count, uint16_t* to) {
-  if (rows > kRegisterRows) return false;
+template <bool kPastCaches>
+inline int64_t look_up(const uint16_t* table, int64_t rows, const uint8_t* row, int64_t count, uint16_t* to) {
   uint16_t padded[kRegisterRows] = {};
   memcpy(padded, table, static_cast<size_t>(rows) * sizeof(uint16_t));
   const __m512i first = _mm512_loadu_si512(padded), second = _mm512_loadu_si512(padded + 32);
   int64_t i = 0;
   for (; i + 32 <= count; i += 32) {
-    const __m256i at = _mm512_cvtepi32_epi16(_mm512_loadu_si512(row + i));
-    const __m256i next = _mm512_cvtepi32_epi16(_mm512_loadu_si512(row + i + 16));
-    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(at), next, 1);
-    _mm512_storeu_si512(to + i, _mm512_permutex2var_epi16(first, both, second));
+    const __m512i at = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + i)));
+    put<kPastCaches>(to + i, _mm512_permutex2var_epi16(first, at, second));
   }
-  for (; i < count; ++i) to[i] = table[row[i]];
-  return true;
+  return i;
+}
+
+#elif POSENC_VECTOR_BYTES == 32
+
+template <bool kPastCaches, class T>
+inline void put(T* to, __m256i low, __m256i high) {
+  if constexpr (kPastCaches) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), low);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + 1, high);
+  } else {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to) + 1, high);
+  }
+}
+
+// Byte b of sixteen values, for all b.
+inline void split_bytes(const uint16_t* values, __m128i (&byte)[2]) {
+  const __m128i apart = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+  const __m128i first = _mm_shuffle_epi8(load_halves(values), apart);
+  const __m128i second = _mm_shuffle_epi8(load_halves(values + 8), apart);
+  byte[0] = _mm_unpacklo_epi64(first, second);
+  byte[1] = _mm_unpackhi_epi64(first, second);
+}
+
+inline void split_bytes(const uint32_t* values, __m128i (&byte)[4]) {
+  const __m128i apart = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  __m128i four[4];
+  for (int i = 0; i < 4; ++i) four[i] = _mm_shuffle_epi8(load_halves(values + 4 * i), apart);
+  const __m128i low0 = _mm_unpacklo_epi32(four[0], four[1]), low1 = _mm_unpacklo_epi32(four[2], four[3]);
+  const __m128i high0 = _mm_unpackhi_epi32(four[0], four[1]), high1 = _mm_unpackhi_epi32(four[2], four[3]);
+  byte[0] = _mm_unpacklo_epi64(low0, low1);
+  byte[1] = _mm_unpackhi_epi64(low0, low1);
+  byte[2] = _mm_unpacklo_epi64(high0, high1);
+  byte[3] = _mm_unpackhi_epi64(high0, high1);
+}
+
+// One byte of each of 32 values, from kParts times sixteen of the table, in both halves of a register.
+template <int kParts>
+inline __m256i look_up_byte(const __m256i* part, __m256i at) {
+  if constexpr (kParts == 1) {
+    return _mm256_shuffle_epi8(part[0], at);
+  } else {
+    const __m256i low = look_up_byte<kParts / 2>(part, at);
+    const __m256i high = look_up_byte<kParts / 2>(part + kParts / 2, at);
+    return _mm256_blendv_epi8(low, high, _mm256_slli_epi16(at, kParts == 2 ? 3 : 2));
+  }
+}
+
+// kParts times sixteen rows, of which a byte at a time is looked up.
+template <int kParts, bool kPastCaches, class T>
+inline int64_t look_up_bytes(const T* table, int64_t rows, const uint8_t* row, int64_t count, T* to) {
+  constexpr int kBytes = sizeof(T);
+  T padded[16 * kParts] = {};
+  memcpy(padded, table, static_cast<size_t>(rows) * sizeof(T));
+  __m256i part[kBytes][kParts];
+  for (int p = 0; p < kParts; ++p) {
+    __m128i byte[kBytes];
+    split_bytes(padded + 16 * p, byte);
+    for (int b = 0; b < kBytes; ++b) part[b][p] = _mm256_broadcastsi128_si256(byte[b]);
+  }
+  // Bytes are joined within halves of registers: in this order values come out side by side.
+  const __m256i order =
+      kBytes == 2 ? _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7) : _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+  int64_t i = 0;
+  for (; i + 32 <= count; i += 32) {
+    const __m256i rows_of_32 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + i));
+    const __m256i ordered = _mm256_permutevar8x32_epi32(rows_of_32, order);
+    __m256i byte[kBytes];
+    for (int b = 0; b < kBytes; ++b) byte[b] = look_up_byte<kParts>(part[b], ordered);
+    const __m256i low = _mm256_unpacklo_epi8(byte[0], byte[1]), high = _mm256_unpackhi_epi8(byte[0], byte[1]);
+    if constexpr (kBytes == 2) {
+      put<kPastCaches>(to + i, low, high);
+    } else {
+      const __m256i low2 = _mm256_unpacklo_epi8(byte[2], byte[3]);
+      const __m256i high2 = _mm256_unpackhi_epi8(byte[2], byte[3]);
+      put<kPastCaches>(to + i, _mm256_unpacklo_epi16(low, low2), _mm256_unpackhi_epi16(low, low2));
+      put<kPastCaches>(to + i + 16, _mm256_unpacklo_epi16(high, high2), _mm256_unpackhi_epi16(high, high2));
+    }
+  }
+  return i;
+}
+
+template <bool kPastCaches, class T>
+inline int64_t look_up(const T* table, int64_t rows, const uint8_t* row, int64_t count, T* to) {
+  if (rows <= 16) return look_up_bytes<1, kPastCaches>(table, rows, row, count, to);
+  if (rows <= 32) return look_up_bytes<2, kPastCaches>(table, rows, row, count, to);
+  return look_up_bytes<4, kPastCaches>(table, rows, row, count, to);
+}
+
+#endif
+
+template <class T, class Row>
+inline void look_up_one_by_one(const T* table, const Row* row, int64_t begin, int64_t end, T* to) {
+  for (int64_t i = begin; i < end; ++i) to[i] = table[row[i]];
+}
+
+#if POSENC_VECTOR_BYTES >= 32
+template <class T>
+inline void gather_heads(const GatherForward& a, const uint8_t* row, int64_t count, T* out) {
+  const T* table = static_cast<const T*>(a.reversed_table);
+  for (int64_t head = 0; head < a.heads; ++head, table += a.rows, out += a.index.queries * a.index.keys) {
+    int64_t done = 0;
+    if (a.past_caches) {
+      done = min_of(count, static_cast<int64_t>(-reinterpret_cast<uintptr_t>(out) % kLine / sizeof(T)));
+      look_up_one_by_one(table, row, 0, done, out);
+      done += look_up<true>(table, a.rows, row + done, count - done, out + done);
+    } else {
+      done = look_up<false>(table, a.rows, row, count, out);
+    }
+    look_up_one_by_one(table, row, done, count, out);
+  }
 }
 #endif
 
@@ -82,11 +211,8 @@ inline void gather_heads(const GatherForward& a, const Row* row, int64_t count, 
   const T* table = static_cast<const T*>(a.reversed_table);
   int64_t head = 0;
   if (a.past_caches) {
-    for (T values[kGatherPairs]; head < a.heads; ++head) {
-      const T* __restrict from = table + head * a.rows;
-      if (!look_up(from, a.rows, row, count, values)) {
-        for (int64_t i = 0; i < count; ++i) values[i] = from[row[i]];
-      }
+    for (T values[kGatherPairs<Row>]; head < a.heads; ++head) {
+      look_up_one_by_one(table + head * a.rows, row, 0, count, values);
       stream_row(out + head * plane, values, count);
     }
     return;
@@ -96,25 +222,19 @@ inline void gather_heads(const GatherForward& a, const Row* row, int64_t count, 
     const T* __restrict from1 = from0 + a.rows;
     T* __restrict to0 = out + head * plane;
     T* __restrict to1 = to0 + plane;
-    if (look_up(from0, a.rows, row, count, to0) && look_up(from1, a.rows, row, count, to1)) continue;
     for (int64_t i = 0; i < count; ++i) {
       to0[i] = from0[row[i]];
       to1[i] = from1[row[i]];
     }
   }
-  if (head < a.heads) {
-    const T* __restrict from = table + head * a.rows;
-    T* __restrict to = out + head * plane;
-    if (look_up(from, a.rows, row, count, to)) return;
-    for (int64_t i = 0; i < count; ++i) to[i] = from[row[i]];
-  }
+  if (head < a.heads) look_up_one_by_one(table + head * a.rows, row, 0, count, out + head * plane);
 }
 
 template <class T, class Row>
 void gather_forward_typed(const GatherForward& a, int64_t begin, int64_t end) {
   const int64_t queries = a.index.queries, keys = a.index.keys;
-  const int64_t block_keys = min_of(keys, kGatherPairs), block_lines = kGatherPairs / block_keys;
-  Row row[kGatherPairs];
+  const int64_t block_keys = min_of(keys, kGatherPairs<Row>), block_lines = kGatherPairs<Row> / block_keys;
+  Row row[kGatherPairs<Row>];
   for (int64_t line = begin; line < end;) {
     const int64_t query = line % queries, lines = min_of(min_of(end - line, queries - query), block_lines);
     T* out = static_cast<T*>(a.out) + (line / queries * a.heads * queries + query) * keys;
@@ -133,6 +253,9 @@ void gather_forward_typed(const GatherForward& a, int64_t begin, int64_t end) {
 
 template <class T>
 void gather_forward_wide(const GatherForward& a, int64_t begin, int64_t end) {
+  if constexpr (kInRegisters<T>) {
+    if (a.rows <= kRegisterRows) return gather_forward_typed<T, uint8_t>(a, begin, end);
+  }
   if (a.rows <= INT32_MAX) return gather_forward_typed<T, int32_t>(a, begin, end);
   gather_forward_typed<T, int64_t>(a, begin, end);
 }
@@ -187,11 +310,8 @@ void find_out_of_range(const LinesOfIndex& a, int64_t rows, int64_t begin, int64
   *place = -1;
   for_each_line(a, begin, end, [&](const auto* index, int64_t line) {
     if (*place >= 0) return;
-    bool outside = false;
-    for (int64_t k = 0; k < a.keys; ++k) {
-      const int64_t row = index[k * a.key_stride];
-      outside |= static_cast<uint64_t>(row) >= static_cast<uint64_t>(rows);
-    }
+    const bool outside = a.key_stride == 1 ? any_out_of_range(index, SideBySide{}, a.keys, rows)
+                                           : any_out_of_range(index, a.key_stride, a.keys, rows);
     if (!outside) return;
     for (int64_t k = a.keys - 1; k >= 0; --k) {
       const int64_t row = index[k * a.key_stride];

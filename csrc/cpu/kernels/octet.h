@@ -18,6 +18,12 @@ struct Octet;
 
 #if POSENC_VECTOR_BYTES >= 32
 
+// The sum of the two halves, added again until one is left.
+inline double sum_of(__m256d x) {
+  const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd(x, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
 struct Floats {
   __m256 v;
 };
@@ -38,6 +44,9 @@ inline Doubles fused_multiply_add(Doubles a, Doubles b, Doubles c) {
   return {_mm512_fmadd_pd(a.v, b.v, c.v)};
 }
 inline Doubles to_double(Floats x) { return {_mm512_cvtps_pd(x.v)}; }
+inline double sum_of(Doubles x) {
+  return sum_of(_mm256_add_pd(_mm512_castpd512_pd256(x.v), _mm512_extractf64x4_pd(x.v, 1)));
+}
 inline Floats to_floats(Doubles x) { return {_mm512_cvtpd_ps(x.v)}; }
 
 inline Floats round_to_odd(Doubles x) {
@@ -81,6 +90,7 @@ inline Doubles fused_multiply_add(Doubles a, Doubles b, Doubles c) {
 inline Doubles to_double(Floats x) {
   return {_mm256_cvtps_pd(_mm256_castps256_ps128(x.v)), _mm256_cvtps_pd(_mm256_extractf128_ps(x.v, 1))};
 }
+inline double sum_of(Doubles x) { return sum_of(_mm256_add_pd(x.low, x.high)); }
 inline Floats to_floats(Doubles x) {
   return {_mm256_set_m128(_mm256_cvtpd_ps(x.high), _mm256_cvtpd_ps(x.low))};
 }
@@ -192,6 +202,9 @@ inline Floats widen(Octet<BFloat16> x) {
 inline Floats widen(Octet<Half> x) { return {_mm256_cvtph_ps(x.bits)}; }
 inline Doubles widen(Octet<double> x) { return x.all; }
 
+// Of a product that is exact one rounding is left, and fusing is but faster.
+inline Doubles add_exact_product(Doubles sum, Doubles a, Doubles b) { return fused_multiply_add(a, b, sum); }
+
 inline Doubles to_double(Doubles x) { return x; }
 template <class T>
 inline Doubles to_double(Octet<T> x) {
@@ -230,6 +243,12 @@ inline Floats to_floats(Doubles x) {
 inline Floats round_to_odd(Doubles x) {
   return each<Floats>([&](int64_t i) { return core::round_to_odd(x.v[i]); });
 }
+inline double sum_of(Doubles x) {
+  for (int64_t half = kOctet / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) x.v[i] += x.v[i + half];
+  }
+  return x.v[0];
+}
 inline Doubles all_of(double x) {
   return each<Doubles>([&](int64_t) { return x; });
 }
@@ -238,6 +257,8 @@ inline Doubles fused_multiply_add(Doubles a, Doubles b, Doubles c) {
   if (b.v[0] == 1.0) return a + c;
   return each<Doubles>([&](int64_t i) { return core::fused_multiply_add(a.v[i], b.v[i], c.v[i]); });
 }
+
+inline Doubles add_exact_product(Doubles sum, Doubles a, Doubles b) { return sum + a * b; }
 
 template <class T>
 struct Octet {
