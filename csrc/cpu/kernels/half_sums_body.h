@@ -174,10 +174,20 @@ struct Parts {
     for (int64_t i = 0; i < kDoubles; ++i) rest[i] = x[i] - to_double(to_floats(x[i]));
     low = wide_of(rest);
   }
+  Parts(Wide high, Wide low) : high(high), low(low) {}
+
   static Parts all(double x) {
     Doubles same[kDoubles];
     for (Doubles& octet : same) octet = all_of(x);
     return Parts(same);
+  }
+  // Both with the sign of x: so the sum of their products with zero has the sign of its own.
+  static Parts of_one_sign(double x) {
+    const float nearest = static_cast<float>(x);
+    const bool is_less = fabs(static_cast<double>(nearest)) <= fabs(x);
+    const float high = is_less ? nearest : bit_cast<float>(bit_cast<uint32_t>(nearest) - 1);
+    const double rest = fabs(x - static_cast<double>(high));
+    return {all(static_cast<double>(high)).high, all(x < 0.0 ? -rest : rest).high};
   }
 };
 
@@ -263,7 +273,7 @@ struct NearProduct {
 
   NearProduct(double x_scale, const SeededDropout& d)
       : exact(x_scale, d),
-        scale(Parts::all(x_scale * kept_scale(d))),
+        scale(Parts::of_one_sign(x_scale * kept_scale(d))),
         near(is_near(x_scale * kept_scale(d), 1.0)) {}
 
   struct Shared {};
