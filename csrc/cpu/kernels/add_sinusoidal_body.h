@@ -66,8 +66,8 @@ inline void add_encodings(const AddSinusoidal& a, int64_t b, int64_t samples, in
 
 // Samples [b, last), which have the same encodings.
 template <class T, class Sum>
-inline void add_samples(const AddSinusoidal& a, int64_t b, int64_t last, int64_t first, int64_t count,
-                        const double* encoding, bool lines, const Sum& sum, double* room) {
+inline void add_to_samples(const AddSinusoidal& a, int64_t b, int64_t last, int64_t first, int64_t count,
+                           const double* encoding, bool lines, const Sum& sum, double* room) {
   if (!lines) return add_encodings<T>(a, b, last - b, first, count, encoding);
   const auto addend = sum.prepared(encoding, count * a.frequencies.spec.dim, room);
   // Memory is walked in its order, or in four places at once that share encodings in registers.
@@ -91,12 +91,12 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
     const int64_t last = min_of(a.batch, b + a.kBatchChunk);
     const double p = position_after(a.start, first);
     if (a.offsets == nullptr) {
-      add_samples<T>(a, b, last, first, count, encodings(a, p, count, buffer), lines, sum, room);
+      add_to_samples<T>(a, b, last, first, count, encodings(a, p, count, buffer), lines, sum, room);
       continue;
     }
     for (; b < last; ++b) {
       const double offset = load_position(a.offsets, a.offset_type, b * a.offset_stride);
-      add_samples<T>(a, b, b + 1, first, count, encodings(a, p + offset, count, buffer), lines, sum, room);
+      add_to_samples<T>(a, b, b + 1, first, count, encodings(a, p + offset, count, buffer), lines, sum, room);
     }
   }
   if (buffer != on_stack) delete[] buffer;

@@ -8,7 +8,7 @@
 namespace posenc_ext::cpu {
 
 // Queries that share a strip of rows, few enough for it to stay in the caches.
-constexpr int64_t kStripQueries = 512;
+constexpr int64_t kStretchQueries = 512;
 
 // Heads whose tables are turned around together: a line of a table is read, or written, once for as many.
 constexpr int64_t kHeadsAtOnce = 4;
@@ -18,7 +18,7 @@ constexpr int64_t kSmallWidth = 8;  // windows as wide as this sum up their adjo
 
 template <class Scheme>
 int64_t max_strip(const Scheme& s) {
-  return core::min_of(kStripQueries, s.queries()) - 1 + s.keys();
+  return core::min_of(kStretchQueries, s.queries()) - 1 + s.keys();
 }
 
 // out[head, query, key] = table[row(query, key), head]; an item is one query of one head.

@@ -44,7 +44,7 @@ void bias_forward_typed(const Scheme& scheme, const BiasForward& a, void* scratc
                     int64_t{1}, reversed);
       reversed_head = head;
     }
-    const int64_t count = min_of(min_of(kStripQueries, end - begin), queries - first);
+    const int64_t count = min_of(min_of(kStretchQueries, end - begin), queries - first);
     if (count == 1) {
       write_strip(scheme, first, first + 1, last_row, to);  // where it belongs
       to += keys;
@@ -148,8 +148,8 @@ void bias_backward_typed(const Scheme& scheme, const BiasBackward& a, void* scra
     const T* grad = static_cast<const T*>(a.grad) + head * a.head_stride;
     const int64_t begin_query = item % a.blocks * a.parts_per_block;
     const int64_t end_query = min_of(scheme.queries(), begin_query + a.parts_per_block);
-    for (int64_t first = begin_query; first < end_query; first += kStripQueries) {
-      sum_strip(scheme, a, grad, first, min_of(end_query, first + kStripQueries), strip, sums);
+    for (int64_t first = begin_query; first < end_query; first += kStretchQueries) {
+      sum_strip(scheme, a, grad, first, min_of(end_query, first + kStretchQueries), strip, sums);
     }
     if (a.blocks == 1) write_sums(sums, rows, a.heads, static_cast<T*>(a.out) + head);
   }

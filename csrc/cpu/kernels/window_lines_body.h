@@ -37,8 +37,8 @@ POSENC_ALONE void add_alike(const T* row, int64_t rows, int64_t row_stride, int6
 template <class T, class Sum>
 inline void add_cells(const WindowScheme& s, const BiasBackward& a, int64_t i, int64_t j, const T* grad,
                       Sum* cell_sums, Sum* first_key_sum) {
-  const int64_t prefix = s.prefix_tokens, count = s.keys() - prefix, stride = a.key_stride,
-                width = s.window[2];
+  const int64_t prefix = s.prefix_tokens, width = s.window[2];
+  const int64_t count = s.keys() - prefix, stride = a.key_stride;
   for (int64_t n = 0; n < width * count; ++n) cell_sums[n] = Sum(0);
   for (int64_t x = s.first_query(0, i); x < s.first_query(0, i + 1); ++x) {
     for (int64_t y = s.first_query(1, j); y < s.first_query(1, j + 1); ++y) {
@@ -71,8 +71,9 @@ POSENC_ALONE void add_runs(const WindowScheme::Runs& any, const T* row, Sum* sum
     Octet<Sum>::round(widen(Octet<Sum>::load(to)) + widen(octet)).store(to);
   };
   const auto add_whole = [&](Sum* to) {
-    for (int64_t i = 0; i < (whole + kRest) * kOctet; i += kLineElements<T>)
+    for (int64_t i = 0; i < (whole + kRest) * kOctet; i += kLineElements<T>) {
       __builtin_prefetch(row + kAhead + i);
+    }
 #pragma GCC unroll 4
     for (int64_t n = 0; n < whole; ++n) add(Octet<T>::load(row + n * kOctet), to + n * kOctet);
   };
