@@ -22,9 +22,13 @@ struct RowWriter {
     }
   }
 
-  // The same where they may be fewer; the last one of an odd dim lacks its cosine.
+  // The same where they may be fewer.
   void put_some(T* row, int64_t j, Sixteen<T> sines, Sixteen<T> cosines) const {
-    if (holds(j)) return put(row, j, sines, cosines);
+    holds(j) ? put(row, j, sines, cosines) : put_few(row, j, sines, cosines);
+  }
+
+  // Those that there are; the last one of an odd dim lacks its cosine.
+  POSENC_ALONE void put_few(T* row, int64_t j, Sixteen<T> sines, Sixteen<T> cosines) const {
     T last[2 * kSixteen];
     const int64_t some_sines = spec.frequencies() - j, some_cosines = spec.pairs() - j;
     const auto copy = [](T* to, const T* from, int64_t count) {
