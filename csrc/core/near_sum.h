@@ -10,8 +10,8 @@
 // below 1.7 units: so unless t is within 1 unit of the middle between two values of the half type, both round
 // alike.
 //
-// A product alone, t = fma(x, s_hi, x * s_lo), is off by half a unit and 2^-21 of one more, one near zero by a
-// unit: so are products of BFloat16, whose middles end in the same bits however small they are.
+// A product alone, t = fma(x, s_hi, x * s_lo), is off by half a unit and 2^-21 of one more, one near zero by
+// a unit: so are products of BFloat16, whose middles end in the same bits however small they are.
 #pragma once
 
 #include "core/scalar.h"
