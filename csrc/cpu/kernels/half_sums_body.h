@@ -314,42 +314,22 @@ struct EncodingSum<BFloat16> {
 #if POSENC_VECTOR_BYTES == 64
 
 // What Octet<T>::round does.
-inline __m512i round_wide(Wide x) {
-  const __m512i bits = _mm512_castps_si512(x.v);
-  const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
-  const __mmask16 is_nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
-  return _mm512_mask_mov_epi32(_mm512_add_epi32(bits, half), is_nan, _mm512_set1_epi32(0x7fc00000));
-}
 inline Line<BFloat16> round_line(const Wide (&w)[kHalfWides], BFloat16) {
-  return {_mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(round_wide(w[0]), 16), round_wide(w[1]))};
-}
-inline __m256i round_halves(Wide x) {
-  const __m512i bits = _mm512_castps_si512(x.v);
-  const __m512i sign = _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0x80000000u)));
-  const __m512i clean = _mm512_mask_or_epi32(bits, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), sign,
-                                             _mm512_set1_epi32(0x7fc00000));
-  return _mm512_cvtps_ph(_mm512_castsi512_ps(clean), _MM_FROUND_TO_NEAREST_INT);
+  return {
+      _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(round_upper(w[0].v), 16), round_upper(w[1].v))};
 }
 inline Line<Half> round_line(const Wide (&w)[kHalfWides], Half) {
-  return {_mm512_inserti64x4(_mm512_castsi256_si512(round_halves(w[0])), round_halves(w[1]), 1)};
+  return {_mm512_inserti64x4(_mm512_castsi256_si512(round_halves(w[0].v)), round_halves(w[1].v), 1)};
 }
 inline Wide operator+(Wide a, Wide b) { return {_mm512_add_ps(a.v, b.v)}; }
 
 #else
 
-inline __m256i round_wide(Wide x) {
-  const __m256i bits = _mm256_castps_si256(x.v);
-  const __m256i last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i half = _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff));
-  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
-  return _mm256_blendv_epi8(_mm256_add_epi32(bits, half), _mm256_set1_epi32(0x7fc00000), is_nan);
-}
 inline Line<BFloat16> round_line(const Wide (&w)[kHalfWides], BFloat16) {
   Line<BFloat16> line;
   for (int i = 0; i < 2; ++i) {
-    const __m256i even = _mm256_srli_epi32(round_wide(w[2 * i]), 16);
-    line.half[i] = _mm256_blend_epi16(even, round_wide(w[2 * i + 1]), 0xaa);
+    const __m256i even = _mm256_srli_epi32(round_upper(w[2 * i].v), 16);
+    line.half[i] = _mm256_blend_epi16(even, round_upper(w[2 * i + 1].v), 0xaa);
   }
   return line;
 }

@@ -163,18 +163,41 @@ inline __m128i keep_halves(__m128i x, uint8_t bits) {
   return _mm_and_si128(x, _mm_cmpeq_epi16(_mm_and_si128(_mm_set1_epi16(bits), own), own));
 }
 
+// Rounded to BFloat16, each in the upper half of its 32 bits; the lower half is anything.
+inline __m256i round_upper(__m256 x) {
+  const __m256i all = _mm256_castps_si256(x);
+  const __m256i last = _mm256_and_si256(_mm256_srli_epi32(all, 16), _mm256_set1_epi32(1));
+  const __m256i half = _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff));
+  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(_mm256_add_epi32(all, half), _mm256_set1_epi32(0x7fc00000), is_nan);
+}
+
+#if POSENC_VECTOR_BYTES == 64
+inline __m512i round_upper(__m512 x) {
+  const __m512i all = _mm512_castps_si512(x);
+  const __m512i last = _mm512_and_si512(_mm512_srli_epi32(all, 16), _mm512_set1_epi32(1));
+  const __m512i half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_mask_mov_epi32(_mm512_add_epi32(all, half), is_nan, _mm512_set1_epi32(0x7fc00000));
+}
+
+// Rounded to Half; of a NaN the sign alone is kept.
+inline __m256i round_halves(__m512 x) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i sign = _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0x80000000u)));
+  const __m512i clean =
+      _mm512_mask_or_epi32(bits, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), sign, _mm512_set1_epi32(0x7fc00000));
+  return _mm512_cvtps_ph(_mm512_castsi512_ps(clean), _MM_FROUND_TO_NEAREST_INT);
+}
+#endif
+
 inline __m128i load_halves(const void* from) { return _mm_loadu_si128(static_cast<const __m128i*>(from)); }
 
 template <>
 struct Octet<BFloat16> : HalfOctet<BFloat16> {
   static Octet load(const BFloat16* from) { return {load_halves(from)}; }
   static Octet round(Floats x) {
-    const __m256i all = _mm256_castps_si256(x.v);
-    const __m256i last = _mm256_and_si256(_mm256_srli_epi32(all, 16), _mm256_set1_epi32(1));
-    const __m256i half = _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff));
-    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(all, half), 16);
-    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
-    const __m256i result = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0), is_nan);
+    const __m256i result = _mm256_srli_epi32(round_upper(x.v), 16);
     return {_mm_packus_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1))};
   }
   static Octet round(Doubles x) { return round(round_to_odd(x)); }

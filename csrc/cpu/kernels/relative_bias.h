@@ -15,6 +15,7 @@ constexpr int64_t kHeadsAtOnce = 4;
 
 constexpr int64_t kMaxMove = 64;    // bytes
 constexpr int64_t kSmallWidth = 8;  // windows as wide as this sum up their adjoint in registers
+constexpr int64_t kLineSlack = 8;   // sums beyond a line's, to which the end of its last run adds zeros
 
 template <class Scheme>
 int64_t max_strip(const Scheme& s) {
@@ -73,7 +74,7 @@ struct BiasBackward {
   int64_t scratch_bytes(const core::WindowScheme& s, int64_t sum_size) const {
     const int64_t small = kHeadsAtOnce * s.rows() + 2 * kSmallWidth + widened_elements(s);
     const int64_t cells = s.is_expanded() ? s.window[2] * s.keys() : 0;
-    const int64_t large = s.runs().outer * s.line_span() + kSmallWidth + cells;
+    const int64_t large = s.runs().outer * s.line_span() + kLineSlack + cells;
     return (s.rows() + core::max_of(small, large)) * sum_size;
   }
 };

@@ -208,18 +208,12 @@ inline Turns<float> in_turn(Sixteen<float> a, Sixteen<float> b) {
            {_mm512_castps_si512(_mm512_permutex2var_ps(a.all, high, b.all))}}};
 }
 
-// Each in the upper half of 32 bits; the lower half is anything.
+// As round_upper leaves them.
 template <>
 struct Sixteen<BFloat16> {
   __m512i upper;
 
-  static Sixteen round(Floats16 x) {
-    const __m512i all = _mm512_castps_si512(x.v);
-    const __m512i last = _mm512_and_si512(_mm512_srli_epi32(all, 16), _mm512_set1_epi32(1));
-    const __m512i half = _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff));
-    const __mmask16 is_nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
-    return {_mm512_mask_mov_epi32(_mm512_add_epi32(all, half), is_nan, _mm512_set1_epi32(0x7fc00000))};
-  }
+  static Sixteen round(Floats16 x) { return {round_upper(x.v)}; }
   __m256i packed() const { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(upper, 16)); }
   void store(BFloat16* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), packed()); }
   void stream(BFloat16* to) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), packed()); }
@@ -233,13 +227,7 @@ template <>
 struct Sixteen<Half> {
   __m256i bits;
 
-  static Sixteen round(Floats16 x) {
-    // Of a NaN the sign alone is kept.
-    const __m512 sign = _mm512_and_ps(x.v, _mm512_set1_ps(-0.0f));
-    const __m512 nan = _mm512_or_ps(sign, _mm512_castsi512_ps(_mm512_set1_epi32(0x7fc00000)));
-    const __m512 clean = _mm512_mask_mov_ps(x.v, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), nan);
-    return {_mm512_cvtps_ph(clean, _MM_FROUND_TO_NEAREST_INT)};
-  }
+  static Sixteen round(Floats16 x) { return {round_halves(x.v)}; }
   void store(Half* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits); }
   void stream(Half* to) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(to), bits); }
 };
@@ -251,19 +239,12 @@ inline Turns<Half> in_turn(Sixteen<Half> a, Sixteen<Half> b) {
 
 #elif POSENC_VECTOR_BYTES == 32
 
-// Each in the upper half of 32 bits; the lower half is anything.
+// As round_upper leaves them.
 template <>
 struct Sixteen<BFloat16> {
   __m256i low, high;
 
-  static __m256i round(Floats x) {
-    const __m256i all = _mm256_castps_si256(x.v);
-    const __m256i last = _mm256_and_si256(_mm256_srli_epi32(all, 16), _mm256_set1_epi32(1));
-    const __m256i half = _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff));
-    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
-    return _mm256_blendv_epi8(_mm256_add_epi32(all, half), _mm256_set1_epi32(0x7fc00000), is_nan);
-  }
-  static Sixteen round(Floats16 x) { return {round(x.low), round(x.high)}; }
+  static Sixteen round(Floats16 x) { return {round_upper(x.low.v), round_upper(x.high.v)}; }
   __m256i packed() const {
     return _mm256_permute4x64_epi64(
         _mm256_packus_epi32(_mm256_srli_epi32(low, 16), _mm256_srli_epi32(high, 16)), 0xd8);

@@ -133,7 +133,8 @@ void lines_backward(const WindowScheme& s, const BiasBackward& a, void* scratch,
   WindowScheme::Runs runs = table_runs;  // of line_sums: what a line reaches, side by side
   runs.outer_step = span;
   Sum* line_sums = static_cast<Sum*>(scratch) + rows;
-  Sum* cell_sums = line_sums + runs.outer * span + kOctet;  // [width, count]
+  static_assert(kLineSlack >= kOctet - 1);
+  Sum* cell_sums = line_sums + runs.outer * span + kLineSlack;  // [width, count]
   for (int64_t item = begin; item < end; ++item) {
     const int64_t head = item / a.blocks, block = item % a.blocks;
     Sum* sums = clear_sums<Sum>(a, item, rows, scratch);
