@@ -170,7 +170,7 @@ PYTHON_MODULE = Extension(
     sources("POSENC_PYTHON_SOURCES"),
     include_dirs=[str(ROOT / "csrc")],
     extra_compile_args={"cxx": [*cxx_flags(), *torch_includes()]},
-    extra_link_args=["-l:libposenc_ext.so", *link_arguments(), "-Wl,-rpath,$ORIGIN"],
+    extra_link_args=["-l:libposenc_ext.so", *link_arguments(), "-ltorch_python", "-Wl,-rpath,$ORIGIN"],
     depends=HEADERS,
     language="c++",
     py_limited_api=True,

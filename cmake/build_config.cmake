@@ -4,7 +4,7 @@
 set(POSENC_SOURCES
     csrc/*.cpp csrc/ops/*.cpp csrc/meta/*.cpp csrc/autograd/*.cpp csrc/cpu/*.cpp csrc/cpu/kernels/*.cpp)
 set(POSENC_CUDA_SOURCES csrc/cuda/*.cpp csrc/cuda/kernels/*.cu)
-set(POSENC_PYTHON_SOURCES csrc/python_module.cpp)
+set(POSENC_PYTHON_SOURCES csrc/python_call.cpp csrc/python_module.cpp)
 # Files outside kernels/ read torch's headers, which is most of the time that each takes: both builds compile them as
 # one translation unit. So names in unnamed namespaces are unique within a folder, whose namespace they stand in.
 

@@ -1,12 +1,12 @@
-// posenc_ext._C: what the build knows about itself. The only file that knows Python, and only the stable C
-// API of it: one build serves every Python, and two functions do not cost the time it takes to compile a
-// binding library.
+// posenc_ext._C: what the build knows about itself, and calls of ops (python_call.cpp). The only files that
+// know Python, and only the stable C API of it: one build serves every Python.
 #include <Python.h>
 
 #include <exception>
 #include <string>
 
 #include "posenc_ext.h"
+#include "python_call.h"
 
 namespace {
 
@@ -24,6 +24,8 @@ PyMethodDef functions[] = {
     {"build_info", text<posenc_ext::build_info>, METH_NOARGS,
      "What the library was built with, as JSON text."},
     {"cpu_level", text<posenc_ext::cpu_level>, METH_NOARGS, "The CPU level whose kernels run here."},
+    {"plain_call", posenc_ext::plain_call, METH_O,
+     "The op of this name as a function of plain arguments; it returns NotImplemented for others."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -21,12 +21,14 @@ of Marian, whose frequencies for an odd dim are those of freq_shift=-0.5).
 """
 
 import functools
-import inspect
 from collections.abc import Callable
-from typing import Any, Optional, Union, get_origin
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
+
+from . import _C
 
 __all__ = [
     "add_position_embedding",
@@ -42,31 +44,19 @@ __all__ = [
 
 
 def _direct(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Passes calls on to the op with the arguments that were given and no others.
+    """Calls the op without the parse of ``torch.ops``, which takes longer than a small kernel takes.
 
-    Reading an option takes torch longer than a small kernel takes, also where it stands at its default. What
-    is no plain call goes through the function itself, and so does TorchScript, which looks behind this.
+    What is no plain call (see csrc/python_call.cpp) goes through the function itself; so does torch.compile,
+    which knows torch.ops, and TorchScript, which looks behind this.
     """
-    op = getattr(torch.ops.posenc_ext, function.__name__).default
-    arguments = op._schema.arguments
-    most = sum(not argument.kwarg_only for argument in arguments)  # by position
-    least = sum(not argument.has_default_value() for argument in arguments)
-    # What the function takes in one more type than the op is left to it: a tensor, or None.
-    types = inspect.get_annotations(function)
-    wider = {
-        argument.name
-        for argument in arguments
-        if get_origin(types[argument.name]) is Union and not isinstance(argument.type, torch.OptionalType)
-    }
-    names = [argument.name for argument in arguments]
-    by_name = [frozenset(names[count:]) - wider for count in range(most + 1)]  # beside so many by position
+    plain_call = _C.plain_call(f"posenc_ext::{function.__name__}")
 
     @functools.wraps(function)
     def call(*args: Any, **given: Any) -> Tensor:
-        count = len(args)
-        fits = count <= most and count + len(given) >= least and given.keys() <= by_name[count]
-        if fits and not (args and args[-1] is None):
-            return op(*args, **given)
+        if not is_dynamo_compiling():
+            result = plain_call(*args, **given)
+            if result is not NotImplemented:
+                return result
         return function(*args, **given)
 
     return call

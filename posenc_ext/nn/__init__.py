@@ -1,6 +1,6 @@
 """Modules with the names, arguments, parameters and checkpoints of the position code people copy.
 
-They hold parameters and settings and call ``torch.ops.posenc_ext``; the maths is there. None of them has a
+They hold parameters and settings and call the ops; the maths is there. None of them has a
 buffer: no index to register or to mismatch in a state_dict, no table to run out of rows or to lose digits
 under ``.half()``. Keys that the replaced modules keep in their checkpoints are accepted and dropped by
 ``load_state_dict``, also with ``strict=True``; window modules emit theirs again with ``emit_index``, for

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ..ops import alibi_bias, alibi_slopes, t5_bias
+
 
 class T5RelativePositionBias(nn.Module):
     """T5's learned bias: a row of the table for each near distance, shared ones for far distances.
@@ -67,7 +69,7 @@ class T5RelativePositionBias(nn.Module):
         nn.init.normal_(self.relative_attention_bias.weight, std=0.02)
 
     def forward(self, q_len: int, k_len: int, q_offset: int = 0) -> Tensor:
-        bias = torch.ops.posenc_ext.t5_bias(
+        bias = t5_bias(
             self.relative_attention_bias.weight,
             q_len,
             k_len,
@@ -136,7 +138,7 @@ class AlibiBias(nn.Module):
     def reset_parameters(self) -> None:
         if self.slopes is not None:
             with torch.no_grad():
-                self.slopes.copy_(torch.ops.posenc_ext.alibi_slopes(self.num_heads, dtype=torch.float64))
+                self.slopes.copy_(alibi_slopes(self.num_heads, dtype=torch.float64))
 
     def forward(
         self,
@@ -150,10 +152,10 @@ class AlibiBias(nn.Module):
         if slopes is None:
             result = torch.empty(0, dtype=dtype).dtype  # scriptable, unlike get_default_dtype
             wide = torch.float64 if result == torch.float64 else torch.float32
-            slopes = torch.ops.posenc_ext.alibi_slopes(self.num_heads, dtype=wide, device=device)
+            slopes = alibi_slopes(self.num_heads, dtype=wide, device=device)
         else:
             result = slopes.dtype if dtype is None else dtype
-        bias = torch.ops.posenc_ext.alibi_bias(slopes, q_len, k_len, q_offset=q_offset, causal=self.causal)
+        bias = alibi_bias(slopes, q_len, k_len, q_offset=q_offset, causal=self.causal)
         return bias.to(result).unsqueeze(0)
 
     def extra_repr(self) -> str:

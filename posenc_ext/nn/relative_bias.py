@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compositions import resample_window_table
+from ..ops import gather_bias, window_bias
 from ..reference import window_index
 from ._checkpoints import ComputesKeys, rename_keys
 
@@ -93,8 +94,8 @@ class RelativePositionBias(ComputesKeys):
         table = self.relative_position_bias_table
         if self.legacy_stride and self.h < self.w:
             rows = _legacy_rows(self.h, self.w, table.device)
-            table = torch.ops.posenc_ext.gather_bias(table, rows).flatten(1).t()
-        bias = torch.ops.posenc_ext.window_bias(table, [self.h, self.w], query_size=[H, W])
+            table = gather_bias(table, rows).flatten(1).t()
+        bias = window_bias(table, [self.h, self.w], query_size=[H, W])
         return bias.unsqueeze(0)
 
     def _computed(self) -> dict[str, Tensor]:
@@ -209,7 +210,7 @@ class WindowRelativePositionBias(ComputesKeys):
         table = self.relative_position_bias_table
         if self.heads_first:
             table = table.flatten(1).flip(1).t()  # the reversed rows are those of query minus key
-        bias = torch.ops.posenc_ext.window_bias(table, self.window, prefix_tokens=self.prefix_tokens)
+        bias = window_bias(table, self.window, prefix_tokens=self.prefix_tokens)
         return bias.unsqueeze(0)
 
     def _computed(self) -> dict[str, Tensor]:
@@ -370,7 +371,7 @@ class LogCoordinatePositionBias(ComputesKeys):
         table = self.cpb_mlp[2](self.dropout(hidden)).view(-1, self.num_heads)
         if not natural:
             table = 16 * torch.sigmoid(table)
-        bias = torch.ops.posenc_ext.window_bias(table, self.window)
+        bias = window_bias(table, self.window)
         if self.prefix_tokens > 0:
             bias = nn.functional.pad(bias, [self.prefix_tokens, 0, self.prefix_tokens, 0])
         return bias.unsqueeze(0)
