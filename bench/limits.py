@@ -1,4 +1,4 @@
-"""The limits of the memory as contenders of every case: as many bytes as the case moves, in its regime."""
+"""The limits as contenders of every case: the memory, for as many bytes in the same regime, and autograd."""
 
 import ctypes
 import functools
@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import torch
-from case import Contenders, Rotating, bind
-from measures import KINDS
+from case import Backward, Contenders, Rotating, bind
+from measures import AUTOGRAD, KINDS
 
 SOURCE = Path(__file__).resolve().with_name("limits.cpp")
 FOLDER = SOURCE.parents[1] / "build" / "bench"
@@ -65,3 +65,11 @@ def contenders(kind: str | None, reads: int, writes: int) -> Contenders:
         if not isinstance(c, str):
             native["read"] = bind(lambda x: c.read(x.data_ptr(), x.nbytes), [sources])
     return {**result, **(native or {KINDS[kind][1]: str(c)})}
+
+
+def autograd(direction: str) -> Contenders:
+    """torch.autograd.grad through a node that does nothing: what no backward can undercut."""
+    if direction != "backward":
+        return {}
+    leaf = torch.ones(1, requires_grad=True)
+    return {AUTOGRAD: Backward(lambda: torch.ops.aten.alias(leaf), [leaf], Rotating(lambda: torch.ones(1)))}

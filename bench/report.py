@@ -175,7 +175,10 @@ def amount(value: float | None, unit: str) -> str:
 def target_table(record: dict) -> str:
     """Every bound and what was measured; of those that hold for all cases, the lowest that is met stands for
     the others that are."""
-    lines = ["| work | threads | quantity | bound | measured | |", "|---|--:|---|--:|--:|---|"]
+    lines = [
+        "| work | threads | quantity | bound | measured | at the limit | |",
+        "|---|--:|---|--:|--:|--:|---|",
+    ]
     verdicts = targets.verdicts(record)
     for work in ("never slower", "AVX2"):
         met = sorted((v for v in verdicts if v.target.work == work and v.met), key=lambda v: v.measured)
@@ -194,7 +197,8 @@ def verdict_row(verdict: targets.Verdict, others: int = 0) -> str:
         word += f", as by {others} others"
     bound = f"{'<=' if target.at_most else '>='} {amount(verdict.bound, target.unit)}"
     cells = [target.case or target.work, verdict.threads, target.quantity, bound]
-    return f"| {' | '.join([*cells, amount(verdict.measured, target.unit), word])} |"
+    most = "" if verdict.at_limit is None else amount(verdict.at_limit, target.unit)
+    return f"| {' | '.join([*cells, amount(verdict.measured, target.unit), most, word])} |"
 
 
 def commands() -> str:

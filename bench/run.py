@@ -124,12 +124,12 @@ class Runner:
         ours, skipped = self.build(case, case.dtype)
         other = case.check_dtype not in (None, case.dtype)
         errors = check(case, self.build(case, case.check_dtype)[0] if other else ours)
-        memory = limits.contenders(case.limit, case.reads, case.writes)
-        skipped |= {name: f for name, f in memory.items() if isinstance(f, str)}
-        memory = {name: f for name, f in memory.items() if name not in skipped}
+        least = limits.contenders(case.limit, case.reads, case.writes) | limits.autograd(case.direction)
+        skipped |= {name: f for name, f in least.items() if isinstance(f, str)}
+        least = {name: f for name, f in least.items() if name not in skipped}
         results = []
         for threads in self.threads:
-            blocks = {name: timing.local(f, threads) for name, f in {**ours, **memory}.items()}
+            blocks = {name: timing.local(f, threads) for name, f in {**ours, **least}.items()}
             for child in self.children if case.other_settings else []:
                 blocks |= child.blocks(case, list(ours), threads)
             results.append(

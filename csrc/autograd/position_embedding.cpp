@@ -72,16 +72,20 @@ at::Tensor add_position_embedding_autograd(const at::Tensor& x, const at::Tensor
                                             embed_prefix, x_scale, batch_first, dropout_p, seed);
   };
   const auto record = [&](LinearBackward<&cut_gradient>& node) {
-    const auto shape = ops::check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale,
-                                                         batch_first, dropout_p, drawn);
-    seed = ops::kept_for_backward(drawn, dropout_p, x, shape.sizes());
+    int64_t pos_batch_axis = -1;
+    // Forward checks the arguments; what is read of them here has to be checked before.
+    if (pos_embed.dim() == 3 || !prefix_tokens.empty() || ops::drops(dropout_p, drawn)) {
+      const auto shape = ops::check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale,
+                                                           batch_first, dropout_p, drawn);
+      seed = ops::kept_for_backward(drawn, dropout_p, x, shape.sizes());
+      if (pos_embed.dim() == 3) pos_batch_axis = 1 - shape.pos_token_axis;
+    }
     std::vector<c10::SymInt> lengths, batches;
     for (const at::Tensor& prefix : prefix_tokens) {
       lengths.push_back(prefix.sym_size(token_axis));
       batches.push_back(prefix.sym_size(batch_axis));
     }
-    node.keep(pos_embed.dim() == 3 ? 1 - shape.pos_token_axis : -1, lengths, batches, embed_prefix, x_scale,
-              batch_first, dropout_p, seed);
+    node.keep(pos_batch_axis, lengths, batches, embed_prefix, x_scale, batch_first, dropout_p, seed);
   };
   return differentiable_in<LinearBackward<&cut_gradient>>("add_position_embedding", forward, tangent, record,
                                                           x, pos_embed, prefix_tokens);
