@@ -159,6 +159,22 @@ def test_a_kept_mask_under_transforms():
     assert same_bits(batched, kept.expand(2, -1, -1, -1))
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap loops
+@pytest.mark.parametrize("randomness", ["same", "different"])
+def test_kept_masks_of_samples_under_vmap(randomness):
+    """A mask for all samples, or one for each, as vmap is told; and backward has that of forward."""
+    xs = torch.rand(3, 2, 1029, 24) + 2  # no sum rounds to 0
+
+    def value_and_gradient(x):
+        y, adjoint = torch.func.vjp(lambda x: dropped(x, 0.5), x)
+        return y, *adjoint(torch.ones_like(y))
+
+    y, gradient = torch.func.vmap(value_and_gradient, randomness=randomness)(xs)
+    assert torch.equal(y == 0, gradient == 0)
+    masks = [sample == 0 for sample in y]
+    assert [torch.equal(masks[0], mask) for mask in masks[1:]] == [randomness == "same"] * 2
+
+
 def test_layouts_of_memory_do_not_change_the_mask():
     """The mask belongs to the place in the result, whatever the strides of x, the offsets and the threads."""
     x = torch.rand(6, 130, 64) + 2  # no sum rounds to 0
