@@ -62,6 +62,13 @@ def _direct(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return call
 
 
+def _or_default(device: Optional[torch.device]) -> Optional[torch.device]:
+    """The device of torch.set_default_device and of ``with torch.device(...)``, which TorchScript ignores."""
+    if device is None and not torch.jit.is_scripting():
+        return torch.empty(0).device  # torch.compile does not know torch.get_default_device
+    return device
+
+
 @_direct
 def sinusoidal_table(
     length: int,
@@ -117,7 +124,7 @@ def sinusoidal_table(
         layout=layout,
         odd=odd,
         dtype=dtype,
-        device=device,
+        device=_or_default(device),
     )
 
 
@@ -479,7 +486,7 @@ def alibi_slopes(
     >>> alibi_slopes(4)
     tensor([0.2500, 0.0625, 0.0156, 0.0039])
     """
-    return torch.ops.posenc_ext.alibi_slopes(num_heads, dtype=dtype, device=device)
+    return torch.ops.posenc_ext.alibi_slopes(num_heads, dtype=dtype, device=_or_default(device))
 
 
 @_direct

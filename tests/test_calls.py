@@ -157,3 +157,20 @@ def test_other_threads_of_python_run_during_a_call():
     finally:
         sys.setswitchinterval(interval)
         other.join()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: posenc_ext.sinusoidal_table(2, 4, **options),
+        lambda **options: posenc_ext.alibi_slopes(4, **options),
+        lambda **options: posenc_ext.sinusoidal_grid([2, 2], 4, "mae", extra_tokens=1, **options),
+    ],
+)
+def test_the_default_device_is_that_of_torch(make):
+    with torch.device("meta"):
+        assert make().is_meta
+        assert make(device="cpu").is_cpu
+        assert make(device=torch.device("cpu")).is_cpu
+        assert torch.compile(make, fullgraph=True, backend="eager")().is_meta
+    assert make().is_cpu
