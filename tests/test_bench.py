@@ -26,6 +26,7 @@ import run  # noqa: E402
 import settings  # noqa: E402
 import targets  # noqa: E402
 import timing  # noqa: E402
+import where  # noqa: E402
 
 EFFORT = timing.Effort(seconds=0.0, min_rounds=3, max_rounds=3, block=1e-6)
 ALL = {case.name: case for case in cases.everything()}
@@ -369,6 +370,15 @@ def test_report_tables():
         "a CPU, 2 cores (L1 32 KiB), CPU level avx512; torch 2.13.0"
     )
     assert [report.time(t) for t in (None, 1.5e-6, 2e-3, 1.2)] == ["–", "1.5 us", "2 ms", "1200 ms"]
+
+
+def test_shares_of_a_profile():
+    text = """# Overhead  Shared Object  Symbol
+    39.59%  libposenc_ext.so  [.] posenc_ext::cpu::(anonymous namespace)::sum<float>  -      -
+     2.79%  libpython3.so     [.] _PyEval
+"""
+    expected = [(39.59, "libposenc_ext.so posenc_ext::cpu::sum<float>"), (2.79, "libpython3.so _PyEval")]
+    assert where.shares(text) == expected
 
 
 def test_rows_beside_libraries():
