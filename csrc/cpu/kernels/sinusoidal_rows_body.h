@@ -28,25 +28,6 @@ inline Floats16 quick_limit(Floats16 doubt) {
   return limit;
 }
 
-// Signs where the quick test leaves a doubt about some, of either kind, rounded to floats.
-template <class T>
-inline Signs16 doubtful(Floats16 some, Floats16 limit) {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    return below(some, limit);
-  } else {
-    return below(some, limit) | middles<NearSum<T>::kCut>(some);
-  }
-}
-template <class T>
-inline Signs16 doubtful(Floats16 sine, Floats16 cosine, Floats16 limit) {
-  const Signs16 small = below(sine * cosine, limit);
-  if constexpr (sizeof(T) == sizeof(float)) {
-    return small;
-  } else {
-    return small | middles<NearSum<T>::kCut>(sine) | middles<NearSum<T>::kCut>(cosine);
-  }
-}
-
 // Sixteen sines and cosines in registers.
 struct Angles {
   Doubles sine[2], cosine[2];
@@ -62,6 +43,31 @@ struct Angles {
 struct Sums {
   Floats16 after, before;
 };
+
+// Whether the quick test leaves a doubt about some of these.
+template <class T>
+POSENC_HD bool doubtful(const Floats16& sine, const Floats16& cosine, const Floats16& limit) {
+  const Bits16 small = below(size_of(sine * cosine), limit);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return any_sign(small);
+  } else {
+    constexpr int kCut = NearSum<T>::kCut;
+    return any_sign(small | middles(least_words(cut_bits<kCut>(sine), cut_bits<kCut>(cosine))));
+  }
+}
+template <class T>
+POSENC_HD bool doubtful(const Sums& sine, const Sums& cosine, const Floats16& limit) {
+  const Bits16 small =
+      below(least(size_of(sine.after * cosine.after), size_of(sine.before * cosine.before)), limit);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return any_sign(small);
+  } else {
+    constexpr int kCut = NearSum<T>::kCut;
+    const Bits16 cut = least_words(least_words(cut_bits<kCut>(sine.after), cut_bits<kCut>(cosine.after)),
+                                   least_words(cut_bits<kCut>(sine.before), cut_bits<kCut>(cosine.before)));
+    return any_sign(small | middles(cut));
+  }
+}
 
 template <class T, bool kCosine>
 POSENC_HD Sums sums(const Angles& a, const Angles& b) {
@@ -85,7 +91,7 @@ __attribute__((noinline)) void encode_sixteen(const double* hi, const double* lo
 // The values of pairs from j on, rounded; where any of them is in doubt, all evaluated at position p.
 template <class T, bool kCosine>
 inline Sixteen<T> mended(Floats16 values, Floats16 doubt, const Frequencies& f, int64_t j, int64_t p) {
-  if (!any(below(values, doubt))) return Sixteen<T>::round(values);
+  if (!any_sign(below(size_of(values), doubt))) return Sixteen<T>::round(values);
   double exact[kSixteen];
   encode_sixteen(f.hi + j, f.lo + j, static_cast<double>(p), kCosine, exact);
   const auto load = [&exact](int64_t i) { return widen(Octet<double>::load(exact + i)); };
@@ -106,7 +112,7 @@ void add_near(const SinusoidRows& a, int64_t p, const Writer& writer, T* row) {
     const Floats16 near_sine = own(sums<float, false>(at, by)), near_cosine = own(sums<float, true>(at, by));
     Sixteen<T> sine = round_clear<T>(near_sine), cosine = round_clear<T>(near_cosine);
     const Floats16 sine_doubt = load_floats(anchor->doubt);
-    if (any(doubtful<T>(near_sine, near_cosine, quick_limit<T>(sine_doubt)))) [[unlikely]] {
+    if (doubtful<T>(near_sine, near_cosine, quick_limit<T>(sine_doubt))) [[unlikely]] {
       sine = mended<T, false>(own(sums<T, false>(at, by)), sine_doubt, a.frequencies, j, p);
       cosine = mended<T, true>(own(sums<T, true>(at, by)), all_of_floats(kDoubt), a.frequencies, j, p);
     }
@@ -178,8 +184,7 @@ void add_steps(const SinusoidTable& a, const BlockRows& rows, int64_t first, int
       } after{round_clear<T>(near_sine.after), round_clear<T>(near_cosine.after)},
           before{round_clear<T>(near_sine.before), round_clear<T>(near_cosine.before)};
       const Floats16 sine_doubt = load_floats(anchor[i].doubt), limit = quick_limit<T>(sine_doubt);
-      if (any(doubtful<T>(near_sine.after, near_cosine.after, limit) |
-              doubtful<T>(near_sine.before, near_cosine.before, limit))) [[unlikely]] {
+      if (doubtful<T>(near_sine, near_cosine, limit)) [[unlikely]] {
         const Sums sine = sums<T, false>(at, by), cosine = sums<T, true>(at, by);
         const Floats16 cosine_doubt = all_of_floats(kDoubt);
         const Frequencies& f = a.frequencies;
@@ -235,7 +240,8 @@ inline void make_anchors(const Frequencies& f, const float* step_doubt, int64_t 
 template <class T, class Writer>
 void add_block(const SinusoidTable& a, int64_t number, int64_t first, int64_t count, const Writer& writer) {
   const BlockRows rows(a, AngleSteps::anchor_of(number));
-  if (rows.centre >= 0 && rows.centre < a.angles.near) {
+  // Past the caches others' memory has taken the place of the kept ones: to read them takes longer.
+  if (!a.past_caches && rows.centre >= 0 && rows.centre < a.angles.near) {
     const AnchorPairs* anchors = a.angles.anchors + number * a.angles.sixteens + first / kSixteen;
     return add_pairs<T>(a, rows, first, count, anchors, writer);
   }

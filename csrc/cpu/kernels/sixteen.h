@@ -20,23 +20,28 @@ inline Floats16 all_of_floats(float x) { return {_mm512_set1_ps(x)}; }
 inline Floats16 operator*(Floats16 a, Floats16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Floats16 largest(Floats16 a, Floats16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 
-// Of 32 bits each; the sign is what matters.
-struct Signs16 {
+// Of 32 bits each; of a test, the sign is what matters.
+struct Bits16 {
   __m512i v;
 };
 
-inline Signs16 operator|(Signs16 a, Signs16 b) { return {_mm512_or_si512(a.v, b.v)}; }
-inline bool any(Signs16 x) { return _mm512_movepi32_mask(x.v) != 0; }
-inline Signs16 below(Floats16 x, Floats16 limit) {
-  const __m512i size = _mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x7fffffff));
-  return {_mm512_sub_epi32(size, _mm512_castps_si512(limit.v))};
+inline Bits16 operator|(const Bits16& a, const Bits16& b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline bool any_sign(const Bits16& x) { return _mm512_movepi32_mask(x.v) != 0; }
+inline Bits16 size_of(const Floats16& x) {
+  return {_mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x7fffffff))};
 }
-// Where the lowest kCut bits of a float are those of a middle: one, then zeros. Moved up they are the least
-// int, which alone stays negative as its own absolute value.
+inline Bits16 least(const Bits16& a, const Bits16& b) { return {_mm512_min_epi32(a.v, b.v)}; }
+inline Bits16 below(const Bits16& size, const Floats16& limit) {
+  return {_mm512_sub_epi32(size.v, _mm512_castps_si512(limit.v))};
+}
+// In the low 16 bits of each: the lowest kCut bits of a float, moved up. Those of a middle, one, then zeros,
+// are the least int16 then.
 template <int kCut>
-inline Signs16 middles(Floats16 x) {
-  return {_mm512_abs_epi32(_mm512_slli_epi32(_mm512_castps_si512(x.v), 32 - kCut))};
+inline Bits16 cut_bits(const Floats16& x) {
+  return {_mm512_slli_epi16(_mm512_castps_si512(x.v), 16 - kCut)};
 }
+inline Bits16 least_words(Bits16 a, Bits16 b) { return {_mm512_min_epi16(a.v, b.v)}; }
+inline Bits16 middles(const Bits16& cut) { return {_mm512_abs_epi32(_mm512_slli_epi32(cut.v, 16))}; }
 
 #else
 
@@ -59,20 +64,25 @@ inline Floats16 largest(Floats16 a, Floats16 b) {
   return {{_mm256_max_ps(a.low.v, b.low.v)}, {_mm256_max_ps(a.high.v, b.high.v)}};
 }
 
-struct Signs16 {
+struct Bits8 {
   __m256i v;
 };
 
-inline Signs16 operator|(Signs16 a, Signs16 b) { return {_mm256_or_si256(a.v, b.v)}; }
-inline bool any(Signs16 x) { return _mm256_movemask_ps(_mm256_castsi256_ps(x.v)) != 0; }
-inline Signs16 below(Floats x, Floats limit) {
-  const __m256i size = _mm256_and_si256(_mm256_castps_si256(x.v), _mm256_set1_epi32(0x7fffffff));
-  return {_mm256_sub_epi32(size, _mm256_castps_si256(limit.v))};
+inline Bits8 operator|(Bits8 a, Bits8 b) { return {_mm256_or_si256(a.v, b.v)}; }
+inline bool any_sign(Bits8 x) { return _mm256_movemask_ps(_mm256_castsi256_ps(x.v)) != 0; }
+inline Bits8 size_of(Floats x) {
+  return {_mm256_and_si256(_mm256_castps_si256(x.v), _mm256_set1_epi32(0x7fffffff))};
+}
+inline Bits8 least(Bits8 a, Bits8 b) { return {_mm256_min_epi32(a.v, b.v)}; }
+inline Bits8 below(Bits8 size, Floats limit) {
+  return {_mm256_sub_epi32(size.v, _mm256_castps_si256(limit.v))};
 }
 template <int kCut>
-inline Signs16 middles(Floats x) {
-  return {_mm256_abs_epi32(_mm256_slli_epi32(_mm256_castps_si256(x.v), 32 - kCut))};
+inline Bits8 cut_bits(Floats x) {
+  return {_mm256_slli_epi16(_mm256_castps_si256(x.v), 16 - kCut)};
 }
+inline Bits8 least_words(Bits8 a, Bits8 b) { return {_mm256_min_epi16(a.v, b.v)}; }
+inline Bits8 middles(Bits8 cut) { return {_mm256_abs_epi32(_mm256_slli_epi32(cut.v, 16))}; }
 
 #else
 
@@ -92,39 +102,58 @@ inline Floats16 largest(Floats16 a, Floats16 b) {
           each<Floats>([&](int64_t i) { return max_of(a.high.v[i], b.high.v[i]); })};
 }
 
-struct Signs16 {
+struct Bits8 {
   int32_t v[kOctet];
 };
 
-inline Signs16 operator|(Signs16 a, Signs16 b) {
-  return each<Signs16>([&](int64_t i) { return a.v[i] | b.v[i]; });
+inline Bits8 operator|(Bits8 a, Bits8 b) {
+  return each<Bits8>([&](int64_t i) { return a.v[i] | b.v[i]; });
 }
-inline bool any(Signs16 x) {
+inline bool any_sign(Bits8 x) {
   int32_t all = 0;
   for (int64_t i = 0; i < kOctet; ++i) all |= x.v[i];
   return all < 0;
 }
-inline Signs16 below(Floats x, Floats limit) {
-  return each<Signs16>(
-      [&](int64_t i) { return (bit_cast<int32_t>(x.v[i]) & 0x7fffffff) - bit_cast<int32_t>(limit.v[i]); });
+inline Bits8 size_of(Floats x) {
+  return each<Bits8>([&](int64_t i) { return bit_cast<int32_t>(x.v[i]) & 0x7fffffff; });
+}
+inline Bits8 least(Bits8 a, Bits8 b) {
+  return each<Bits8>([&](int64_t i) { return min_of(a.v[i], b.v[i]); });
+}
+inline Bits8 below(Bits8 size, Floats limit) {
+  return each<Bits8>([&](int64_t i) { return size.v[i] - bit_cast<int32_t>(limit.v[i]); });
 }
 template <int kCut>
-inline Signs16 middles(Floats x) {
-  return each<Signs16>([&](int64_t i) {
-    const uint32_t cut = bit_cast<uint32_t>(x.v[i]) << (32 - kCut);
-    return cut == 0x80000000u ? -1 : 0;
-  });
+inline Bits8 cut_bits(Floats x) {
+  return each<Bits8>(
+      [&](int64_t i) { return static_cast<int32_t>(bit_cast<uint32_t>(x.v[i]) << (32 - kCut)) >> 16; });
+}
+inline Bits8 least_words(Bits8 a, Bits8 b) { return least(a, b); }
+inline Bits8 middles(Bits8 cut) {
+  return each<Bits8>([&](int64_t i) { return static_cast<int16_t>(cut.v[i]) == -0x8000 ? -1 : 0; });
 }
 
 #endif
 
-inline Signs16 below(Floats16 x, Floats16 limit) {
-  return below(x.low, limit.low) | below(x.high, limit.high);
+struct Bits16 {
+  Bits8 low, high;
+};
+
+inline Bits16 operator|(const Bits16& a, const Bits16& b) { return {a.low | b.low, a.high | b.high}; }
+inline bool any_sign(const Bits16& x) { return any_sign(x.low | x.high); }
+inline Bits16 size_of(const Floats16& x) { return {size_of(x.low), size_of(x.high)}; }
+inline Bits16 least(const Bits16& a, const Bits16& b) { return {least(a.low, b.low), least(a.high, b.high)}; }
+inline Bits16 below(const Bits16& size, const Floats16& limit) {
+  return {below(size.low, limit.low), below(size.high, limit.high)};
 }
 template <int kCut>
-inline Signs16 middles(Floats16 x) {
-  return middles<kCut>(x.low) | middles<kCut>(x.high);
+inline Bits16 cut_bits(const Floats16& x) {
+  return {cut_bits<kCut>(x.low), cut_bits<kCut>(x.high)};
 }
+inline Bits16 least_words(const Bits16& a, const Bits16& b) {
+  return {least_words(a.low, b.low), least_words(a.high, b.high)};
+}
+inline Bits16 middles(const Bits16& cut) { return {middles(cut.low), middles(cut.high)}; }
 
 #endif
 
