@@ -395,7 +395,7 @@ def test_t5_buckets_over_many_configurations(capsys):
 
 
 @pytest.mark.parametrize("batch_first", [True, False], ids=["batch-first", "length-first"])
-@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_whole_lines_in_place(dtype, batch_first):
     """Lines of which float32 leaves a doubt are summed in float64 from x, which may be where the sum goes."""
     x = torch.randn(40, 40, 512, generator=torch.Generator().manual_seed(8)).to(dtype)
