@@ -392,3 +392,13 @@ def test_t5_buckets_over_many_configurations(capsys):
         print(f"\nt5_bias: {configurations:,} configurations, {distances:,} distances, all equal")
     assert configurations > 1500
     assert distances > 5_000_000
+
+
+@pytest.mark.parametrize("batch_first", [True, False], ids=["batch-first", "length-first"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_whole_lines_in_place(dtype, batch_first):
+    """Lines of which float32 leaves a doubt are summed in float64 from x, which may be where the sum goes."""
+    x = torch.randn(40, 40, 512, generator=torch.Generator().manual_seed(8)).to(dtype)
+    options = {"x_scale": 512**0.5, "batch_first": batch_first}
+    expected = posenc_ext.add_sinusoidal(x, **options)
+    assert same_bits(torch.ops.posenc_ext.add_sinusoidal.out(x, **options, out=x), expected)

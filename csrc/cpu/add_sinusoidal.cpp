@@ -22,7 +22,7 @@ void add_into(const at::Tensor& x, const std::optional<at::Tensor>& offsets, con
   const auto kept = encodings(dim, base, freq_shift, rule.layout, rule.odd);
   AddSinusoidal a{};
   a.frequencies = kept->frequencies;
-  a.kept = kept->kept.data();
+  a.kept = kept->kept.const_data_ptr<double>();
   a.kept_positions = kept->positions;
   a.batch = x.size(batch_axis);
   a.length = x.size(length_axis);

@@ -1,5 +1,7 @@
 #include "cpu/encodings.h"
 
+#include <ATen/EmptyTensor.h>
+
 #include <tuple>
 
 #include "ops/cache.h"
@@ -13,10 +15,14 @@ std::shared_ptr<const Encodings> encodings(int64_t dim, double base, double freq
     const auto [dim, base, freq_shift, layout, odd] = key;
     Encodings result{frequency_table(dim, base, freq_shift, 1.0), {}, kMostElements / dim, {}};
     result.frequencies = result.table->with(layout, odd);
-    result.kept.resize(result.positions * dim);
-    const SinusoidRows rows{result.frequencies, {nullptr, core::PositionType::i64, {}, 0},
-                            /*order=*/0,        core::DType::float64,
-                            result.kept.data(), dim};
+    result.kept = at::detail::empty_cpu({result.positions, dim}, at::kDouble);
+    void* const to = result.kept.mutable_data_ptr();
+    const SinusoidRows rows{result.frequencies,
+                            {nullptr, core::PositionType::i64, {}, 0},
+                            /*order=*/0,
+                            core::DType::float64,
+                            to,
+                            dim};
     POSENC_AT_LEVEL(sinusoid_rows, rows, 0, result.positions);
     return result;
   });

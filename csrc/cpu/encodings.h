@@ -2,8 +2,9 @@
 // longest for.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <memory>
-#include <vector>
 
 #include "cpu/frequencies.h"
 
@@ -12,8 +13,8 @@ namespace posenc_ext::cpu {
 struct Encodings {
   std::shared_ptr<const FrequencyTable> table;
   Frequencies frequencies;
-  int64_t positions;         // [0, positions) are kept
-  std::vector<double> kept;  // a row each
+  int64_t positions;  // [0, positions) are kept
+  at::Tensor kept;    // a row of float64 each; from lines' beginnings on, which a vector's memory is not
 };
 
 std::shared_ptr<const Encodings> encodings(int64_t dim, double base, double freq_shift, core::Layout layout,

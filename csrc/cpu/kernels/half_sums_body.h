@@ -45,20 +45,26 @@ template <class T>
 inline __m512i to_middle(Wide x) {
   return _mm512_add_epi32(_mm512_castps_si512(x.v), _mm512_set1_epi32(kToMiddle<T>));
 }
+// Of each 32 bits the upper half of `upper`, the lower half of `lower`.
+inline __m512i join_halves(__m512i upper, __m512i lower) {
+  constexpr int kSelect = 0xca;  // the second where the first is set, else the third
+  return _mm512_ternarylogic_epi32(_mm512_set1_epi32(static_cast<int>(0xffff0000u)), upper, lower, kSelect);
+}
+// Where sums are near a middle: for BFloat16 that is where the lower half of one of two is least.
 inline __mmask32 round_near(const Wide (&sums)[kHalfWides], Line<BFloat16>& line) {
   const __m512i even = to_middle<BFloat16>(sums[0]), odd = to_middle<BFloat16>(sums[1]);
-  constexpr __mmask32 kOdd = 0xaaaaaaaa;
-  line.all = _mm512_mask_blend_epi16(kOdd, _mm512_srli_epi32(even, 16), odd);
-  const __m512i cut = _mm512_mask_blend_epi16(kOdd, even, _mm512_slli_epi32(odd, 16));
-  return _mm512_testn_epi16_mask(cut, _mm512_set1_epi16(static_cast<int16_t>(kAroundMiddle<BFloat16>)));
+  line.all = join_halves(odd, _mm512_srli_epi32(even, 16));
+  return _mm512_testn_epi32_mask(_mm512_min_epu16(even, odd), _mm512_set1_epi32(kAroundMiddle<BFloat16>));
 }
 inline __mmask32 round_near(const Wide (&sums)[kHalfWides], Line<Half>& line) {
   const __m256i low = _mm512_cvtps_ph(sums[0].v, _MM_FROUND_TO_NEAREST_INT);
   const __m256i high = _mm512_cvtps_ph(sums[1].v, _MM_FROUND_TO_NEAREST_INT);
   line.all = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-  const __m512i around = _mm512_set1_epi32(kAroundMiddle<Half>);
-  return _mm512_testn_epi32_mask(to_middle<Half>(sums[0]), around) |
-         _mm512_testn_epi32_mask(to_middle<Half>(sums[1]), around);
+  const __m512i cut =
+      join_halves(_mm512_slli_epi32(_mm512_castps_si512(sums[1].v), 16), _mm512_castps_si512(sums[0].v));
+  return _mm512_testn_epi16_mask(
+      _mm512_add_epi16(cut, _mm512_set1_epi16(static_cast<int16_t>(kToMiddle<Half>))),
+      _mm512_set1_epi16(static_cast<int16_t>(kAroundMiddle<Half>)));
 }
 
 // The sums rounded, and whether core/near_sum.h leaves a doubt about one.
@@ -68,7 +74,7 @@ inline bool rounds_in_doubt(const Wide (&sums)[kHalfWides], Line<T>& line) {
   const __m512i range = _mm512_sub_epi16(_mm512_add_epi16(line.all, line.all),
                                          _mm512_set1_epi16(static_cast<int16_t>(2 * kSmallest)));
   const __m512i end = _mm512_set1_epi16(static_cast<int16_t>(kTwiceRange<T, kSmallest>));
-  return (near_middle | _mm512_cmpge_epu16_mask(range, end)) != 0;
+  return _kortestz_mask32_u8(near_middle, _mm512_cmpge_epu16_mask(range, end)) == 0;
 }
 
 #else
@@ -112,48 +118,50 @@ template <class T>
 inline __m256i to_middle(Wide x) {
   return _mm256_add_epi32(_mm256_castps_si256(x.v), _mm256_set1_epi32(kToMiddle<T>));
 }
-// Half of a line from two registers of sums, and where those are near a middle.
-inline __m256i round_near(Wide first, Wide second, __m256i& line, BFloat16) {
-  const __m256i even = to_middle<BFloat16>(first), odd = to_middle<BFloat16>(second);
-  line = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa);
-  const __m256i cut = _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xaa);
-  const __m256i around = _mm256_set1_epi16(static_cast<int16_t>(kAroundMiddle<BFloat16>));
-  return _mm256_cmpeq_epi16(_mm256_and_si256(cut, around), _mm256_setzero_si256());
+// The sums rounded, and all bits set in a lane where one is near a middle. For BFloat16 that is where the
+// lower half of one of four is least.
+inline __m256i round_near(const Wide (&sums)[kHalfWides], Line<BFloat16>& line) {
+  __m256i least[2];
+  for (int i = 0; i < 2; ++i) {
+    const __m256i even = to_middle<BFloat16>(sums[2 * i]), odd = to_middle<BFloat16>(sums[2 * i + 1]);
+    line.half[i] = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xaa);
+    least[i] = _mm256_min_epu16(even, odd);
+  }
+  const __m256i around = _mm256_set1_epi32(kAroundMiddle<BFloat16>);
+  const __m256i low = _mm256_and_si256(_mm256_min_epu16(least[0], least[1]), around);
+  return _mm256_cmpeq_epi32(low, _mm256_setzero_si256());
 }
-inline __m256i round_near(Wide first, Wide second, __m256i& line, Half) {
-  line = _mm256_set_m128i(_mm256_cvtps_ph(second.v, _MM_FROUND_TO_NEAREST_INT),
-                          _mm256_cvtps_ph(first.v, _MM_FROUND_TO_NEAREST_INT));
-  const __m256i around = _mm256_set1_epi32(kAroundMiddle<Half>);
-  const __m256i low = _mm256_and_si256(to_middle<Half>(first), around);
-  const __m256i high = _mm256_and_si256(to_middle<Half>(second), around);
-  return _mm256_cmpeq_epi32(_mm256_min_epu32(low, high), _mm256_setzero_si256());
+inline __m256i round_near(const Wide (&sums)[kHalfWides], Line<Half>& line) {
+  __m256i around[2];
+  for (int i = 0; i < 2; ++i) {
+    const __m256 low = sums[2 * i].v, high = sums[2 * i + 1].v;
+    line.half[i] = _mm256_set_m128i(_mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT),
+                                    _mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT));
+    const __m256i cut =
+        _mm256_blend_epi16(_mm256_castps_si256(low), _mm256_slli_epi32(_mm256_castps_si256(high), 16), 0xaa);
+    around[i] =
+        _mm256_and_si256(_mm256_add_epi16(cut, _mm256_set1_epi16(static_cast<int16_t>(kToMiddle<Half>))),
+                         _mm256_set1_epi16(static_cast<int16_t>(kAroundMiddle<Half>)));
+  }
+  return _mm256_cmpeq_epi16(_mm256_min_epu16(around[0], around[1]), _mm256_setzero_si256());
 }
 
 // The sums rounded, and whether core/near_sum.h leaves a doubt about one.
 template <uint16_t kSmallest, class T>
 inline bool rounds_in_doubt(const Wide (&sums)[kHalfWides], Line<T>& line) {
-  __m256i doubt = _mm256_setzero_si256();
+  const __m256i near_middle = round_near(sums, line);
   // The range begins at the least number, as signed ones are compared.
   const __m256i least = _mm256_set1_epi16(static_cast<int16_t>(0x8000 - 2 * kSmallest));
   const __m256i last = _mm256_set1_epi16(static_cast<int16_t>(0x8000 + kTwiceRange<T, kSmallest> - 1));
-  for (int i = 0; i < 2; ++i) {
-    doubt = _mm256_or_si256(doubt, round_near(sums[2 * i], sums[2 * i + 1], line.half[i], T{}));
-    const __m256i range = _mm256_add_epi16(_mm256_add_epi16(line.half[i], line.half[i]), least);
-    doubt = _mm256_or_si256(doubt, _mm256_cmpgt_epi16(range, last));
-  }
+  const auto range = [=](__m256i half) { return _mm256_add_epi16(_mm256_add_epi16(half, half), least); };
+  const __m256i furthest = _mm256_max_epi16(range(line.half[0]), range(line.half[1]));
+  const __m256i doubt = _mm256_or_si256(near_middle, _mm256_cmpgt_epi16(furthest, last));
   return _mm256_testz_si256(doubt, doubt) == 0;
 }
 
 #endif
 
 inline void order_as(Half, Wide (&)[kHalfWides]) {}
-
-// What doubt leads to. Apart from the loop it leaves AVX-512's registers to that; AVX2 has too few to gain.
-#if POSENC_VECTOR_BYTES == 64
-#define POSENC_RARE POSENC_ALONE
-#else
-#define POSENC_RARE inline
-#endif
 
 // Encodings, and each as the sum of two floats: a line of the high ones, a line of the low ones and so on, in
 // the order of load_line.
@@ -184,7 +192,7 @@ struct Parts {
   // Both with the sign of x: so the sum of their products with zero has the sign of its own.
   static Parts of_one_sign(double x) {
     const float nearest = static_cast<float>(x);
-    const bool is_less = fabs(static_cast<double>(nearest)) <= fabs(x);
+    const bool is_less = !(fabs(static_cast<double>(nearest)) > fabs(x));  // NaN is kept
     const float high = is_less ? nearest : bit_cast<float>(bit_cast<uint32_t>(nearest) - 1);
     const double rest = fabs(x - static_cast<double>(high));
     return {all(static_cast<double>(high)).high, all(x < 0.0 ? -rest : rest).high};
@@ -192,6 +200,11 @@ struct Parts {
 };
 
 inline double kept_scale(const SeededDropout& d) { return d.drops() ? d.dropout.scale : 1.0; }
+
+// A scale outside the bound makes what is no number of every sum: that leaves all in doubt.
+inline double near_scale(double x_scale, double factor) {
+  return is_near(x_scale, factor) ? x_scale : __builtin_nan("");
+}
 
 // x * x_scale + encoding: in floats, unless core/near_sum.h leaves a doubt.
 template <class T>
@@ -201,13 +214,11 @@ struct NearScaledSum {
   ScaledSum<T, double> exact;
   Parts scale;
   Doubles factor;
-  bool near;
 
   NearScaledSum(double x_scale, const SeededDropout& d)
       : exact(x_scale, d),
-        scale(Parts::all(x_scale * kept_scale(d))),
-        factor(all_of(kept_scale(d))),
-        near(is_near(x_scale * kept_scale(d), kept_scale(d))) {}
+        scale(Parts::all(near_scale(x_scale * kept_scale(d), kept_scale(d)))),
+        factor(all_of(kept_scale(d))) {}
 
   NearAddend prepared(const double* addends, int64_t count, double* room) const {
     float* to = reinterpret_cast<float*>(room);
@@ -244,22 +255,18 @@ struct NearScaledSum {
     return s;
   }
 
-  template <bool kDrops>
-  Line<T> line(const T* x, NearAddend addend, const Shared& s) const {
+  bool near_line(const T* x, const Shared& s, Line<T>& line) const {
     Wide sums[kHalfWides];
     load_line(x, sums);
     for (int64_t i = 0; i < kHalfWides; ++i) {
       sums[i] = near_sum(sums[i], scale.high, scale.low, s.high[i], s.low[i]);
     }
-    Line<T> line;
-    if (near && !rounds_in_doubt<NearSum<T>::kSmallest>(sums, line)) [[likely]]
-      return line;
-    return exact_line<kDrops>(exact, x, addend.exact);
+    return !rounds_in_doubt<NearSum<T>::kSmallest>(sums, line);
   }
 
   template <bool kDrops>
-  POSENC_RARE static Line<T> exact_line(const ScaledSum<T, double>& exact, const T* x, const double* addend) {
-    return exact.template line<kDrops>(x, addend, exact.shared(addend));
+  POSENC_ALONE Line<T> exact_line(const T* x, NearAddend addend) const {
+    return exact.template line<kDrops>(x, exact.shared(addend.exact));
   }
 };
 
@@ -269,30 +276,23 @@ struct NearProduct {
 
   Product<BFloat16> exact;
   Parts scale;
-  bool near;
 
   NearProduct(double x_scale, const SeededDropout& d)
-      : exact(x_scale, d),
-        scale(Parts::of_one_sign(x_scale * kept_scale(d))),
-        near(is_near(x_scale * kept_scale(d), 1.0)) {}
+      : exact(x_scale, d), scale(Parts::of_one_sign(near_scale(x_scale * kept_scale(d), 1.0))) {}
 
   struct Shared {};
   Shared shared(const BFloat16*) const { return {}; }
 
-  template <bool kDrops>
-  Line<BFloat16> line(const BFloat16* x, const BFloat16*, const Shared&) const {
+  bool near_line(const BFloat16* x, const Shared&, Line<BFloat16>& line) const {
     Wide products[kHalfWides];
     load_line(x, products);
     for (Wide& product : products) product = near_product(product, scale.high, scale.low);
-    Line<BFloat16> line;
-    if (near && !rounds_in_doubt<0>(products, line)) [[likely]]
-      return line;
-    return exact_line<kDrops>(exact, x);
+    return !rounds_in_doubt<0>(products, line);
   }
 
   template <bool kDrops>
-  POSENC_RARE static Line<BFloat16> exact_line(const Product<BFloat16>& exact, const BFloat16* x) {
-    return exact.line<kDrops>(x, x, {});
+  POSENC_ALONE Line<BFloat16> exact_line(const BFloat16* x, const BFloat16*) const {
+    return exact.line<kDrops>(x, {});
   }
 };
 
@@ -356,7 +356,7 @@ struct WidePlainSum {
   }
 
   template <bool kDrops>
-  Line<T> line(const T* x, const T*, const Shared& s) const {
+  Line<T> line(const T* x, const Shared& s) const {
     Wide sums[kHalfWides];
     load_line(x, sums);
     for (int64_t i = 0; i < kHalfWides; ++i) sums[i] = sums[i] + s.addend[i];

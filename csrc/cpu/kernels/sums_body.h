@@ -6,7 +6,10 @@ namespace {
 constexpr int kGroup = 4;  // rows
 
 // A sum makes a line from one of x and what `shared` gives of the addend's, for all rows of a group. With
-// dropout it is to be scaled like what is kept.
+// dropout it is to be scaled like what is kept. One that is near has `near_line`, which says whether its line
+// is that of `exact_line`.
+template <class Sum>
+constexpr bool kIsNear = requires { &Sum::near_line; };
 
 // x * x_scale + addend in doubles, rounded once.
 template <class T, class A>
@@ -30,7 +33,7 @@ struct ScaledSum {
   const A* prepared(const A* addends, int64_t /*count*/, double* /*room*/) const { return addends; }
 
   template <bool kDrops>
-  Line<T> line(const T* x, const A*, const Shared& s) const {
+  Line<T> line(const T* x, const Shared& s) const {
     Octet<T> line[kLineOctets<T>];
     for (int64_t i = 0; i < kLineOctets<T>; ++i) {
       const Doubles sum = scaled_sum(to_double(Octet<T>::load(x + i * kOctet)), x_scale, s.addend[i]);
@@ -62,7 +65,7 @@ struct PlainSum {
   }
 
   template <bool kDrops>
-  Line<T> line(const T* x, const T*, const Shared& s) const {
+  Line<T> line(const T* x, const Shared& s) const {
     Octet<T> line[kLineOctets<T>];
     for (int64_t i = 0; i < kLineOctets<T>; ++i) {
       line[i] = Octet<T>::round(plain_sum(Octet<T>::load(x + i * kOctet), s.addend[i]));
@@ -84,7 +87,7 @@ struct Product {
   Shared shared(const T*) const { return {}; }
 
   template <bool kDrops>
-  Line<T> line(const T* x, const T*, const Shared&) const {
+  Line<T> line(const T* x, const Shared&) const {
     Octet<T> line[kLineOctets<T>];
     for (int64_t i = 0; i < kLineOctets<T>; ++i) {
       const Doubles product = to_double(Octet<T>::load(x + i * kOctet)) * x_scale;
@@ -127,6 +130,9 @@ inline int64_t fetch_ahead(int64_t bytes, int64_t step, int64_t count) {
   return step * ((elements + count - 1) / count);
 }
 
+// Whether lines of doubt are left for after the loop: a call there takes its registers. AVX-512 has enough.
+constexpr bool kDoubtsLater = POSENC_VECTOR_BYTES < 64;
+
 // y[r, c] = dropout(sum(x[r, c], addend[c])) for all c < count; `first` is the linear index of y[0].
 template <int kRows, bool kDrops, class T, class Sum>
 POSENC_ALONE POSENC_FLATTEN void write_group(const SeededDropout& d, const RowGroup& rows, const T* x, T* y,
@@ -136,20 +142,44 @@ POSENC_ALONE POSENC_FLATTEN void write_group(const SeededDropout& d, const RowGr
   const RowGroup g = rows;
   const Sum sum = by;
   constexpr int64_t kWords = kGroup / kRows;
-  const int64_t most = kDrops ? kWord * kWords : count;
+  const int64_t most = kDrops                         ? kWord * kWords
+                       : kIsNear<Sum> && kDoubtsLater ? kWord / kRows * kLineElements<T>
+                                                      : count;
   for (int64_t row = 0; row < g.rows; row += kRows) {
     for (int64_t step = 0; step < count; step += most) {
       uint64_t words[kRows][kWords];
       if constexpr (kDrops) draw_words(d, first + step, g.y_apart, words);
+      const auto write = [&](int64_t c, int r, Line<T> line) {
+        if constexpr (kDrops) line = line.keep(words[r][(c - step) / kWord] >> (c - step) % kWord);
+        T* to = y + r * g.y_apart + c;
+        g.past_caches ? line.stream(to) : line.store(to);
+      };
+      uint64_t later = 0;  // lines of doubt, a bit each; unwritten, as x may lie there
       for (int64_t c = step; c < min_of(count, step + most); c += kLineElements<T>) {
         const auto shared = sum.shared(addend + c);
         for (int r = 0; r < kRows; ++r) {
           const T* from = x + r * g.x_apart + c;
           __builtin_prefetch(from + g.ahead);
-          Line<T> line = sum.template line<kDrops>(from, addend + c, shared);
-          if constexpr (kDrops) line = line.keep(words[r][(c - step) / kWord] >> (c - step) % kWord);
-          T* to = y + r * g.y_apart + c;
-          g.past_caches ? line.stream(to) : line.store(to);
+          if constexpr (kIsNear<Sum>) {
+            Line<T> line;
+            if (!sum.near_line(from, shared, line)) [[unlikely]] {
+              if constexpr (kDoubtsLater) {
+                later |= uint64_t{1} << ((c - step) / kLineElements<T> * kRows + r);
+                continue;
+              }
+              line = sum.template exact_line<kDrops>(from, addend + c);
+            }
+            write(c, r, line);
+          } else {
+            write(c, r, sum.template line<kDrops>(from, shared));
+          }
+        }
+      }
+      if constexpr (kIsNear<Sum>) {
+        for (; later != 0; later &= later - 1) {
+          const int line = __builtin_ctzll(later), r = line % kRows;
+          const int64_t c = step + line / kRows * kLineElements<T>;
+          write(c, r, sum.template exact_line<kDrops>(x + r * g.x_apart + c, addend + c));
         }
       }
     }
