@@ -3,8 +3,10 @@
 import functools
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import machine
 import torch
@@ -51,6 +53,19 @@ class Rotating:
 
     def next(self) -> torch.Tensor:
         return next(self._cycle)
+
+
+class Results(Rotating):
+    """Memory to write to. All that write as much in a case take the same: pages are not equally fast."""
+
+    _memory: ClassVar[weakref.WeakValueDictionary[int, Rotating]] = weakref.WeakValueDictionary()
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
+        size = math.prod(shape) * dtype.itemsize
+        self.memory = self._memory.get(size) or Rotating(lambda: torch.zeros(size, dtype=torch.uint8))
+        self._memory[size] = self.memory
+        self.tensors = [tensor.view(dtype).view(*shape) for tensor in self.memory.tensors]
+        self._cycle = itertools.cycle(self.tensors)
 
 
 def bind(form: Form, arguments: Sequence[object]) -> Contender:
@@ -126,7 +141,7 @@ def into(
     packet = getattr(torch.ops.posenc_ext, op)
     if not hasattr(packet, overload):
         return {"posenc_ext out=": f"no {op}.{overload}"}
-    outs = Rotating(lambda: torch.zeros(shape, dtype=dtype))
+    outs = Results(shape, dtype)
     return {"posenc_ext out=": bind(functools.partial(call, getattr(packet, overload)), [*arguments, outs])}
 
 

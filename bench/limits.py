@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import torch
-from case import Backward, Contenders, Rotating, bind
+from case import Backward, Contenders, Results, Rotating, bind
 from measures import AUTOGRAD, KINDS
 
 SOURCE = Path(__file__).resolve().with_name("limits.cpp")
@@ -43,24 +43,20 @@ def contenders(kind: str | None, reads: int, writes: int) -> Contenders:
         return {}
     count = {"fill": writes, "read": reads, "copy": (reads + writes) // 2}[kind] // 64 * 16
 
-    def buffers() -> Rotating:
-        return Rotating(lambda: torch.ones(count))
-
+    outs = Results([count], torch.float32) if kind != "read" else None
+    sources = Rotating(lambda: torch.ones(count)) if kind != "fill" else None
     c, native = library(), {}
     if kind == "fill":
-        outs = buffers()
         result = {"fill": bind(lambda out: out.fill_(1.0), [outs])}
         if not isinstance(c, str):
             native["nt fill"] = bind(lambda out: c.nt_fill(out.data_ptr(), out.nbytes), [outs])
     elif kind == "copy":
-        outs, sources = buffers(), buffers()
         result = {"copy": bind(lambda out, x: out.copy_(x), [outs, sources])}
         if not isinstance(c, str):
             native["nt copy"] = bind(
                 lambda out, x: c.nt_copy(out.data_ptr(), x.data_ptr(), out.nbytes), [outs, sources]
             )
     else:
-        sources = buffers()
         result = {"sum": bind(torch.sum, [sources])}
         if not isinstance(c, str):
             native["read"] = bind(lambda x: c.read(x.data_ptr(), x.nbytes), [sources])

@@ -128,6 +128,14 @@ def test_rotating_buffers_exceed_the_last_cache_and_hold_the_same():
     assert len(bench_case.Rotating(lambda: torch.rand(100)).tensors) == 1
 
 
+def test_all_that_write_as_much_write_to_the_same_memory():
+    kept = bench_case.Results((2, 3), torch.float32), bench_case.Results([12], torch.float16)
+    assert kept[0].next().data_ptr() == kept[1].next().data_ptr()
+    assert bench_case.Results([4], torch.float32).next().data_ptr() != kept[0].next().data_ptr()
+    del kept
+    assert 24 not in bench_case.Results._memory
+
+
 def test_gradients_of_every_direction_are_those_of_autograd():
     x, upstream = torch.rand(8), torch.rand(8)
     for direction in ("forward", "backward", "both"):
