@@ -70,9 +70,15 @@ class Results(Rotating):
 
 def bind(form: Form, arguments: Sequence[object]) -> Contender:
     """The form as a function of nothing."""
-    if not any(isinstance(a, Rotating) and len(a.tensors) > 1 for a in arguments):
+    lap = max((len(a.tensors) for a in arguments if isinstance(a, Rotating)), default=1)
+    if lap == 1:
         return functools.partial(form, *(a.next() if isinstance(a, Rotating) else a for a in arguments))
-    return lambda: form(*(a.next() if isinstance(a, Rotating) else a for a in arguments))
+
+    def call() -> object:
+        return form(*(a.next() if isinstance(a, Rotating) else a for a in arguments))
+
+    call.lap = lap
+    return call
 
 
 class Backward:
@@ -80,7 +86,7 @@ class Backward:
 
     def __init__(self, forward: Contender, leaves: Sequence[torch.Tensor], upstream: Rotating) -> None:
         self.forward, self.leaves, self.upstream = forward, leaves, upstream
-        self.result = None
+        self.result, self.lap = None, len(upstream.tensors)
 
     def __call__(self) -> object:
         if self.result is None:

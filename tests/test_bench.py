@@ -174,6 +174,16 @@ def test_the_least_of_a_backward_is_that_of_autograd():
         assert contender()[0].item() == 1
 
 
+def test_rotating_memory_is_passed_through_before_a_block():
+    calls = []
+    large = bench_case.Rotating(lambda: torch.zeros(1 << 20))
+    contender = bench_case.bind(lambda x: calls.append(x.data_ptr()), [large])
+    timing.local(contender, 1)(2)
+    places = [tensor.data_ptr() for tensor in large.tensors]
+    assert calls == [places[i % len(places)] for i in range(len(calls))]
+    assert len(calls) >= len(places) + 2
+
+
 def test_interleaved_takes_turns():
     calls = []
     blocks = {name: (lambda number, n=name: calls.append((n, number)) or 1e-4) for name in "ab"}
