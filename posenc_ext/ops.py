@@ -26,7 +26,7 @@ from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
-from torch.compiler import is_dynamo_compiling
+from torch.compiler import is_dynamo_compiling as _is_compiling
 
 from . import _C
 
@@ -53,7 +53,7 @@ def _direct(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(function)
     def call(*args: Any, **given: Any) -> Tensor:
-        if not is_dynamo_compiling():
+        if not _is_compiling():
             result = plain_call(*args, **given)
             if result is not NotImplemented:
                 return result
