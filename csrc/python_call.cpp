@@ -18,7 +18,7 @@
 #include <vector>
 
 // Of torch/csrc/autograd/python_variable.h and torch/csrc/Exceptions.h, which need more than the stable C
-// API.
+// API. knows_tensors() compares PythonTensor below with a tensor.
 extern PyObject *THPVariableClass, *ParameterClass;
 PyObject* THPVariable_Wrap(at::TensorBase&& tensor);
 namespace torch {
@@ -38,9 +38,8 @@ struct Release {
 using Owned = std::unique_ptr<PyObject, Release>;
 
 struct Parameter {
-  Owned name;  // interned, as the names of a call are
-  c10::TypeKind kind;
-  bool of_tensors;  // a list
+  Owned name;                   // interned, as the names of a call are
+  c10::TypeKind kind, element;  // element: of a list
   bool optional, by_position;
   std::optional<c10::IValue> value;  // where none is given
 };
@@ -118,8 +117,15 @@ bool to_value(const Op& op, const Parameter& parameter, PyObject* from, c10::IVa
       return true;
     }
     case c10::TypeKind::ListType:
-      return parameter.of_tensors ? to_list<at::Tensor>(from, to_tensor, to)
-                                  : to_list<int64_t>(from, to_int, to);
+      switch (parameter.element) {
+        case c10::TypeKind::TensorType:
+          return to_list<at::Tensor>(from, to_tensor, to);
+        case c10::TypeKind::IntType:
+        case c10::TypeKind::SymIntType:
+          return to_list<int64_t>(from, to_int, to);
+        default:
+          return false;
+      }
     case c10::TypeKind::ScalarTypeType:
       for (const auto& [object, dtype] : op.dtypes) {
         if (from != object.get()) continue;
@@ -191,37 +197,34 @@ Parameter to_parameter(const c10::Argument& argument) {
   c10::TypePtr type = argument.real_type();
   const bool optional = type->kind() == c10::TypeKind::OptionalType;
   if (optional) type = type->expectRef<c10::OptionalType>().getElementType();
-  // Lists are of integers or of tensors.
-  const bool of_tensors = type->isSubtypeOf(*c10::ListType::ofTensors());
+  const c10::TypeKind kind = type->kind();
+  const bool list = kind == c10::TypeKind::ListType;
   return {Owned(PyUnicode_InternFromString(argument.name().c_str())),
-          type->kind(),
-          of_tensors,
+          kind,
+          list ? type->expectRef<c10::ListType>().getElementType()->kind() : kind,
           optional,
           !argument.kwarg_only(),
           argument.default_value()};
 }
 
-// Throws where torch lays tensors out in another way than PythonTensor says.
-void check_layout() {
+}  // namespace
+
+bool knows_tensors() {
   const at::Tensor tensor = at::empty({0});
   const Owned wrapped(THPVariable_Wrap(at::Tensor(tensor)));
-  TORCH_CHECK(wrapped != nullptr && reinterpret_cast<PythonTensor*>(wrapped.get())->value.is_same(tensor),
-              "torch.Tensor is laid out in another way than this build knows");
+  return wrapped != nullptr && reinterpret_cast<PythonTensor*>(wrapped.get())->value.is_same(tensor);
 }
-
-}  // namespace
 
 PyObject* plain_call(PyObject*, PyObject* name) {
   const char* text = PyUnicode_AsUTF8AndSize(name, nullptr);
   if (text == nullptr) return nullptr;
   try {
-    check_layout();
     auto op = std::make_unique<Op>(Op{c10::Dispatcher::singleton().findSchemaOrThrow(text, ""), {}, {}});
     for (const c10::Argument& argument : op->handle.schema().arguments()) {
       op->parameters.push_back(to_parameter(argument));
     }
-    TORCH_CHECK(op->parameters.size() <= kMostParameters, text,
-                " has more parameters than a plain call takes");
+    TORCH_CHECK(op->parameters.size() <= kMostParameters, text, ": a plain call takes at most ",
+                kMostParameters, " parameters, got ", op->parameters.size());
     const Owned torch(PyImport_ImportModule("torch"));
     for (const auto& [dtype, type] : kTypes) {
       op->dtypes.emplace_back(PyObject_GetAttrString(torch.get(), dtype), type);

@@ -34,4 +34,11 @@ PyModuleDef definition = {
 
 }  // namespace
 
-PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&definition); }
+PyMODINIT_FUNC PyInit__C() {
+  if (posenc_ext::knows_tensors()) return PyModule_Create(&definition);
+  if (!PyErr_Occurred()) {
+    PyErr_SetString(PyExc_ImportError,
+                    "tensors lie in Python's objects in another way than in the torch it was built for");
+  }
+  return nullptr;
+}

@@ -174,3 +174,14 @@ def test_the_default_device_is_that_of_torch(make):
         assert make(device=torch.device("cpu")).is_cpu
         assert torch.compile(make, fullgraph=True, backend="eager")().is_meta
     assert make().is_cpu
+
+
+def test_modules_keep_their_devices_under_another_default():
+    alibi = posenc_ext.nn.AlibiBias(4, learnable=True)
+    encoding = posenc_ext.nn.SinusoidalPositionalEncoding(4, 0.0, max_len=3, emit_pe=True)
+    with torch.device("meta"):
+        alibi.reset_parameters()
+        assert encoding.state_dict()["pe"].is_cpu
+        module = posenc_ext.nn.VisionPositionEmbedding.from_sinusoidal([2, 2], 4, order="mae")
+        assert module.pos_embed.is_meta
+    assert alibi.slopes.is_cpu

@@ -14,7 +14,7 @@ struct Encodings {
   std::shared_ptr<const FrequencyTable> table;
   Frequencies frequencies;
   int64_t positions;  // [0, positions) are kept
-  at::Tensor kept;    // a row of float64 each; from lines' beginnings on, which a vector's memory is not
+  at::Tensor kept;    // a row of float64 each; aligned to lines, as a vector's memory is not
 };
 
 std::shared_ptr<const Encodings> encodings(int64_t dim, double base, double freq_shift, core::Layout layout,

@@ -138,7 +138,8 @@ class AlibiBias(nn.Module):
     def reset_parameters(self) -> None:
         if self.slopes is not None:
             with torch.no_grad():
-                self.slopes.copy_(alibi_slopes(self.num_heads, dtype=torch.float64))
+                slopes = alibi_slopes(self.num_heads, dtype=torch.float64, device=self.slopes.device)
+                self.slopes.copy_(slopes)
 
     def forward(
         self,

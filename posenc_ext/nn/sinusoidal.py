@@ -111,9 +111,8 @@ class SinusoidalPositionalEncoding(DropsKeys):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.emit_pe:
-            destination[prefix + "pe"] = sinusoidal_table(self.max_len, self.dim).unsqueeze(
-                0 if self.batch_first else 1
-            )
+            table = sinusoidal_table(self.max_len, self.dim, device=torch.device("cpu"))
+            destination[prefix + "pe"] = table.unsqueeze(0 if self.batch_first else 1)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, batch_first={self.batch_first}"
