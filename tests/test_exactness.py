@@ -210,6 +210,18 @@ def test_half_types_round_as_in_float64_near_ties(dtype, p):
         assert same_as_strided(x, x_scale=x_scale, dropout_p=p, training=True), x_scale
 
 
+def test_a_scale_of_few_bits_in_float32_is_in_doubt():
+    """Its product with a large bfloat16 is no small number."""
+    x = (
+        torch.rand(64, 1, 64, generator=torch.Generator().manual_seed(0))
+        .add(1)
+        .mul(2.0**126)
+        .to(torch.bfloat16)
+    )
+    for x_scale in (2.0**-130 / 3, -(2.0**-135) / 7):
+        assert same_as_strided(x, x_scale=x_scale), x_scale
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_float32_sums_a_unit_from_a_tie_are_in_doubt(dtype):
     """The margin of core/near_sum.h: sums that float32 puts a unit in the last place beyond a tie."""
@@ -255,7 +267,7 @@ def test_every_half_is_scaled_as_in_float64(dtype):
         for bits in range(20, 53, 2)
         for side in (-1, 1)
     ]
-    extremes = [0.0, -3.0, 2.0**-8, 1 / 3, 2.0**-64, 2.0**-65, 2.0**64, 2.0**65, 1e-300, 1e300]
+    extremes = [0.0, -3.0, 2.0**-8, 1 / 3, 2.0**-64, 2.0**-65, 2.0**64, 2.0**65, 2.0**-130 / 3, 1e-300, 1e300]
     random = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for scale in [*near_ties, *extremes, *random.tolist()]:
         results = [torch.ops.posenc_ext._scale_dropout(form, scale, 0.0, seed) for form in (x, apart)]
