@@ -113,7 +113,8 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(name, {**inputs, "training": False}, small)
     plain = {**operands(device, dtype, prefixes=PREFIXES["registers"]), "training": False}
     yield Sample("training", {**plain, "training": True})
-    yield Sample("all-dropped", {**plain, "dropout_p": 1.0, "training": True})
+    inputs = {**plain, "x": plain["x"].div(0), "dropout_p": 1.0, "training": True}
+    yield Sample("all-dropped", inputs, gradients=False)
     for name in ("x", "pos_embed", "prefix_tokens"):
         wide = plain[name].float() if name != "prefix_tokens" else [t.float() for t in plain[name]]
         yield Sample(f"float32-{name}", {**plain, name: wide})

@@ -158,7 +158,7 @@ def out_errors(device: str) -> Iterator[Error]:
     for error in errors(device, promotes=False, training=False):
         inputs = {**error.inputs, "out": torch.empty(4, 3, 8, device=device)}
         yield Error(error.name, inputs, error.text)
-    inputs = {**inputs, "positions": torch.zeros(3, dtype=torch.int64, device=device)}
+    inputs = {**inputs, **EMBED, "positions": torch.zeros(3, dtype=torch.int64, device=device)}
     yield from out_argument_errors("posenc_ext::add_position_embedding", inputs, (4, 3, 8), device)
 
 

@@ -4,6 +4,7 @@
 
 #include <torch/library.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -146,9 +147,10 @@ void check_exact(const char* op, const at::Tensor& positions, int64_t length) {
   const int64_t place = first_outside(positions, static_cast<double>(1 - ops::kInexact),
                                       static_cast<double>(ops::kInexact - 1 - steps));
   if (place < 0) return;
+  const std::string first = text_at(positions, indices_of(positions, place));
+  const double p = std::stod(first);  // if it is below, the last one is not
   POSENC_CHECK(false, op, "positions must be below 2**53 in magnitude, got ",
-               text_at(positions, indices_of(positions, place)),
-               steps > 0 ? " and " + std::to_string(steps) + " steps from there" : "");
+               std::abs(p) < 0x1p53 ? std::to_string(static_cast<int64_t>(p) + steps) : first);
 }
 
 void check_rows(const char* op, const at::Tensor& positions, int64_t rows) {
