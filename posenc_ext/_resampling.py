@@ -1,7 +1,8 @@
 """Resampling of grids, as a product with one small matrix for each axis.
 
-The values of ``torch.nn.functional.interpolate``, in float64. Unlike it, the products take any number of axes, compile
-with dynamic sizes and antialiasing, and have a gradient without atomics. Autocast and TF32 leave float64 alone.
+The values of ``torch.nn.functional.interpolate``, in float64. Unlike it, the products take any number of
+axes, compile with dynamic sizes and antialiasing, and have a gradient without atomics. Autocast and TF32
+leave float64 alone.
 """
 
 import torch
