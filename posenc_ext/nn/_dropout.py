@@ -13,7 +13,6 @@ class FusesDropout(nn.Module):
 
     __constants__ = ("_dropout_is_plain",)  # a branch on a constant is compiled only if it is taken
     __jit_unused_properties__ = ("_dropout_is_plain",)
-    dropout: nn.Module
 
     def _set_dropout(self, p: float) -> None:
         if not 0 <= p <= 1:

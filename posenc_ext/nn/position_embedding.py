@@ -175,7 +175,7 @@ class VisionPositionEmbedding(FusesDropout, _GridEmbedding):
         self.embedded_tokens = tokens if embed_prefix else 0
         patches = self.grid_size[0] * self.grid_size[1]
         self.pos_embed = nn.Parameter(torch.empty(1, self.embedded_tokens + patches, dim))
-        self._sinusoids: Optional[dict[str, Any]] = None
+        self._sinusoids = None  # arguments of from_sinusoidal
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -341,7 +341,7 @@ class LearnedPositionalEmbedding(FusesDropout):
         self.x_scale = float(x_scale)
         self.batch_first = batch_first
         self.weight = nn.Parameter(torch.empty(num_embeddings + offset, embedding_dim))
-        self._sinusoids: Optional[dict[str, Any]] = None
+        self._sinusoids = None  # arguments of from_sinusoidal
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -394,9 +394,11 @@ class LearnedPositionalEmbedding(FusesDropout):
         batch_first = self.batch_first or x.dim() == 2
         length = x.size(-2) if batch_first else x.size(0)
         if position_ids is not None:
-            if isinstance(past_length, Tensor) or past_length != 0:
-                rule = f"past_length must be 0 with position_ids, got {past_length}"
-                raise ValueError(f"LearnedPositionalEmbedding: {rule}")
+            rule = "past_length must be 0 with position_ids"
+            if isinstance(past_length, Tensor):
+                raise ValueError(f"LearnedPositionalEmbedding: {rule}, got a tensor")
+            elif past_length != 0:
+                raise ValueError(f"LearnedPositionalEmbedding: {rule}, got {past_length}")
             if not is_integer(position_ids):
                 rule = f"position_ids must be integers, got {position_ids.dtype}"
                 raise ValueError(f"LearnedPositionalEmbedding: {rule}")
