@@ -34,8 +34,8 @@ def interpolated(old, new, values, dtype=torch.float32, gradient=False):
     """What `interpolate` in float32, of values rounded to dtype, may be off by.
 
     A sampling point is off by three roundings of a coordinate up to the larger side; a weight, by 1.5 times
-    that (the cubic kernel's steepest slope). Four cells along each of two axes are weighted, by at most 1.5 in
-    all. To the gradient of an old cell, as many new ones contribute as it has copies.
+    that (the cubic kernel's steepest slope). Four cells along each of two axes are weighted, by at most 1.5
+    in all. To the gradient of an old cell, as many new ones contribute as it has copies.
     """
     side, largest = max(*old, *new), values.detach().abs().max().item()
     copies = max(1.0, new[0] / old[0]) * max(1.0, new[1] / old[1]) if gradient else 1.0
