@@ -1,5 +1,5 @@
-// Gradients of the ops on given positions: the sum of a table's rows and x is linear in both; the sum over the
-// rows at a position and the gather are each other's adjoints.
+// Gradients of the ops on given positions: the sum of a table's rows and x is linear in both; the sum over
+// the rows at a position and the gather are each other's adjoints.
 #include "ops/positions.h"
 
 #include <torch/library.h>
@@ -61,8 +61,7 @@ at::Tensor gather_positions(const at::Tensor& table, const at::Tensor& positions
   return ops::call_add_positions(zeros, table, positions, 1.0, 0.0, std::nullopt);
 }
 
-at::Tensor sum_positions_autograd(const at::Tensor& grad, const at::Tensor& positions,
-                                  c10::SymInt num_rows) {
+at::Tensor sum_positions_autograd(const at::Tensor& grad, const at::Tensor& positions, c10::SymInt num_rows) {
   return linear<&gather_positions>(
       "_sum_positions", grad,
       [&](const at::Tensor& g) { return ops::call_sum_positions(g, positions, num_rows); }, positions,

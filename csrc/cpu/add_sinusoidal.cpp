@@ -57,8 +57,8 @@ at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tenso
                               std::string_view layout, std::string_view odd, bool batch_first,
                               double dropout_p, const std::optional<at::Tensor>& seed) {
   ops::Encoding rule{};
-  ops::check_add_sinusoidal(x, offsets, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
-                            &rule);
+  ops::check_add_sinusoidal(x, offsets, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                            seed, &rule);
   check_starts(offsets, x.size(batch_first ? 1 : 0));
   at::Tensor out = new_result(x.sizes(), x.scalar_type());
   add_into(x, offsets, start, x_scale, base, freq_shift, rule, batch_first, dropout_p, seed, out);
@@ -103,10 +103,10 @@ at::Tensor& add_sinusoidal_offsets_out_cpu(const at::Tensor& x, const at::Tensor
                  layout, odd, dropout_p, training, out);
 }
 
-at::Tensor& add_sinusoidal_positions_out_cpu(const at::Tensor& x, const at::Tensor& positions,
-                                             double x_scale, double base, double freq_shift,
-                                             std::string_view layout, std::string_view odd, double dropout_p,
-                                             bool training, at::Tensor& out) {
+at::Tensor& add_sinusoidal_positions_out_cpu(const at::Tensor& x, const at::Tensor& positions, double x_scale,
+                                             double base, double freq_shift, std::string_view layout,
+                                             std::string_view odd, double dropout_p, bool training,
+                                             at::Tensor& out) {
   return add_out(x, ops::rows_as_samples(x, positions), "positions", positions, 0, x_scale, base, freq_shift,
                  layout, odd, dropout_p, training, out);
 }

@@ -62,8 +62,8 @@ void table_into(const AngleTable& table, const ops::Encoding& rule, int64_t star
 at::Tensor& sinusoidal_table_out_cpu(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
                                      double freq_shift, double scale, std::string_view layout,
                                      std::string_view odd, at::Tensor& out) {
-  const auto rule =
-      ops::check_sinusoidal_table(length, dim, start, base, freq_shift, scale, layout, odd, out.scalar_type());
+  const auto rule = ops::check_sinusoidal_table(length, dim, start, base, freq_shift, scale, layout, odd,
+                                                out.scalar_type());
   ops::resize_table(length, dim, out);
   if (out.numel() == 0) return out;
   prepare_result(out);  // that of sinusoidal_table, too

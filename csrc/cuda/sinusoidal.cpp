@@ -21,8 +21,8 @@ Positions positions_of(const at::Tensor& positions) {
 at::Tensor& sinusoidal_table_out_cuda(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
                                       double freq_shift, double scale, std::string_view layout,
                                       std::string_view odd, at::Tensor& out) {
-  const auto rule =
-      ops::check_sinusoidal_table(length, dim, start, base, freq_shift, scale, layout, odd, out.scalar_type());
+  const auto rule = ops::check_sinusoidal_table(length, dim, start, base, freq_shift, scale, layout, odd,
+                                                out.scalar_type());
   const c10::cuda::CUDAGuard guard(out.device());
   ops::resize_table(length, dim, out);
   if (out.numel() == 0) return out;
@@ -135,8 +135,8 @@ at::Tensor add_sinusoidal_cuda(const at::Tensor& x, const std::optional<at::Tens
                                std::string_view layout, std::string_view odd, bool batch_first,
                                double dropout_p, const std::optional<at::Tensor>& seed) {
   ops::Encoding rule{};
-  ops::check_add_sinusoidal(x, offsets, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
-                            &rule);
+  ops::check_add_sinusoidal(x, offsets, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                            seed, &rule);
   const c10::cuda::CUDAGuard guard(x.device());
   at::Tensor out = at::empty(x.sizes(), x.options());
   add_into(x, offsets, start, x_scale, base, freq_shift, rule, batch_first, dropout_p, seed, out);
@@ -167,24 +167,24 @@ at::Tensor& add_out(const at::Tensor& x, const ops::Samples& s, const char* argu
 }
 
 at::Tensor& add_sinusoidal_out_cuda(const at::Tensor& x, c10::SymInt start, double x_scale, double base,
-                                   double freq_shift, std::string_view layout, std::string_view odd,
-                                   bool batch_first, double dropout_p, bool training, at::Tensor& out) {
+                                    double freq_shift, std::string_view layout, std::string_view odd,
+                                    bool batch_first, double dropout_p, bool training, at::Tensor& out) {
   return add_out(x, ops::as_samples(x, std::nullopt, batch_first), "start", std::nullopt, start, x_scale,
                  base, freq_shift, layout, odd, dropout_p, training, out);
 }
 
 at::Tensor& add_sinusoidal_offsets_out_cuda(const at::Tensor& x, const at::Tensor& start, double x_scale,
-                                           double base, double freq_shift, std::string_view layout,
-                                           std::string_view odd, bool batch_first, double dropout_p,
-                                           bool training, at::Tensor& out) {
+                                            double base, double freq_shift, std::string_view layout,
+                                            std::string_view odd, bool batch_first, double dropout_p,
+                                            bool training, at::Tensor& out) {
   return add_out(x, ops::as_samples(x, start, batch_first), "start", start, 0, x_scale, base, freq_shift,
                  layout, odd, dropout_p, training, out);
 }
 
 at::Tensor& add_sinusoidal_positions_out_cuda(const at::Tensor& x, const at::Tensor& positions,
-                                             double x_scale, double base, double freq_shift,
-                                             std::string_view layout, std::string_view odd, double dropout_p,
-                                             bool training, at::Tensor& out) {
+                                              double x_scale, double base, double freq_shift,
+                                              std::string_view layout, std::string_view odd, double dropout_p,
+                                              bool training, at::Tensor& out) {
   return add_out(x, ops::rows_as_samples(x, positions), "positions", positions, 0, x_scale, base, freq_shift,
                  layout, odd, dropout_p, training, out);
 }

@@ -43,7 +43,8 @@ at::Tensor add_sinusoidal_meta(const at::Tensor& x, const std::optional<at::Tens
                                c10::SymInt start, double x_scale, double base, double freq_shift,
                                std::string_view layout, std::string_view odd, bool batch_first,
                                double dropout_p, const std::optional<at::Tensor>& seed) {
-  ops::check_add_sinusoidal(x, offsets, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed);
+  ops::check_add_sinusoidal(x, offsets, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                            seed);
   return at::empty_symint(x.sym_sizes(), x.options());
 }
 

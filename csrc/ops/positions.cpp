@@ -76,15 +76,15 @@ at::Tensor call_add_positions(const at::Tensor& x, const at::Tensor& pos_embed, 
 at::Tensor& call_add_positions_out(const at::Tensor& x, const at::Tensor& pos_embed,
                                    const at::Tensor& positions, double x_scale, double dropout_p,
                                    bool training, at::Tensor& out) {
-  static const auto op = find_op<at::Tensor&(const at::Tensor&, const at::Tensor&, const at::Tensor&, double,
-                                             double, bool, at::Tensor&)>("posenc_ext::add_position_embedding",
-                                                                         "positions_out");
+  static const auto op =
+      find_op<at::Tensor&(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, double, bool,
+                          at::Tensor&)>("posenc_ext::add_position_embedding", "positions_out");
   return op.call(x, pos_embed, positions, x_scale, dropout_p, training, out);
 }
 
 at::Tensor call_sum_positions(const at::Tensor& grad, const at::Tensor& positions, c10::SymInt num_rows) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymInt)>(
-      "posenc_ext::_sum_positions");
+  static const auto op =
+      find_op<at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymInt)>("posenc_ext::_sum_positions");
   return op.call(grad, positions, std::move(num_rows));
 }
 

@@ -1,4 +1,5 @@
-// Positions that are given one by one: their checks, and the ops that add and sum the rows of a table at them.
+// Positions that are given one by one: their checks, and the ops that add and sum the rows of a table at
+// them.
 #pragma once
 
 #include <ATen/core/Tensor.h>

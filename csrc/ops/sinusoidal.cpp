@@ -124,7 +124,8 @@ Samples as_samples(const at::Tensor& x, const std::optional<at::Tensor>& start, 
   const c10::SymInt batch = samples.x.sym_size(samples.batch_first ? 0 : 1);
   const int64_t dims = start->dim();
   const bool shared = dims == 0 || (dims == 1 && start->sym_size(0) == 1);
-  const bool fits = shared || ((dims == 1 || (dims == 2 && start->sym_size(1) == 1)) && start->sym_size(0) == batch);
+  const bool fits =
+      shared || ((dims == 1 || (dims == 2 && start->sym_size(1) == 1)) && start->sym_size(0) == batch);
   POSENC_CHECK(at::isIntegralType(start->scalar_type(), /*includeBool=*/false) && fits, op,
                "start must be an integer tensor of shape [], [1], [", batch, "] or [", batch,
                ", 1] (one offset per sample), got ", start->scalar_type(), " ", start->sym_sizes());
@@ -142,14 +143,14 @@ Samples rows_as_samples(const at::Tensor& x, const at::Tensor& positions) {
   check_positions(op, positions, x);
   c10::SymInt rows = 1;
   for (const c10::SymInt& size : x.sym_sizes().slice(0, x.dim() - 1)) rows *= size;
-  return {x.reshape_symint({rows, 1, x.sym_size(-1)}), one_per_row(positions, x).reshape_symint({rows}), true};
+  return {x.reshape_symint({rows, 1, x.sym_size(-1)}), one_per_row(positions, x).reshape_symint({rows}),
+          true};
 }
 
 AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
-                              const c10::SymInt& start, double x_scale,
-                              double base, double freq_shift, std::string_view layout, std::string_view odd,
-                              bool batch_first, double dropout_p, const std::optional<at::Tensor>& seed,
-                              Encoding* encoding) {
+                              const c10::SymInt& start, double x_scale, double base, double freq_shift,
+                              std::string_view layout, std::string_view odd, bool batch_first,
+                              double dropout_p, const std::optional<at::Tensor>& seed, Encoding* encoding) {
   const char* op = "add_sinusoidal";
   POSENC_CHECK(x.dim() == 3, op, "x must have 3 dimensions [B, L, D] or [L, B, D], got ", x.dim());
   check_dtype(op, "x", x.scalar_type());
@@ -246,10 +247,9 @@ at::Tensor& call_add_sinusoidal_positions_out(const at::Tensor& x, const at::Ten
                                               double x_scale, double base, double freq_shift,
                                               std::string_view layout, std::string_view odd, double dropout_p,
                                               bool training, at::Tensor& out) {
-  static const auto op =
-      find_op<at::Tensor&(const at::Tensor&, const at::Tensor&, double, double, double, std::string_view,
-                          std::string_view, double, bool, at::Tensor&)>("posenc_ext::add_sinusoidal",
-                                                                        "positions_out");
+  static const auto op = find_op<at::Tensor&(const at::Tensor&, const at::Tensor&, double, double, double,
+                                             std::string_view, std::string_view, double, bool, at::Tensor&)>(
+      "posenc_ext::add_sinusoidal", "positions_out");
   return op.call(x, positions, x_scale, base, freq_shift, layout, odd, dropout_p, training, out);
 }
 
@@ -277,9 +277,9 @@ at::Tensor sinusoidal(const at::Tensor& positions, c10::SymInt dim, double base,
 at::Tensor add_with_dropout(const at::Tensor& x, const Samples& samples, c10::SymInt start, double x_scale,
                             double base, double freq_shift, std::string_view layout, std::string_view odd,
                             double dropout_p, bool training) {
-  const at::Tensor y = call_add_sinusoidal(samples.x, samples.offsets, std::move(start), x_scale, base,
-                                           freq_shift, layout, odd, samples.batch_first, dropout_p,
-                                           draw_seed(x, dropout_p, training));
+  const at::Tensor y =
+      call_add_sinusoidal(samples.x, samples.offsets, std::move(start), x_scale, base, freq_shift, layout,
+                          odd, samples.batch_first, dropout_p, draw_seed(x, dropout_p, training));
   return samples.x.is_same(x) ? y : y.view_symint(x.sym_sizes());
 }
 

@@ -63,9 +63,9 @@ struct AddShape {
 };
 
 AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
-                              const c10::SymInt& start, double x_scale,
-                              double base, double freq_shift, std::string_view layout, std::string_view odd,
-                              bool batch_first, double dropout_p, const std::optional<at::Tensor>& seed,
+                              const c10::SymInt& start, double x_scale, double base, double freq_shift,
+                              std::string_view layout, std::string_view odd, bool batch_first,
+                              double dropout_p, const std::optional<at::Tensor>& seed,
                               Encoding* encoding = nullptr);
 
 // Typed calls through the dispatcher.

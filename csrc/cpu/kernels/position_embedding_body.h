@@ -4,8 +4,8 @@
 namespace {
 
 template <class T, class Stride, class PosStride, class Arguments>
-inline void embed_row(const Arguments& a, int64_t first, int64_t count, Row<T, Stride> x,
-                      double x_scale, Row<T, PosStride> pos) {
+inline void embed_row(const Arguments& a, int64_t first, int64_t count, Row<T, Stride> x, double x_scale,
+                      Row<T, PosStride> pos) {
   T* y = static_cast<T*>(a.out) + first;
   const Doubles scale = all_of(x_scale);
   if (pos.first == nullptr) {

@@ -8,8 +8,8 @@ void add_positions_typed(const AddPositions& a, int64_t begin, int64_t end, Stri
                          Stride table_stride) {
   for (int64_t i = begin; i < end; ++i) {
     const int64_t row = static_cast<int64_t>(position_of(a.positions, i));
-    embed_row<T, Stride, Stride>(a, i * a.dim, a.dim, {static_cast<const T*>(a.x) + a.x_at.offset(i), x_stride},
-                                 a.x_scale,
+    embed_row<T, Stride, Stride>(a, i * a.dim, a.dim,
+                                 {static_cast<const T*>(a.x) + a.x_at.offset(i), x_stride}, a.x_scale,
                                  {static_cast<const T*>(a.table) + row * a.table_row_stride, table_stride});
   }
   if (a.past_caches) finish_streams();
@@ -35,11 +35,10 @@ void sum_positions_typed(const SumPositions& a, int64_t begin, int64_t end, Stri
 
 void add_positions(const AddPositions& a, int64_t begin, int64_t end) {
   if (a.x_channel_stride == 1 && a.table_channel_stride == 1) {
-    POSENC_DISPATCH_DTYPE(a.dtype,
-                          add_positions_typed<scalar_t>(a, begin, end, SideBySide{}, SideBySide{}))
+    POSENC_DISPATCH_DTYPE(a.dtype, add_positions_typed<scalar_t>(a, begin, end, SideBySide{}, SideBySide{}))
   } else {
-    POSENC_DISPATCH_DTYPE(a.dtype, add_positions_typed<scalar_t>(a, begin, end, a.x_channel_stride,
-                                                                 a.table_channel_stride))
+    POSENC_DISPATCH_DTYPE(
+        a.dtype, add_positions_typed<scalar_t>(a, begin, end, a.x_channel_stride, a.table_channel_stride))
   }
 }
 
