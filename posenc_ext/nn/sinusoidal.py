@@ -136,9 +136,8 @@ class SinusoidalPositionalEncoding(FusesDropout):
             out = add_sinusoidal(rows, step, x_scale=scale, batch_first=False, dropout_p=p, training=True)
             out = out.view(emb.shape)
         else:
-            batch_first = self.batch_first or emb.dim() < 3
             out = add_sinusoidal(
-                emb, start, x_scale=scale, batch_first=batch_first, dropout_p=p, training=True
+                emb, start, x_scale=scale, batch_first=self.batch_first, dropout_p=p, training=True
             )
         return self._called_dropout(out)
 
