@@ -1,0 +1,56 @@
+"""Children that are called, never read, and how they are initialised."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class NormalReset:
+    """The ``reset_parameters`` of one embedding: normal values of another standard deviation than 1.
+
+    The class has to stay ``nn.Embedding``, by which tools find it (dynamic quantization), and the loops that
+    initialise a model call the child's own method (FSDP), maybe after its parent's. An object, since a copy
+    or a pickle of the embedding needs one of its own.
+    """
+
+    def __init__(self, embedding: nn.Embedding, std: float) -> None:
+        self.embedding = embedding
+        self.std = std
+
+    def __call__(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=self.std)
+
+
+class CallsChildren(nn.Module):
+    """A module whose parameters are all its children's, which it calls with tensors that it makes.
+
+    Reading a child's weights would miss the hooks that gather, load or cast them for a call, and what stands
+    in the child's place (a quantized layer, an adapter) may not have them.
+    """
+
+    def reset_parameters(self) -> None:
+        for module in self.modules():
+            if module is not self and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+    def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
+        """Those of the first floating parameter; float32 and CPU if there is none, as in quantized layers."""
+        dtype, device, found = torch.float32, torch.device("cpu"), False
+        for parameter in self.parameters():
+            if not found and parameter.is_floating_point():
+                dtype, device, found = parameter.dtype, parameter.device, True
+        if not torch.jit.is_scripting() and device.type == "meta":
+            device = _execution_device(self, device)
+        return dtype, device
+
+
+def _execution_device(module: nn.Module, default: torch.device) -> torch.device:
+    """Where accelerate's hooks load the offloaded parameters of a module or its children for a call."""
+    for part in module.modules():
+        hook: Any = getattr(part, "_hf_hook", None)
+        for one in getattr(hook, "hooks", [hook]):
+            device = getattr(one, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return default
