@@ -37,12 +37,22 @@ class CallsChildren(nn.Module):
     def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
         """Those of the first floating parameter; float32 and CPU if there is none, as in quantized layers."""
         dtype, device, found = torch.float32, torch.device("cpu"), False
-        for parameter in self.parameters():
-            if not found and parameter.is_floating_point():
-                dtype, device, found = parameter.dtype, parameter.device, True
-        if not torch.jit.is_scripting() and device.type == "meta":
-            device = _execution_device(self, device)
-        return dtype, device
+        if torch.jit.is_scripting():  # which knows a module's parameters by their names alone
+            for module in self.modules():
+                if hasattr(module, "weight"):
+                    if not hasattr(module, "_packed_params") and not found:
+                        dtype, device, found = module.weight.dtype, module.weight.device, True
+            return dtype, device
+        else:
+            return _dtype_and_device(self)
+
+
+def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
+    parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if parameter is None:
+        return torch.float32, torch.device("cpu")
+    device = parameter.device
+    return parameter.dtype, _execution_device(module, device) if device.type == "meta" else device
 
 
 def _execution_device(module: nn.Module, default: torch.device) -> torch.device:
