@@ -263,7 +263,7 @@ class WindowRelativePositionBias(ComputesKeys):
         table = self.relative_position_bias_table
         sizes = self.window
         if window is not None:
-            sizes = [size for size in window]  # noqa: C416 (a list from a tuple, in TorchScript too)
+            sizes = list(window)
             table = self._table_of(sizes)
         if self.heads_first:
             table = table.flatten(1).flip(1).t()  # the reversed rows are those of query minus key
@@ -470,7 +470,7 @@ class LogCoordinatePositionBias(ComputesKeys, CallsChildren):
         natural = self.mode == "cr"
         sizes = self.window
         if window is not None:
-            sizes = [size for size in window]  # noqa: C416 (a list from a tuple, in TorchScript too)
+            sizes = list(window)
             if len(sizes) != len(self.window) or min(sizes) < 1:
                 rule = f"window must have {len(self.window)} positive sizes, got {sizes}"
                 raise ValueError(f"LogCoordinatePositionBias: {rule}")
