@@ -372,9 +372,38 @@ def test_smaller_window_has_the_biases_of_its_pairs(window, smaller, options):
         assert same_bits(call(smaller), expected)
         assert same_bits(call(list(smaller)), expected)
         assert torch.equal(gradients(module, call(smaller), grad)[0], expected_gradient)
-    torch._dynamo.reset()
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    assert same_bits(compiled(smaller), expected)
+
+
+class BiasOfMap(torch.nn.Module):
+    def __init__(self, bias):
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, image):
+        return self.bias((image.shape[-2], image.shape[-1]))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: WindowRelativePositionBias((6, 7), 2, prefix_tokens=1),
+        lambda: WindowRelativePositionBias((6, 7), 2, heads_first=True),
+        lambda: LogCoordinatePositionBias((6, 7), 2, 8),
+    ],
+    ids=["prefix", "heads-first", "log-coordinates"],
+)
+def test_window_of_a_map_is_dynamic(build):
+    """The module's own window, too: no guard tells it from smaller ones."""
+    module = BiasOfMap(build())
+    sizes = {0: torch.export.Dim("H", min=2, max=6), 1: torch.export.Dim("W", min=2, max=7)}
+    program = torch.export.export(module, (torch.zeros(3, 4),), dynamic_shapes={"image": sizes})
+    traced = torch.jit.trace(module, torch.zeros(3, 4), check_trace=False)
+    for shape in ((5, 7), (2, 3), (6, 7)):
+        image = torch.zeros(shape)
+        expected = module(image)
+        assert same_bits(program.module()(image), expected)
+        assert same_bits(traced(image), expected)
 
 
 @SMALLER

@@ -36,12 +36,11 @@ class CallsChildren(nn.Module):
 
     def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
         """Those of the first floating parameter; float32 and CPU if there is none, as in quantized layers."""
-        dtype, device, found = torch.float32, torch.device("cpu"), False
         if torch.jit.is_scripting():  # which knows a module's parameters by their names alone
+            dtype, device, found = torch.float32, torch.device("cpu"), False
             for module in self.modules():
-                if hasattr(module, "weight"):
-                    if not hasattr(module, "_packed_params") and not found:
-                        dtype, device, found = module.weight.dtype, module.weight.device, True
+                if hasattr(module, "weight") and not hasattr(module, "_packed_params") and not found:
+                    dtype, device, found = module.weight.dtype, module.weight.device, True
             return dtype, device
         else:
             return _dtype_and_device(self)

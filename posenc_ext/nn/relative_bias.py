@@ -261,20 +261,20 @@ class WindowRelativePositionBias(ComputesKeys):
 
     def forward(self, window: Optional[list[int]] = None) -> Tensor:
         table = self.relative_position_bias_table
+        if self.heads_first:
+            table = table.flatten(1).flip(1).t()  # the reversed rows are those of query minus key
         sizes = self.window
         if window is not None:
             sizes = list(window)
-            table = self._table_of(sizes)
-        if self.heads_first:
-            table = table.flatten(1).flip(1).t()  # the reversed rows are those of query minus key
+            table = table.index_select(0, self._rows_of(sizes, table.device))
         if self.key_window != self.window:
             bias = gather_bias(table, _cross_window_index(self.window, self.key_window, table.device))
         else:
             bias = window_bias(table, sizes, prefix_tokens=self.prefix_tokens)
         return bias.unsqueeze(0)
 
-    def _table_of(self, window: list[int]) -> Tensor:
-        """The part of the table that belongs to a smaller window: the inner cells, and the prefix's rows."""
+    def _rows_of(self, window: list[int], device: torch.device) -> Tensor:
+        """The rows of the table that a smaller window has: the inner cells, and the prefix's."""
         name = "WindowRelativePositionBias"
         if self.key_window != self.window:
             raise ValueError(f"{name}: window must be None with key_window, got {window}")
@@ -283,16 +283,13 @@ class WindowRelativePositionBias(ComputesKeys):
             fits = fits and 1 <= size <= full
         if not fits:
             raise ValueError(f"{name}: window must be within {self.window}, got {window}")
-        table = self.relative_position_bias_table
-        rows = table.size(0) - 3 * self.prefix_tokens
-        first = 1 if self.heads_first else 0
-        cells = table if self.heads_first else table.narrow(0, 0, rows).unflatten(0, self._cells)
-        for axis, size in enumerate(window):
-            cells = cells.narrow(first + axis, self.window[axis] - size, 2 * size - 1)
-        if self.heads_first:
-            return cells
-        cells = cells.flatten(0, -2)
-        return torch.cat([cells, table.narrow(0, rows, 3)]) if self.prefix_tokens > 0 else cells
+        rows, count = torch.zeros([1], dtype=torch.int64, device=device), 1
+        for size, full in zip(window, self.window):
+            cells = torch.arange(full - size, full + size - 1, device=device)
+            rows = (rows.unsqueeze(1) * (2 * full - 1) + cells).flatten()
+            count *= 2 * full - 1
+        prefix = torch.arange(count, count + 3 * self.prefix_tokens, device=device)
+        return torch.cat([rows, prefix])
 
     def _computed(self) -> dict[str, Tensor]:
         if self.key_window != self.window:
