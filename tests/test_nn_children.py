@@ -1,4 +1,4 @@
-"""Children of the bias modules: called, never read; initial values, whichever loop asks for them."""
+"""Children of the bias modules: called, not read; initial values, whichever loop asks for them."""
 
 import copy
 import pickle
@@ -57,13 +57,30 @@ def test_what_stands_in_a_child_s_place_is_called():
         assert same_bits(module(), 4 * expected)
 
 
-def test_hooks_of_every_child_are_called():
-    for module, arguments in ((T5RelativePositionBias(3), (5, 7)), (log_coordinates(), ())):
-        called = []
-        for name, child in module.named_modules():
-            child.register_forward_hook(lambda *_, name=name, called=called: called.append(name))
-        module(*arguments)
-        assert sorted(called) == sorted(name for name, _ in module.named_modules())
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+@pytest.mark.parametrize(
+    "register",
+    [
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+    ],
+)
+def test_hooks_of_every_child_are_called(register):
+    for build, arguments in ((lambda: T5RelativePositionBias(3), (5, 7)), (log_coordinates, ())):
+        module, called = build(), set()
+        for child in module.modules():
+            getattr(child, register)(lambda child, *_, called=called: called.add(child) or None)
+        module(*arguments).sum().backward()
+        assert called == set(module.modules())
+
+        module, called = build(), set()
+        everywhere = getattr(nn.modules.module, register.replace("register_", "register_module_"))
+        handle = everywhere(lambda child, *_, called=called: called.add(child) or None)
+        module(*arguments).sum().backward()
+        handle.remove()
+        assert called == set(module.modules())
 
 
 @pytest.mark.filterwarnings("ignore")

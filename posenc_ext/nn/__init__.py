@@ -6,9 +6,9 @@ under ``.half()``. Keys that the replaced modules keep in their checkpoints are 
 ``load_state_dict``, also with ``strict=True``; window modules have theirs as buffers with ``emit_index``, for
 checkpoints that go back. Load before ``torch.jit.script``: a scripted module accepts its own keys alone.
 
-Every key of a ``state_dict()`` is a parameter or a buffer under that name, and a child is called, never read:
-modules can be built on the meta device, sharded, offloaded, quantized, parametrized and hooked.
-``reset_parameters`` draws, or restores, what the constructor made.
+Every key of a ``state_dict()`` is a parameter or a buffer under that name, and a child is called wherever
+that makes a difference: modules can be built on the meta device, sharded, offloaded, quantized, parametrized
+and hooked. ``reset_parameters`` draws, or restores, what the constructor made.
 """
 
 from .distance_bias import AlibiBias, T5RelativePositionBias

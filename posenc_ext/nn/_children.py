@@ -1,9 +1,22 @@
-"""Children that are called, never read, and how they are initialised."""
+"""Children that are called for their values, and how they are initialised."""
 
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+
+def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether a call would do what the class does and nothing else, so that it may be left out."""
+    return type(module) is cls and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or _has_any_global_hook()
+        or "forward" in module.__dict__  # accelerate's hooks
+    )
 
 
 class NormalReset:

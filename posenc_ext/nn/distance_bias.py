@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import alibi_bias, alibi_slopes, t5_bias
-from ._children import CallsChildren, NormalReset
+from ._children import CallsChildren, NormalReset, is_plain
 from ._init import fill_parameter
 
 
@@ -17,8 +17,8 @@ class T5RelativePositionBias(CallsChildren):
     the parameter has its name, and values are those of the original on the CPU, bit for bit. Only a stack's
     first layer owns one; the result serves every layer.
 
-    ``relative_attention_bias`` is an ``nn.Embedding`` and is called once for all of its rows: sharded,
-    offloaded, quantized, parametrized or with an adapter around it, it works as it does in transformers.
+    ``relative_attention_bias`` is an ``nn.Embedding``. Sharded, offloaded, quantized, parametrized, hooked or
+    with an adapter around it, it is called, once for all of its rows, and works as it does in transformers.
 
     Args:
         num_heads: attention heads.
@@ -78,9 +78,12 @@ class T5RelativePositionBias(CallsChildren):
     def forward(
         self, q_len: int, k_len: int, q_offset: int = 0, device: torch.device | None = None
     ) -> Tensor:
-        if device is None:
-            device = self._dtype_and_device()[1]
-        table = self.relative_attention_bias(torch.arange(self.num_buckets, device=device))
+        if torch.jit.is_scripting():  # which does not compile the other branches
+            table = self._called_table(device)
+        elif is_plain(self.relative_attention_bias, nn.Embedding):
+            table = self.relative_attention_bias.weight
+        else:
+            table = self._called_table(device)
         bias = t5_bias(
             table,
             q_len,
@@ -90,6 +93,11 @@ class T5RelativePositionBias(CallsChildren):
             max_distance=self.max_distance,
         )
         return bias.unsqueeze(0)
+
+    def _called_table(self, device: torch.device | None) -> Tensor:
+        if device is None:
+            device = self._dtype_and_device()[1]
+        return self.relative_attention_bias(torch.arange(self.num_buckets, device=device))
 
     def extra_repr(self) -> str:
         buckets = f"num_buckets={self.num_buckets}, max_distance={self.max_distance}"
