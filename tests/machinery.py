@@ -70,8 +70,8 @@ class Row:
     tokens: bool = False  # integer inputs
     frozen: bool = False  # has a parameter without a gradient
 
-    def model(self) -> Applied:
-        torch.manual_seed(0)
+    def model(self, seed: int = 0) -> Applied:
+        torch.manual_seed(seed)
         return self.host(self.build())
 
     def x(self, size: int = 0, dtype: torch.dtype | None = None) -> Tensor:
@@ -233,6 +233,13 @@ def machinery(group: str, name: str, unless: dict | None = None, distributed: bo
         return check
 
     return register
+
+
+def altered(actual: dict[str, Tensor], row: Row) -> bool:
+    """Whether the output is another than that of the model as built, where a parameter can make it so."""
+    return no_parameters(row) or not torch.equal(
+        actual["output"], run(row.model().eval(), row.x(), False)["output"]
+    )
 
 
 def no_state(row: Row) -> bool:

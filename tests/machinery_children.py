@@ -5,7 +5,7 @@ import tempfile
 
 import torch
 from accelerate import cpu_offload, disk_offload
-from machinery import Row, compare, machinery, no_dropout, no_parameters, run
+from machinery import Row, altered, compare, machinery, no_dropout, no_parameters, run
 from torch import Tensor, nn
 from torch.ao.quantization import float_qparams_weight_only_qconfig, quantize_dynamic
 from torch.nn.modules.module import register_module_forward_hook
@@ -80,7 +80,7 @@ def owned(module: nn.Module) -> list[tuple[nn.Module, str]]:
 
 class Symmetric(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
-        return (t + t.flip(0)) / 2
+        return (t + t.flip(-1)) / 2
 
 
 @machinery(PARAMETERS, "a parametrization of every parameter", NO_PARAMETERS)
@@ -93,6 +93,7 @@ def parametrized(row: Row) -> None:
             p.copy_(Symmetric()(p))
     actual, expected = run(model, row.x()), run(plain, row.x())
     compare(actual, {k: v for k, v in expected.items() if "module." not in k}, rtol=1e-6, atol=1e-6)
+    assert altered(actual, row), "the parametrization is not used"
     for owner, name in owned(model.module):
         parameter = getattr(owner, name)
         assert not parameter.requires_grad or parameter.grad is not None, f"{name} has no gradient"
@@ -126,6 +127,7 @@ def pruned(row: Row) -> None:
             p.mul_(masks["module." + name])
     actual, expected = run(model, row.x()), run(plain, row.x())
     compare(actual, {k: v for k, v in expected.items() if "module." not in k})
+    assert altered(actual, row), "the masks are not used"
     for owner, name in owned(model.module):
         parameter = getattr(owner, name)
         assert not parameter.requires_grad or parameter.grad is not None, f"{name} has no gradient"
@@ -167,6 +169,7 @@ def low_rank(row: Row) -> None:
             layer.weight.add_(product if isinstance(layer, nn.Embedding) else product.t())
     actual, expected = run(model, row.x()), run(merged, row.x())
     compare(actual, {k: v for k, v in expected.items() if "module." not in k}, rtol=1e-5, atol=1e-5)
+    assert altered(actual, row), "the wrappers are not used"
     for name, wrapper in wrappers.items():
         assert wrapper.down.grad is not None, f"{name}: no gradient of the wrapper"
 

@@ -3,6 +3,7 @@
 import torch
 from machinery import Row, compare, cotangent, machinery, no_parameters, run
 from torch import nn
+from torch.autograd import gradcheck
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.checkpoint import checkpoint
 
@@ -96,6 +97,26 @@ def autocast(row: Row) -> None:
 
 
 DIFFERENTIATION = "Functional and checkpointed differentiation"
+
+
+@machinery(DIFFERENTIATION, "finite differences in float64: gradients of x and of every trainable parameter")
+def finite_differences(row: Row) -> None:
+    """What all other columns compare with is right itself."""
+    model = row.model().double().eval()
+    trainable = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    x = row.x() if row.tokens else row.x(dtype=torch.float64)
+
+    def function(*leaves: torch.Tensor) -> torch.Tensor:
+        given = x if row.tokens else leaves[-1]
+        output = functional_call(model, dict(zip(trainable, leaves)), given)
+        return output.double() * cotangent(output)
+
+    leaves = [*trainable.values(), *([] if row.tokens else [x])]
+    # Element by element: the fast mode's tolerance grows with the sizes.
+    assert gradcheck(function, [leaf.requires_grad_() for leaf in leaves], eps=1e-3, atol=1e-3)
+    values = run(model, x)
+    missing = [name for name in trainable if f"gradient of {name}" not in values]
+    assert not missing, f"no gradient of {missing}"
 
 
 @machinery(DIFFERENTIATION, "activation checkpointing, with dropout")

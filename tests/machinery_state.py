@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from machinery import Row, compare, machinery, no_state, run
+from machinery import Row, altered, compare, machinery, no_state, run
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -105,12 +105,13 @@ STATE = "State"
 
 @machinery(STATE, "built on meta, `load_state_dict(assign=True)`, twice")
 def assign(row: Row) -> None:
-    source = row.model().eval()
+    source = row.model(seed=3).eval()
     with torch.device("meta"):
         model = row.model().eval()
     for _ in range(2):
         model.load_state_dict(copy.deepcopy(source.state_dict()), assign=True)
     compare(run(model, row.x()), run(source, row.x()))
+    compare(tensors(model), tensors(source))
 
 
 @machinery(STATE, "keys are parameters, buffers and attributes")
@@ -129,14 +130,16 @@ def keys(row: Row) -> None:
 def functional(row: Row) -> None:
     model, other = row.model().eval(), row.model().eval()
     compare({"output": functional_call(model, dict(model.state_dict()), row.x())}, run(model, row.x(), False))
-    changed = {k: v + 0.25 if v.is_floating_point() else v for k, v in model.named_parameters()}
+    changed = {k: v + 0.25 for k, v in model.named_parameters() if k != "gain"}
     other.load_state_dict({**other.state_dict(), **changed})
-    compare({"output": functional_call(model, changed, row.x())}, run(other, row.x(), False))
+    actual = {"output": functional_call(model, changed, row.x())}
+    compare(actual, run(other, row.x(), False))
+    assert altered(actual, row), "the given parameters are not used"
 
 
 @machinery(STATE, "safetensors' `save_model`, `load_model`")
 def safetensors(row: Row) -> None:
-    source, target = row.model().eval(), row.model().eval()
+    source, target = row.model(seed=3).eval(), row.model().eval()
     poison(target)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")
@@ -174,7 +177,7 @@ def all_equal(row: Row, name: str) -> bool:
 
 @machinery(STATE, "`torch.save` of the state_dict, `weights_only`")
 def saved(row: Row) -> None:
-    source, target = row.model().eval(), row.model().eval()
+    source, target = row.model(seed=3).eval(), row.model().eval()
     poison(target)
     buffer = io.BytesIO()
     torch.save(source.state_dict(), buffer)
@@ -186,13 +189,23 @@ def saved(row: Row) -> None:
 
 @machinery(STATE, "`AveragedModel`, with and without buffers")
 def averaged(row: Row) -> None:
-    model = row.model().eval()
     for use_buffers in (False, True):
+        model = row.model().eval()
         average = AveragedModel(model, use_buffers=use_buffers)
-        for _ in range(2):
+        for step in (0, 1):
+            with torch.no_grad():
+                for p in model.module.parameters():
+                    p.add_(step)
             average.update_parameters(model)
-        compare(run(average.module, row.x()), run(model, row.x()))
-        compare(tensors(average.module), tensors(model))
+        with torch.no_grad():
+            for p in model.module.parameters():
+                p.sub_(0.5)
+        actual = run(average, row.x(), False)
+        compare(actual, run(model, row.x(), False), rtol=1e-5, atol=1e-5)
+        assert altered(actual, row), "the average is not used"
+        compare(tensors(average.module), tensors(model), rtol=1e-6, atol=1e-6)
+        for name, buffer in row.model().named_buffers():
+            assert torch.equal(average.module.get_buffer(name), buffer), f"{name} was averaged"
 
 
 @machinery(STATE, "a whole checkpoint cast to half types, and cast back", NOTHING)
