@@ -59,6 +59,33 @@ class BiasOfMap(Applied):
         return (x.mean() + self.module(x.size(-2), x.size(-1))) * self.gain
 
 
+class PositionsGiven(Applied):
+    """Every sample begins at a position of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.arange(x.size(0), device=x.device).unsqueeze(1)
+        return self.module(x, position_ids=first + torch.arange(x.size(1), device=x.device)) * self.gain
+
+
+class StartsGiven(Applied):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x, start=torch.arange(x.size(0), device=x.device) - 1) * self.gain
+
+
+class PastGiven(Applied):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x, past_length=torch.arange(x.size(0), device=x.device)) * self.gain
+
+
+class MaskGiven(Applied):
+    """Padding on the left, and embeddings in place of tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = torch.arange(x.size(0), device=x.device).unsqueeze(1)
+        mask = torch.arange(x.size(1), device=x.device) >= padding
+        return (x + self.module(inputs_embeds=x, attention_mask=mask)) * self.gain
+
+
 @dataclass(frozen=True)
 class Row:
     """A module in one of its variants, and inputs of several sizes; the first is the native one."""
@@ -91,6 +118,14 @@ def _whisper() -> nn.Module:
     return LearnedPositionalEmbedding.from_sinusoidal(12, 8, freq_shift=1.0, layout="concat", trainable=False)
 
 
+def _learned() -> nn.Module:
+    return LearnedPositionalEmbedding(12, 8, offset=2, dropout=0.1)
+
+
+def _classic() -> nn.Module:
+    return SinusoidalPositionalEncoding(8, 0.1, batch_first=True)
+
+
 SEQUENCES = ((2, 5, 8), (3, 9, 8), (1, 1, 8))
 MAPS = ((2, 8, 3, 4), (3, 8, 6, 5), (2, 8, 4, 3))
 SCORES = ((2, 2, 5, 5), (3, 2, 9, 7), (1, 2, 1, 4))
@@ -100,13 +135,10 @@ ROWS = (
     Row("AlibiBias", lambda: AlibiBias(2), BiasOfLengthsOnDevice, SCORES),
     Row("AlibiBias, learnable", lambda: AlibiBias(2, learnable=True), BiasOfLengths, SCORES),
     Row("AttentionPool2d", lambda: AttentionPool2d((3, 4), 8, 2), Applied, MAPS),
-    Row(
-        "LearnedPositionalEmbedding",
-        lambda: LearnedPositionalEmbedding(12, 8, offset=2, dropout=0.1),
-        Applied,
-        SEQUENCES,
-    ),
+    Row("LearnedPositionalEmbedding", _learned, Applied, SEQUENCES),
     Row("LearnedPositionalEmbedding.from_sinusoidal, frozen", _whisper, Applied, SEQUENCES, frozen=True),
+    Row("LearnedPositionalEmbedding, position_ids", _learned, PositionsGiven, SEQUENCES),
+    Row("LearnedPositionalEmbedding, past_length [B]", _learned, PastGiven, SEQUENCES),
     Row(
         "LogCoordinatePositionBias",
         lambda: LogCoordinatePositionBias((2, 3), 2, hidden_features=16),
@@ -153,11 +185,14 @@ ROWS = (
         tokens=True,
     ),
     Row(
-        "SinusoidalPositionalEncoding",
-        lambda: SinusoidalPositionalEncoding(8, 0.1, batch_first=True),
-        Applied,
+        "SinusoidalPositionalEmbedding, inputs_embeds, attention_mask",
+        lambda: SinusoidalPositionalEmbedding(16, 8, padding_idx=1),
+        MaskGiven,
         SEQUENCES,
     ),
+    Row("SinusoidalPositionalEncoding", _classic, Applied, SEQUENCES),
+    Row("SinusoidalPositionalEncoding, start [B]", _classic, StartsGiven, SEQUENCES),
+    Row("SinusoidalPositionalEncoding, position_ids", _classic, PositionsGiven, SEQUENCES),
     Row(
         "SinusoidalPositionalEncoding, emit_pe",
         lambda: SinusoidalPositionalEncoding(8, 0.1, max_len=7, emit_pe=True),

@@ -111,7 +111,7 @@ def assign(row: Row) -> None:
     for _ in range(2):
         model.load_state_dict(copy.deepcopy(source.state_dict()), assign=True)
     compare(run(model, row.x()), run(source, row.x()))
-    compare(tensors(model), tensors(source))
+    compare(model.state_dict(), source.state_dict())
 
 
 @machinery(STATE, "keys are parameters, buffers and attributes")
@@ -133,7 +133,7 @@ def functional(row: Row) -> None:
     changed = {k: v + 0.25 for k, v in model.named_parameters() if k != "gain"}
     other.load_state_dict({**other.state_dict(), **changed})
     actual = {"output": functional_call(model, changed, row.x())}
-    compare(actual, run(other, row.x(), False))
+    compare(actual, run(other, row.x(), False), rtol=1e-6, atol=1e-6)
     assert altered(actual, row), "the given parameters are not used"
 
 
@@ -146,7 +146,7 @@ def safetensors(row: Row) -> None:
         save_model(source, path)
         load_model(target, path, strict=True)
     compare(run(target, row.x()), run(source, row.x()))
-    compare(tensors(target), tensors(source))
+    compare(target.state_dict(), source.state_dict())
 
 
 @machinery(STATE, "`deepcopy`, `pickle`, `torch.save` of the module")
@@ -184,7 +184,7 @@ def saved(row: Row) -> None:
     buffer.seek(0)
     target.load_state_dict(torch.load(buffer, weights_only=True))
     compare(run(target, row.x()), run(source, row.x()))
-    compare(tensors(target), tensors(source))
+    compare(target.state_dict(), source.state_dict())
 
 
 @machinery(STATE, "`AveragedModel`, with and without buffers")
@@ -210,6 +210,7 @@ def averaged(row: Row) -> None:
 
 @machinery(STATE, "a whole checkpoint cast to half types, and cast back", NOTHING)
 def cast_checkpoint(row: Row) -> None:
+    """Parameters are rounded; what is computed is not, though the checkpoint has it rounded."""
     source = row.model().eval()
     for dtype in (torch.bfloat16, torch.float16):
         target = row.model().eval()
