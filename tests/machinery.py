@@ -47,6 +47,18 @@ class BiasOfLengths(Applied):
         return (x + self.module(x.size(-2), x.size(-1))) * self.gain
 
 
+class SmallerWindow(Applied):
+    """Of a window of 3 x 3."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.module([2, 3])) * self.gain
+
+
+class BiasLikeScores(Applied):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.module(x.size(-2), x.size(-1), dtype=x.dtype, device=x.device)) * self.gain
+
+
 class BiasOfLengthsOnDevice(Applied):
     """For a bias that may have no tensor to take a device from."""
 
@@ -133,6 +145,7 @@ WINDOWS = ((2, 2, 6, 6), (3, 2, 6, 6))
 
 ROWS = (
     Row("AlibiBias", lambda: AlibiBias(2), BiasOfLengthsOnDevice, SCORES),
+    Row("AlibiBias, dtype given", lambda: AlibiBias(2), BiasLikeScores, SCORES),
     Row("AlibiBias, learnable", lambda: AlibiBias(2, learnable=True), BiasOfLengths, SCORES),
     Row("AttentionPool2d", lambda: AttentionPool2d((3, 4), 8, 2), Applied, MAPS),
     Row("LearnedPositionalEmbedding", _learned, Applied, SEQUENCES),
@@ -143,6 +156,12 @@ ROWS = (
         "LogCoordinatePositionBias",
         lambda: LogCoordinatePositionBias((2, 3), 2, hidden_features=16),
         BiasAdded,
+        WINDOWS,
+    ),
+    Row(
+        "LogCoordinatePositionBias, window at the call",
+        lambda: LogCoordinatePositionBias((3, 3), 2, hidden_features=16),
+        SmallerWindow,
         WINDOWS,
     ),
     Row(
@@ -232,6 +251,18 @@ ROWS = (
         lambda: WindowRelativePositionBias((2, 3), 2, prefix_tokens=1, emit_index="square"),
         BiasAdded,
         ((2, 2, 7, 7), (3, 2, 7, 7)),
+    ),
+    Row(
+        "WindowRelativePositionBias, key_window, emit_index",
+        lambda: WindowRelativePositionBias((2, 3), 2, key_window=(3, 4), emit_index="square"),
+        BiasAdded,
+        ((2, 2, 6, 12), (3, 2, 6, 12)),
+    ),
+    Row(
+        "WindowRelativePositionBias, window at the call",
+        lambda: WindowRelativePositionBias((3, 3), 2),
+        SmallerWindow,
+        WINDOWS,
     ),
     Row(
         "WindowRelativePositionBias, heads_first",

@@ -7,6 +7,9 @@ from machinery_table import PAGE, page
 
 import posenc_ext.nn
 
+# torch.jit and torch.ao.quantization are deprecated, and used.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Full backward hook is firing")
+
 
 def report(found: dict[str, str]) -> str:
     return "\n" + "\n".join(f"{name}: {error}" for name, error in found.items())
