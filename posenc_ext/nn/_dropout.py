@@ -1,7 +1,8 @@
 """A child ``dropout`` that an op does in its own pass, as long as nobody could tell."""
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+
+from ._children import is_plain
 
 
 class FusesDropout(nn.Module):
@@ -21,15 +22,7 @@ class FusesDropout(nn.Module):
 
     @property
     def _dropout_is_plain(self) -> bool:
-        dropout = self.dropout
-        return type(dropout) is nn.Dropout and not (
-            dropout._forward_hooks
-            or dropout._forward_pre_hooks
-            or dropout._backward_hooks
-            or dropout._backward_pre_hooks
-            or _has_any_global_hook()
-            or "forward" in dropout.__dict__  # how accelerate hooks a module
-        )
+        return is_plain(self.dropout, nn.Dropout)
 
     def _fused_dropout_p(self) -> float:
         """The probability with which the op drops."""
