@@ -243,7 +243,7 @@ def test_a_grid_that_is_not_recorded_is_never_taken_without_a_word(name, build):
     """safetensors, torch.distributed.checkpoint and other code keep no metadata."""
     state = dict(build((4, 6)).state_dict())
     module = build((6, 4))
-    with pytest.warns(UserWarning, match=rf"{name} has no record of its grid and is taken as \[6, 4\]"):
+    with pytest.warns(UserWarning, match=rf"{name} has no record .* taken as 1 rows and the grid \[6, 4\]"):
         module.load_state_dict(state)
     assert same_bits(getattr(module, name), state[name])
     mend = r"are not a square, and the grid is not recorded: posenc_ext.resample_position_embedding"
@@ -268,6 +268,8 @@ def test_rows_in_front_of_the_grid_are_never_mistaken_for_cells():
         registers.load_state_dict(state, strict=False)
     with pytest.raises(RuntimeError, match="16 rows may be more than one grid"):  # 7 + 3 x 3, or 4 x 4
         registers.load_state_dict(dict(state), strict=False)
+    with pytest.warns(UserWarning, match=r"taken as 7 rows and the grid \[3, 3\]"):
+        vision(3, registers=6).load_state_dict(dict(state), strict=False)
 
 
 def test_vision_leaves_what_is_no_square_to_the_error_of_torch():

@@ -82,13 +82,14 @@ class _GridEmbedding(nn.Module):
                 )
                 raise ValueError(f"{type(self).__name__}: {rule}")
             return list(recorded)
+        others = [tokens for tokens in (0, 1, 2) if tokens != prefix_rows and _is_square(rows - tokens)]
         if rows == own_rows:
-            if size[0] != size[1]:
-                assumed = f"{type(self).__name__}: {key} has no record of its grid and is taken as {size}"
+            if size[0] != size[1] or others:
+                taken = f"is taken as {prefix_rows} rows and the grid {size}"
+                assumed = f"{type(self).__name__}: {key} has no record of its grid and {taken}"
                 warnings.warn(f"{assumed}; if it is another, {by_hand}", stacklevel=2)
             return None
         patches = rows - prefix_rows
-        others = [tokens for tokens in (0, 1, 2) if tokens != prefix_rows and _is_square(rows - tokens)]
         if _is_square(patches) and not others:
             return [math.isqrt(patches)] * 2
         found = f"size mismatch for {key}: {rows} rows in the checkpoint, {own_rows} here"
