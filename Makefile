@@ -21,9 +21,8 @@ CXX_FILES = $(shell find bench csrc tests -name '*.h' -o -name '*.cpp' -o -name 
 
 VERSIONS := $(shell sed -n 's/^set(POSENC_TORCH_VERSIONS \(.*\))/\1/p' cmake/build_config.cmake)
 WHOLE = $(firstword $(VERSIONS)) 2.13 $(lastword $(VERSIONS))
-QUICK = $(addprefix tests/,test_autograd.py test_calls.py test_compile.py test_export.py test_forward.py \
-  test_loader.py test_modes.py test_nn.py test_opcheck.py test_packaging.py test_schemas.py test_script.py \
-  test_setup.py test_transforms.py)
+QUICK = $(addprefix tests/,test_setup.py test_packaging.py test_loader.py test_schemas.py test_calls.py test_modes.py \
+  test_opcheck.py test_script.py test_compile.py test_export.py test_transforms.py test_nn*.py test_autograd.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(abspath $(BIN)):$(PATH)
