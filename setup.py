@@ -25,14 +25,14 @@ VERSION = (ROOT / "version.txt").read_text().strip()
 
 # Older ones stop at the license in pyproject.toml, with a page of text.
 if int(setuptools.__version__.split(".")[0]) < 77 and (ROOT / "pyproject.toml").exists():
-    sys.exit(f"posenc_ext: setuptools {setuptools.__version__} is too old: pip install 'setuptools>=77'")
+    sys.exit(f"posenc_ext: setuptools {setuptools.__version__} is too old: pip install 'setuptools>=77,<82'")
 
 try:
     import torch
 except ImportError:
     sys.exit(
         "posenc_ext: building needs the torch that you will run with, and none is importable here. Do\n"
-        "  pip install torch 'setuptools>=77' ninja\n"
+        "  pip install torch 'setuptools>=77,<82' ninja\n"
         "  pip install --no-build-isolation ."
     )
 

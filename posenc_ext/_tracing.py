@@ -4,10 +4,12 @@ import functools
 import inspect
 import linecache
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any, Optional, ParamSpec
 
 import torch
 from torch import Tensor
+
+Arguments = ParamSpec("Arguments")
 
 # The integer types of a schema: what stands for them where they may depend on an input, and their values.
 _TENSORS = {
@@ -15,6 +17,15 @@ _TENSORS = {
     "List[int]": ("List[Tensor]", "[int(n) for n in {0}]"),
     "Optional[List[int]]": ("Optional[List[Tensor]]", "[int(n) for n in {0}] if {0} is not None else None"),
 }
+
+_SCOPE: dict[str, Any] = {
+    "torch": torch,
+    "Tensor": Tensor,
+    "Device": torch.device,
+    "List": list,
+    "Optional": Optional,
+}
+_SCOPE["__name__"] = __name__  # TorchScript names a function by its module
 
 
 @functools.cache
@@ -30,10 +41,9 @@ def _twin(name: str) -> Callable[..., Tensor]:
     source += f"    return torch.ops.posenc_ext.{name}({', '.join(values)})\n"
     file = f"<posenc_ext.{name}, traced>"
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # for TorchScript
-    names: dict[str, Any] = {"torch": torch, "__name__": __name__}
-    exec("from typing import *; from torch import Tensor; from torch import device as Device", names)
-    exec(compile(source, file, "exec"), names)
-    return torch.jit.script(names[name])
+    scope = dict(_SCOPE)
+    exec(compile(source, file, "exec"), scope)
+    return torch.jit.script(scope[name])
 
 
 def _as_tensors(value: Any) -> Any:
@@ -51,12 +61,12 @@ def default_device(device: Optional[torch.device]) -> Optional[torch.device]:
     return device
 
 
-def traceable(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def traceable(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
     """Makes torch.jit.trace follow the sizes that an op is given, and take a device (it knows none)."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def call(*args: Any, **given: Any) -> Tensor:
+    def call(*args: Arguments.args, **given: Arguments.kwargs) -> Tensor:
         if not torch.jit.is_tracing():
             return function(*args, **given)
         bound = signature.bind(*args, **given)

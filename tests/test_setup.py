@@ -36,7 +36,10 @@ def build(before: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("before", "line"),
     [
-        ("setuptools.__version__ = '65.5.0'", "setuptools 65.5.0 is too old: pip install 'setuptools>=77'"),
+        (
+            "setuptools.__version__ = '65.5.0'",
+            "setuptools 65.5.0 is too old: pip install 'setuptools>=77,<82'",
+        ),
         ("import torch; torch.__version__ = '2.9.1'", "torch 2.9.1 is too old: pip install 'torch>=2.10'"),
     ],
 )
