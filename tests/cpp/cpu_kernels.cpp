@@ -274,6 +274,52 @@ void embeddings(DType type) {
   }
 }
 
+void given_positions(DType type) {
+  const int64_t rows = 9, dim = 44, count = 150;
+  std::vector<int64_t> positions, first(1), terms;
+  for (int64_t i = 0; i < count; ++i) positions.push_back(i * i * 7919 % rows);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (positions[static_cast<size_t>(i)] == row) terms.push_back(i * dim);
+    }
+    first.push_back(static_cast<int64_t>(terms.size()));
+  }
+  Memory x = numbers(type, count * dim), table = numbers(type, rows * dim);
+  for (const double x_scale : {1.0, 2.3}) {
+    for (const bool drops : {false, true}) {
+      Memory out(count * dim * size_of(type));
+      cpu::AddPositions a{};
+      a.dtype = type;
+      a.dim = dim;
+      a.x = x.data();
+      a.x_at = {1, {count}, {dim}};
+      a.x_channel_stride = 1;
+      a.x_scale = x_scale;
+      a.positions = {positions.data(), PositionType::i64, {1, {count}, {1}}, 0};
+      a.table = table.data();
+      a.table_row_stride = dim;
+      a.table_channel_stride = 1;
+      a.dropout = dropout(drops);
+      a.out = out.data();
+      POSENC_AT_LEVEL(add_positions, a, 0, count);
+      print(std::string("add_positions") + (drops ? " dropout" : "") + (x_scale == 1.0 ? "" : " scaled"),
+            type, out);
+    }
+  }
+  Memory out(rows * dim * size_of(type));
+  cpu::SumPositions s{};
+  s.dtype = type;
+  s.rows = rows;
+  s.dim = dim;
+  s.first = first.data();
+  s.terms = terms.data();
+  s.grad = x.data();
+  s.channel_stride = 1;
+  s.out = out.data();
+  POSENC_AT_LEVEL(sum_positions, s, 0, s.items());
+  print("sum_positions", type, out);
+}
+
 void reduce(DType type, int64_t rows, int64_t heads, int64_t blocks, Memory& partial, Memory& out) {
   const cpu::BiasReduce a{type, rows, heads, blocks, partial.data(), out.data()};
   POSENC_AT_LEVEL(bias_reduce, a, 0, heads);
@@ -415,6 +461,7 @@ int main() {
     sinusoids(type);
     adds(type);
     embeddings(type);
+    given_positions(type);
     biases(type);
     gather(type);
     alibi(type);
