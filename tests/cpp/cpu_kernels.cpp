@@ -274,13 +274,59 @@ void embeddings(DType type) {
   }
 }
 
+void given_positions(DType type) {
+  const int64_t rows = 9, dim = 44, count = 150;
+  std::vector<int64_t> positions, first(1), terms;
+  for (int64_t i = 0; i < count; ++i) positions.push_back(i * i * 7919 % rows);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (positions[static_cast<size_t>(i)] == row) terms.push_back(i * dim);
+    }
+    first.push_back(static_cast<int64_t>(terms.size()));
+  }
+  Memory x = numbers(type, count * dim), table = numbers(type, rows * dim);
+  for (const double x_scale : {1.0, 2.3}) {
+    for (const bool drops : {false, true}) {
+      Memory out(count * dim * size_of(type));
+      cpu::AddPositions a{};
+      a.dtype = type;
+      a.dim = dim;
+      a.x = x.data();
+      a.x_at = {1, {count}, {dim}};
+      a.x_channel_stride = 1;
+      a.x_scale = x_scale;
+      a.positions = {positions.data(), PositionType::i64, {1, {count}, {1}}, 0};
+      a.table = table.data();
+      a.table_row_stride = dim;
+      a.table_channel_stride = 1;
+      a.dropout = dropout(drops);
+      a.out = out.data();
+      POSENC_AT_LEVEL(add_positions, a, 0, count);
+      print(std::string("add_positions") + (drops ? " dropout" : "") + (x_scale == 1.0 ? "" : " scaled"),
+            type, out);
+    }
+  }
+  Memory out(rows * dim * size_of(type));
+  cpu::SumPositions s{};
+  s.dtype = type;
+  s.rows = rows;
+  s.dim = dim;
+  s.first = first.data();
+  s.terms = terms.data();
+  s.grad = x.data();
+  s.channel_stride = 1;
+  s.out = out.data();
+  POSENC_AT_LEVEL(sum_positions, s, 0, s.items());
+  print("sum_positions", type, out);
+}
+
 void reduce(DType type, int64_t rows, int64_t heads, int64_t blocks, Memory& partial, Memory& out) {
   const cpu::BiasReduce a{type, rows, heads, blocks, partial.data(), out.data()};
   POSENC_AT_LEVEL(bias_reduce, a, 0, heads);
 }
 
 template <class Scheme>
-void bias(const std::string& name, const Scheme& scheme, DType type) {
+void bias(const std::string& name, const Scheme& scheme, DType type, bool cut = true) {
   const int64_t heads = 6, rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
   Memory table = numbers(type, rows * heads), out(heads * queries * keys * size_of(type));
   cpu::BiasForward a{};
@@ -294,7 +340,7 @@ void bias(const std::string& name, const Scheme& scheme, DType type) {
   print(name, type, out);
 
   const int64_t sum_size = type == DType::float64 ? 8 : 4, parts = cpu::BiasBackward::parts(scheme);
-  for (const int64_t part : {parts, (parts + 2) / 3}) {
+  for (const int64_t part : {parts, cut ? (parts + 2) / 3 : parts}) {
     const int64_t blocks = (parts + part - 1) / part;
     Memory grad = numbers(type, heads * queries * keys), sums(rows * heads * size_of(type)),
            partial(heads * blocks * rows * sum_size);
@@ -317,7 +363,7 @@ void bias(const std::string& name, const Scheme& scheme, DType type) {
 }
 
 void biases(DType type) {
-  bias("window 7x7", WindowScheme{{7, 1, 7}, {7, 1, 7}, 0}, type);
+  bias("window 7x7", WindowScheme{{7, 1, 7}, {7, 1, 7}, 0}, type, /*cut=*/false);  // as small ones never are
   bias("window 5x9 with a prefix", WindowScheme{{5, 1, 9}, {5, 1, 9}, 1}, type);
   bias("window 2x4x12", WindowScheme{{2, 4, 12}, {2, 4, 12}, 0}, type);
   bias("window 16x16", WindowScheme{{16, 1, 16}, {16, 1, 16}, 0}, type);
@@ -415,6 +461,7 @@ int main() {
     sinusoids(type);
     adds(type);
     embeddings(type);
+    given_positions(type);
     biases(type);
     gather(type);
     alibi(type);
