@@ -8,7 +8,9 @@ from machinery_table import PAGE, page
 import posenc_ext.nn
 
 # torch.jit and torch.ao.quantization are deprecated, and used.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Full backward hook is firing")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Full backward hook is firing"
+)
 
 
 def report(found: dict[str, str]) -> str:
