@@ -1,10 +1,13 @@
 # What setup.py and CMakeLists.txt share: sources, flags and CUDA archs stand here and nowhere else.
 # setup.py reads the set(NAME words) lines below itself, so keep to plain words, no variables.
 
+# The versions that are built and tested; csrc/torch_compat.h holds what differs between them.
+set(POSENC_TORCH_VERSIONS 2.10 2.11 2.12 2.13 2.14)
+
 set(POSENC_SOURCES
     csrc/*.cpp csrc/ops/*.cpp csrc/meta/*.cpp csrc/autograd/*.cpp csrc/cpu/*.cpp csrc/cpu/kernels/*.cpp)
 set(POSENC_CUDA_SOURCES csrc/cuda/*.cpp csrc/cuda/kernels/*.cu)
-set(POSENC_PYTHON_SOURCES csrc/python_call.cpp csrc/python_module.cpp)
+set(POSENC_PYTHON_SOURCES csrc/python_module.cpp)
 # Files outside kernels/ read torch's headers, which is most of the time that each takes: both builds compile them as
 # one translation unit. So names in unnamed namespaces are unique within a folder, whose namespace they stand in.
 
