@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._resampling import resample_grid
 from .ops import sinusoidal, sinusoidal_table
 
 __all__ = [
@@ -331,54 +332,58 @@ def resample_window_table(
     new_window: list[int],
     prefix_tokens: int = 0,
 ) -> Tensor:
-    """Resamples a table of relative-position biases (see :func:`window_bias`) to another 2-D window.
+    """Resamples a table of relative-position biases (see :func:`window_bias`) to another 1-D to 3-D window.
 
-    The table is an image of (2h-1) x (2w-1) cells for each head, resampled bicubically without antialiasing,
-    half precision in float32 and rounded once; the three rows of a class token stay. It is what
-    ``resize_rel_pos_bias_table_simple`` of timm and the loaders of Swin do; they assume a square window.
-    BEiT's own loader, ``resize_rel_pos_bias_table`` of timm, places the cells in a geometric progression
-    instead: that is not offered.
+    The table is a grid of prod(2s-1) cells for each head, resampled by cubic convolution without antialiasing
+    along each axis whose size changes, in float64 and rounded once; the three rows of a class token stay. In
+    2-D it is what ``resize_rel_pos_bias_table_simple`` of timm and the loaders of Swin do by bicubic
+    ``interpolate``; they assume a square window. BEiT's own loader, ``resize_rel_pos_bias_table`` of timm,
+    places the cells in a geometric progression instead: that is not offered. Video Swin makes a table of
+    window [t, h, w] from a 2-D one of window [h, w] by ``table.repeat(2 * t - 1, 1)``.
 
     Args:
-        table: [(2h-1)(2w-1) + 3 prefix_tokens, heads]; float64, float32, float16 or bfloat16, any strides.
-        old_window: [h, w], > 0.
-        new_window: [h', w'], > 0.
+        table: [prod(2s-1) + 3 prefix_tokens, heads]; float64, float32, float16 or bfloat16, any strides.
+        old_window: one to three sizes s, > 0.
+        new_window: as many sizes s', > 0.
         prefix_tokens: 0, or 1 for the three rows of a class token at the end of the table (BEiT).
 
     Returns:
-        [(2h'-1)(2w'-1) + 3 prefix_tokens, heads], in the dtype of table; table itself if the window is the
-        same.
+        [prod(2s'-1) + 3 prefix_tokens, heads], in the dtype of table; table itself if the window is the same.
 
     Raises:
-        ValueError: table is not [rows, heads] with the rows of old_window; a window has not 2 positive sizes;
-            prefix_tokens is neither 0 nor 1.
+        ValueError: table is not [rows, heads] with the rows of old_window; old_window does not have one to
+            three positive sizes, or new_window as many; prefix_tokens is neither 0 nor 1.
 
-    Complexity: O((h w + h' w') heads). Gradients: of table, those of ``interpolate``.
+    Complexity: a product with a [2s'-1, 2s-1] matrix for each axis. Gradients: of table, to any order,
+    reverse and forward mode.
 
-    Source: Liu et al., "Swin Transformer V2", 2022, section 3.1.
+    Source: Liu et al., "Swin Transformer V2", 2022, section 3.1; Keys, "Cubic Convolution Interpolation for
+    Digital Image Processing", 1981, with torch's coefficient a = -0.75.
 
     >>> resample_window_table(torch.ones(9, 2), [2, 2], [3, 4]).shape
     torch.Size([35, 2])
     """
     name = "posenc_ext.resample_window_table"
-    if len(old_window) != 2 or min(old_window) < 1:
-        raise ValueError(f"{name}: old_window must have 2 positive sizes, got {old_window}")
-    if len(new_window) != 2 or min(new_window) < 1:
-        raise ValueError(f"{name}: new_window must have 2 positive sizes, got {new_window}")
+    axes = len(old_window)
+    if not 1 <= axes <= 3 or min(old_window) < 1:
+        raise ValueError(f"{name}: old_window must have 1 to 3 positive sizes, got {old_window}")
+    if len(new_window) != axes or min(new_window) < 1:
+        raise ValueError(f"{name}: new_window must have {axes} positive sizes, got {new_window}")
     if prefix_tokens != 0 and prefix_tokens != 1:
         raise ValueError(f"{name}: prefix_tokens must be 0 or 1, got {prefix_tokens}")
-    old = [2 * old_window[0] - 1, 2 * old_window[1] - 1]
-    new = [2 * new_window[0] - 1, 2 * new_window[1] - 1]
-    rows = old[0] * old[1]
+    old = [2 * size - 1 for size in old_window]
+    new = [2 * size - 1 for size in new_window]
+    rows = 1
+    for cells in old:
+        rows *= cells
     if table.dim() != 2 or table.size(0) != rows + 3 * prefix_tokens:
         rule = f"table must be [{rows + 3 * prefix_tokens}, heads] for window {old_window}"
         raise ValueError(f"{name}: {rule}, got {list(table.shape)}")
     if old == new:
         return table
-    cells = table.narrow(0, 0, rows).t().reshape(1, -1, old[0], old[1])
-    cells = _interpolate(cells, new, "bicubic", False, False).view(-1, new[0] * new[1]).t()
+    resampled = resample_grid(table.narrow(0, 0, rows).unflatten(0, old), new).flatten(0, -2)
     prefix = table.narrow(0, rows, 3 * prefix_tokens)
-    return torch.cat([cells, prefix]) if prefix_tokens > 0 else cells.contiguous()
+    return torch.cat([resampled, prefix]) if prefix_tokens > 0 else resampled
 
 
 def _interpolate(image: Tensor, size: list[int], mode: str, antialias: bool, align_corners: bool) -> Tensor:

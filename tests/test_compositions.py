@@ -230,15 +230,31 @@ def test_the_same_size_is_the_same_tensor():
 def test_window_table_is_resampled_as_an_image_a_head(dtype, prefix):
     table = torch.randn(7 * 5 + 3 * prefix, 2).to(dtype)
     actual = posenc_ext.resample_window_table(table, [4, 3], [2, 6], prefix)
-    wide = table.to(torch.float64 if dtype == torch.float64 else torch.float32)
-    for head in range(2):
-        image = F.interpolate(wide[:35, head].view(1, 1, 7, 5), (3, 11), mode="bicubic")
-        assert same_bits(actual[:33, head], image.to(dtype).flatten())
+    image = table[:35].double().t().reshape(1, 2, 7, 5)
+    exact = F.interpolate(image, (3, 11), mode="bicubic").view(2, 33).t()
+    # Rounded once; the smallest number is half precision's own error next to zero.
+    bound = torch.finfo(dtype).eps / 2 * exact.abs() + torch.finfo(dtype).smallest_normal + 2**-46
+    assert ((actual[:33].double() - exact).abs() <= bound).all()
     assert same_bits(actual[33:], table[35:])
     assert same_bits(
         posenc_ext.resample_window_table(table.t().contiguous().t(), [4, 3], [2, 6], prefix), actual
     )
     posenc_ext.window_bias(actual, [2, 6], prefix_tokens=prefix)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [([3], [6]), ([4, 3], [4, 5]), ([2, 3, 4], [3, 5, 2]), ([8, 7, 7], [8, 7, 9])], ids=str
+)
+def test_window_table_is_resampled_along_each_axis(old, new):
+    cells = [2 * size - 1 for size in old]
+    table = torch.randn(math.prod(cells), 2, dtype=torch.float64)
+    expected = table.view(*cells, 2)
+    for axis, size in enumerate(new):
+        lines = expected.movedim(axis, -1)
+        resized = F.interpolate(lines.reshape(1, -1, 1, cells[axis]), (1, 2 * size - 1), mode="bicubic")
+        expected = resized.view(*lines.shape[:-1], -1).movedim(-1, axis)
+    actual = posenc_ext.resample_window_table(table, old, new)
+    torch.testing.assert_close(actual, expected.flatten(0, -2), rtol=0, atol=2**-46)
 
 
 def test_resampling_keeps_what_is_constant():
@@ -424,8 +440,18 @@ ERRORS = [
     ),
     (
         "resample_window_table",
-        (torch.zeros(9, 2), [2], [3, 3]),
-        "old_window must have 2 positive sizes, got [2]",
+        (torch.zeros(9, 2), [2, 0], [3, 3]),
+        "old_window must have 1 to 3 positive sizes, got [2, 0]",
+    ),
+    (
+        "resample_window_table",
+        (torch.zeros(9, 2), [2, 1, 1, 1], [3, 3, 1, 1]),
+        "old_window must have 1 to 3 positive sizes, got [2, 1, 1, 1]",
+    ),
+    (
+        "resample_window_table",
+        (torch.zeros(9, 2), [2, 2], [3]),
+        "new_window must have 2 positive sizes, got [3]",
     ),
     (
         "resample_window_table",
