@@ -1,7 +1,8 @@
 """Resampling of grids, as a product with one small matrix for each axis.
 
-The values of ``torch.nn.functional.interpolate``, in float64. Unlike it, the products take any number of axes, compile
-with dynamic sizes and antialiasing, and have a gradient without atomics. Autocast and TF32 leave float64 alone.
+The values of ``torch.nn.functional.interpolate``, in float64. Unlike it, the products take any number of
+axes, compile with dynamic sizes and antialiasing, and have a gradient without atomics. Autocast and TF32
+leave float64 alone.
 """
 
 import torch
@@ -74,12 +75,10 @@ def resample_grid(
         old, new = grid.size(axis), new_size[axis]
         if not known_equal(old, new):
             weights = resampling_weights(old, new, mode, antialias, align_corners, grid.device)
-            # [cells before, new or old, cells behind and channels]
-            rows = (
-                out.flatten(axis + 1).unsqueeze(0)
-                if axis == 0
-                else out.flatten(axis + 1).flatten(0, axis - 1)
-            )
-            product = torch.matmul(weights, rows)
-            out = product.reshape(new_size[: axis + 1] + list(grid.shape)[axis + 1 :])
+            shape = list(out.shape)
+            shape[axis] = new
+            # [cells before the axis, its cells, what is behind it]
+            rows = out.flatten(axis + 1)
+            rows = rows.unsqueeze(0) if axis == 0 else rows.flatten(0, axis - 1)
+            out = torch.matmul(weights, rows).reshape(shape)
     return out.to(grid.dtype)

@@ -1,18 +1,19 @@
 """What is made of the ops: positions of padded batches, sinusoid grids, resampled tables.
 
-Sinusoids are those of :mod:`posenc_ext.ops` (correctly rounded in every dtype), resampling is torch's
-``interpolate``. Every function can be called from TorchScript. Errors are ``ValueError`` with the text
-``posenc_ext.function: rule, got value``; a scripted function raises ``torch.jit.Error`` with the same text.
+Sinusoids are those of :mod:`posenc_ext.ops` (correctly rounded in every dtype), resampled values those of
+torch's ``interpolate`` in float64, rounded once. Every function can be called from TorchScript. Errors are
+``ValueError`` with the text ``posenc_ext.function: rule, got value``; a scripted function raises
+``torch.jit.Error`` with the same text.
 """
 
 import math
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._resampling import resample_grid
+from ._resampling import known_equal, resample_grid
 from .ops import sinusoidal, sinusoidal_table
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 
-def padding_positions(tokens: Tensor, padding_idx: int, past_length: int = 0) -> Tensor:
+def padding_positions(tokens: Tensor, padding_idx: int, past_length: Union[int, Tensor] = 0) -> Tensor:
     """Positions that count the tokens of a padded batch and skip its padding.
 
     ``position = (cumsum(tokens != padding_idx) + past_length) * (tokens != padding_idx) + padding_idx``: the
@@ -33,13 +34,15 @@ def padding_positions(tokens: Tensor, padding_idx: int, past_length: int = 0) ->
     Args:
         tokens: [B, L], integer; any strides.
         padding_idx: the token that is padding.
-        past_length: number of real tokens before these, as in decoding with a cache; >= 0.
+        past_length: number of real tokens before these, as in decoding with a cache: an int >= 0, or one for
+            each sample in an integer tensor [B] or [B, 1] (also [] or [1]), whose values are not checked.
 
     Returns:
         [B, L], int64, contiguous, on the device of tokens.
 
     Raises:
-        ValueError: tokens is not an integer [B, L], or past_length is negative.
+        ValueError: tokens is not an integer [B, L]; past_length is negative or a tensor of another shape or
+            dtype.
 
     Complexity: O(B L). Nothing to differentiate.
 
@@ -49,15 +52,38 @@ def padding_positions(tokens: Tensor, padding_idx: int, past_length: int = 0) ->
     >>> padding_positions(torch.tensor([[5, 6, 7], [1, 1, 8]]), padding_idx=1)
     tensor([[2, 3, 4],
             [1, 1, 2]])
+    >>> padding_positions(torch.tensor([[9], [9]]), padding_idx=1, past_length=torch.tensor([3, 1]))
+    tensor([[5],
+            [3]])
     """
+    name = "posenc_ext.padding_positions"
     if tokens.dim() != 2:
-        raise ValueError(f"posenc_ext.padding_positions: tokens must have 2 dimensions, got {tokens.dim()}")
-    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-        raise ValueError(f"posenc_ext.padding_positions: tokens must be integers, got {tokens.dtype}")
-    if past_length < 0:
-        raise ValueError(f"posenc_ext.padding_positions: past_length must be >= 0, got {past_length}")
+        raise ValueError(f"{name}: tokens must have 2 dimensions, got {tokens.dim()}")
+    if not is_integer(tokens):
+        raise ValueError(f"{name}: tokens must be integers, got {tokens.dtype}")
     mask = tokens.ne(padding_idx).to(torch.int64)
-    return (mask.cumsum(1) + past_length) * mask + padding_idx
+    if isinstance(past_length, Tensor):
+        counts = mask.cumsum(1) + per_sample(f"{name}: past_length", past_length, tokens.size(0))
+    else:
+        if past_length < 0:
+            raise ValueError(f"{name}: past_length must be >= 0, got {past_length}")
+        counts = mask.cumsum(1) + past_length
+    return counts * mask + padding_idx
+
+
+def per_sample(what: str, number: Tensor, batch: int) -> Tensor:
+    """[B, 1] or [1, 1], int64, of an integer tensor [], [1], [B] or [B, 1]."""
+    column = number.dim() == 2 and number.size(1) == 1
+    if not is_integer(number) or (number.dim() > 1 and not column):
+        got = f"{number.dtype} {list(number.shape)}"
+        raise ValueError(f"{what} must be an int or an integer tensor [], [1], [B] or [B, 1], got {got}")
+    if number.numel() != 1 and number.numel() != batch:
+        raise ValueError(f"{what} must have one value or {batch}, got {number.numel()}")
+    return number.reshape(-1, 1).to(torch.int64)
+
+
+def is_integer(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def sinusoidal_grid(
@@ -262,8 +288,8 @@ def resample_position_embedding(
 ) -> Tensor:
     """Resamples learned embeddings of an image's patches to another grid; the rows of prefix tokens stay.
 
-    Half-precision embeddings are resampled in float32 and rounded once. Where libraries disagree:
-    ``resample_abs_pos_embed`` of timm is the default here. ``interpolate_pos_encoding`` of transformers (ViT,
+    They are resampled in float64 and rounded once. Where libraries disagree: ``resample_abs_pos_embed`` of
+    timm is the default here. ``interpolate_pos_encoding`` of transformers (ViT,
     DeiT, DINOv2) and the fine-tuning code of DeiT have antialias=False. ``interpolate_embeddings`` of
     torchvision has antialias=False, align_corners=True. DINO's own code passes a scale factor instead of a
     size, which shifts its sampling points by up to a tenth of a new cell; that is not offered.
@@ -279,15 +305,17 @@ def resample_position_embedding(
         align_corners: whether the corner cells of both grids coincide; "bicubic" and "bilinear" alone.
 
     Returns:
-        [1, P + H' W', D] or [P + H' W', D], in the dtype of pos_embed; pos_embed itself if the size is the
-        same.
+        [1, P + H' W', D] or [P + H' W', D], in the dtype of pos_embed; pos_embed itself if the size is known
+        to be the same (while tracing, and for symbolic sizes that may be others too, an equal copy).
 
     Raises:
-        ValueError: pos_embed has not 2 or 3 dimensions, or 3 with a first that is not 1; it has other than
-            prefix_tokens + H W rows; old_size is None and the rows are no square; new_size or old_size has
-            not 2 positive sizes; prefix_tokens is negative; mode is unknown.
+        ValueError: pos_embed does not have 2 dimensions, or 3 of which the first is 1; it does not have
+            prefix_tokens + H W rows; old_size is None and the number of patches is not a square; new_size or
+            old_size does not have 2 positive sizes; prefix_tokens is negative; mode is unknown.
 
-    Complexity: O((H W + H' W') D). Gradients: of pos_embed, those of ``interpolate``.
+    Complexity: O((H + W') H' W D), a product with a dense matrix for each axis, and for grids of usual sizes
+    no slower than ``interpolate``. Gradients: of pos_embed, to any order, reverse and forward mode, without
+    atomics.
 
     Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021, section 3.2.
 
@@ -316,11 +344,15 @@ def resample_position_embedding(
         if rows != old[0] * old[1]:
             rule = f"pos_embed must have {prefix_tokens + old[0] * old[1]} rows for old_size {old}"
             raise ValueError(f"{name}: {rule}, got {pos_embed.size(-2)}")
-    if old[0] == new_size[0] and old[1] == new_size[1]:
+    if known_equal(old[0], new_size[0]) and known_equal(old[1], new_size[1]):
         return pos_embed
-    patches = pos_embed.narrow(-2, prefix_tokens, rows).reshape(1, old[0], old[1], -1).permute(0, 3, 1, 2)
-    patches = _interpolate(patches, new_size, mode, antialias, align_corners)
-    patches = patches.permute(0, 2, 3, 1).reshape(new_size[0] * new_size[1], -1)
+    grid = pos_embed.narrow(-2, prefix_tokens, rows).reshape(old[0], old[1], -1)
+    if mode == "nearest":
+        image = grid.permute(2, 0, 1).unsqueeze(0)
+        grid = F.interpolate(image, new_size, mode=mode).squeeze(0).permute(1, 2, 0)
+    else:
+        grid = resample_grid(grid, new_size, mode, antialias, align_corners)
+    patches = grid.reshape(new_size[0] * new_size[1], -1)
     if pos_embed.dim() == 3:
         patches = patches.unsqueeze(0)
     return torch.cat([pos_embed.narrow(-2, 0, prefix_tokens), patches], -2) if prefix_tokens > 0 else patches
