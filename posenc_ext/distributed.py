@@ -12,6 +12,7 @@ alibi_bias             heads: slopes ``Shard(0)`` gives bias ``Shard(0)``
 sinusoidal             every dimension of the positions
 add_sinusoidal         batch; sequence, where each rank starts at its own position
 add_position_embedding batch; sequence, where no token stands in front; channels
+.positions             add_position_embedding: every dimension of x; add_sinusoidal: the first
 ====================== ======================================================================================
 
 Gradients of what the shards of a batch share are ``Partial()``, as in torch's own ops. Everything else
@@ -117,6 +118,30 @@ def _add_position_embedding(values: Values) -> list[Way]:
     return ways
 
 
+def _by_row(rows: DTensor, positions: DTensor, d: int) -> Placement:
+    """How positions are cut, which broadcast to rows [*, D], where these are cut along d."""
+    own = d - (rows.dim() - 1 - positions.dim())
+    return Shard(own) if own >= 0 and positions.size(own) == rows.size(d) else Replicate()
+
+
+def _add_positions(values: Values) -> list[Way]:
+    x, positions = values["x"], values["positions"]
+    last = x.dim() - 1
+    ways: list[Way] = [
+        (Shard(d), {"x": Shard(d), "positions": _by_row(x, positions, d)}) for d in range(last)
+    ]
+    return [*ways, (Shard(last), {"x": Shard(last), "pos_embed": Shard(1)})]
+
+
+def _sum_positions(values: Values) -> list[Way]:
+    grad, positions = values["grad"], values["positions"]
+    last = grad.dim() - 1
+    ways: list[Way] = [
+        (Partial(), {"grad": Shard(d), "positions": _by_row(grad, positions, d)}) for d in range(last)
+    ]
+    return [*ways, (Shard(1), {"grad": Shard(last)}), (Partial(), {"grad": Partial()})]
+
+
 def _sum_batch(values: Values) -> list[Way]:
     batch, token = _axes(values)
     return [
@@ -141,8 +166,10 @@ _WAYS: dict[str, Callable[[Values], list[Way]]] = {
     "_sinusoidal_backward": _sinusoidal_backward,
     "_add_sinusoidal": _add_sinusoidal,
     "_add_position_embedding": _add_position_embedding,
+    "_add_positions": _add_positions,
     "_scale_dropout": _scale_dropout,
     "_sum_batch": _sum_batch,
+    "_sum_positions": _sum_positions,
 }
 
 
@@ -209,6 +236,13 @@ def _cheapest(ways: list[Way], values: Values, mesh_dim: int) -> Way:
     return min(ways, key=cost)
 
 
+def _placed(tensor: DTensor, placements: list[Placement]) -> DTensor:
+    if all(map(_same, tensor.placements, placements)):
+        return tensor
+    # Detached: up to torch 2.12 autograd detaches the result in place, which DTensor knows no op for.
+    return tensor.detach().redistribute(placements=placements)
+
+
 def _offset_here(x: DTensor, axis: int) -> int:
     """Where this rank's shard begins along an axis."""
     size, offset = x.size(axis), 0
@@ -268,8 +302,7 @@ def _dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DTensor
     chosen = [_cheapest(ways, values, d) for d in range(mesh.ndim)]
     placements = [way[0] for way in chosen]
     placed = _with_tensors(
-        values,
-        lambda name, t: t.redistribute(placements=[way[1].get(name, Replicate()) for way in chosen]),
+        values, lambda name, t: _placed(t, [way[1].get(name, Replicate()) for way in chosen])
     )
     local = _with_tensors(placed, lambda _, t: t.to_local())
     device = next(t.device for _, t in _tensors(local))
