@@ -27,6 +27,15 @@ def test_sharded_calls_equal_one_process(world, meshes, tmp_path):
         assert not failures, f"rank {rank}: {failures[0]}"
 
 
+def test_every_op_of_tensors_has_ways():
+    """All that has a kernel, but for what writes into `out`; the mask of a seed is made of plain tensors."""
+    from posenc_ext import distributed
+
+    names = {s.name for s in torch._C._jit_get_all_schemas() if s.name.startswith("posenc_ext::")}
+    kernels = {n.split("::")[1] for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(n, "Meta")}
+    assert kernels - {"_dropout_mask"} == set(distributed._WAYS)
+
+
 @pytest.mark.parametrize("takes_masks", [True, False])
 @pytest.mark.parametrize("p", [0.3, 0.5])
 def test_what_is_kept_of_a_shard_is_given(takes_masks, p):
