@@ -8,6 +8,8 @@ leave float64 alone.
 import torch
 from torch import Tensor
 
+from ._sharded import replicated_like
+
 
 def resampling_weights(
     old: int, new: int, mode: str, antialias: bool, align_corners: bool, device: torch.device
@@ -75,6 +77,7 @@ def resample_grid(
         old, new = grid.size(axis), new_size[axis]
         if not known_equal(old, new):
             weights = resampling_weights(old, new, mode, antialias, align_corners, grid.device)
+            weights = replicated_like(weights, grid)
             shape = list(out.shape)
             shape[axis] = new
             # [cells before the axis, its cells, what is behind it]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .._sharded import replicated_for
 from ..ops import alibi_bias, alibi_slopes, t5_bias
 from ._children import CallsChildren, NormalReset, is_plain
 from ._init import fill_parameter
@@ -97,7 +98,10 @@ class T5RelativePositionBias(CallsChildren):
     def _called_table(self, device: torch.device | None) -> Tensor:
         if device is None:
             device = self._dtype_and_device()[1]
-        return self.relative_attention_bias(torch.arange(self.num_buckets, device=device))
+        buckets = torch.arange(self.num_buckets, device=device)
+        if not torch.jit.is_scripting():
+            buckets = replicated_for(buckets, self.relative_attention_bias)
+        return self.relative_attention_bias(buckets)
 
     def extra_repr(self) -> str:
         buckets = f"num_buckets={self.num_buckets}, max_distance={self.max_distance}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._sharded import replicated_like
 from ..compositions import is_integer, per_sample, resample_position_embedding, sinusoidal_grid
 from ..ops import add_position_embedding, sinusoidal_table
 from ._dropout import FusesDropout
@@ -407,7 +408,8 @@ class LearnedPositionalEmbedding(FusesDropout):
         elif isinstance(past_length, Tensor):
             batch = 1 if x.dim() == 2 else x.size(0 if batch_first else 1)
             first = per_sample("LearnedPositionalEmbedding: past_length", past_length, batch)
-            positions = (first + torch.arange(length, device=first.device)).clamp(min=0)
+            steps = replicated_like(torch.arange(length, device=first.device), first)
+            positions = (first + steps).clamp(min=0)
             if x.dim() == 2:
                 positions = positions.squeeze(0)
         else:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Optional
 import torch
 from torch import Tensor, nn
 
+from .._sharded import replicated_for, replicated_like
 from ..compositions import resample_window_table
 from ..ops import gather_bias, window_bias
 from ..reference import window_index
@@ -110,7 +111,7 @@ class RelativePositionBias(ComputesKeys):
     def forward(self, H: int, W: int) -> Tensor:
         table = self.relative_position_bias_table
         if self.legacy_stride and self.h < self.w:
-            rows = _legacy_rows(self.h, self.w, table.device)
+            rows = replicated_like(_legacy_rows(self.h, self.w, table.device), table)
             table = gather_bias(table, rows).flatten(1).t()
         bias = window_bias(table, [self.h, self.w], query_size=[H, W])
         return bias.unsqueeze(0)
@@ -266,9 +267,10 @@ class WindowRelativePositionBias(ComputesKeys):
         sizes = self.window
         if window is not None:
             sizes = list(window)
-            table = table.index_select(0, self._rows_of(sizes, table.device))
+            table = table.index_select(0, replicated_like(self._rows_of(sizes, table.device), table))
         if self.key_window != self.window:
-            bias = gather_bias(table, _cross_window_index(self.window, self.key_window, table.device))
+            index = _cross_window_index(self.window, self.key_window, table.device)
+            bias = gather_bias(table, replicated_like(index, table))
         else:
             bias = window_bias(table, sizes, prefix_tokens=self.prefix_tokens)
         return bias.unsqueeze(0)
@@ -475,6 +477,8 @@ class LogCoordinatePositionBias(ComputesKeys, CallsChildren):
         device = own_device if device is None else device
         table = _log_coordinates(sizes, self.pretrained_window, natural, device).to(dtype)
         for mlp in self.children():  # the only one, under a name that TorchScript cannot look up
+            if not torch.jit.is_scripting():
+                table = replicated_for(table, mlp)
             table = mlp(table)
         table = table.flatten(0, -2)
         if not natural:

@@ -6,6 +6,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor, nn
 
+from .._sharded import replicated_like
 from ..compositions import padding_positions, per_sample
 from ..ops import add_sinusoidal, sinusoidal, sinusoidal_table
 from ._checkpoints import DropsKeys
@@ -273,7 +274,7 @@ class SinusoidalPositionalEmbedding(DropsKeys):
         elif isinstance(past_key_values_length, Tensor):
             past = per_sample(f"{name}: past_key_values_length", past_key_values_length, given.size(0))
             first = past + self.padding_idx + 1
-            positions = first + torch.arange(given.size(1), device=first.device)
+            positions = first + replicated_like(torch.arange(given.size(1), device=first.device), first)
         else:
             if past_key_values_length < 0:
                 rule = f"past_key_values_length must be >= 0, got {past_key_values_length}"
@@ -288,7 +289,7 @@ class SinusoidalPositionalEmbedding(DropsKeys):
                 dtype=self.dtype,
                 device=given.device,
             )
-            return table.expand(given.size(0), -1, -1)
+            return replicated_like(table, given).expand(given.size(0), -1, -1)
         out = sinusoidal(
             positions, self.embedding_dim, freq_shift=1.0, layout="concat", odd="zero", dtype=self.dtype
         )
