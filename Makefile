@@ -9,6 +9,8 @@ ifeq ($(origin CXX),default)
 CXX := c++
 endif
 export CXX
+CLANGXX ?= clang++
+export CLANGXX
 
 BIN := $(VENV)/bin
 ENVIRONMENT := $(VENV)/.posenc-environment
@@ -17,12 +19,17 @@ PLOTS := $(VENV)/.posenc-plots
 BUILD_INPUTS := $(shell find csrc cmake -type f) setup.py pyproject.toml version.txt
 CXX_FILES = $(shell find bench csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
+VERSIONS := $(shell sed -n 's/^set(POSENC_TORCH_VERSIONS \(.*\))/\1/p' cmake/build_config.cmake)
+WHOLE = $(firstword $(VERSIONS)) 2.13 $(lastword $(VERSIONS))
+QUICK = $(addprefix tests/,test_setup.py test_packaging.py test_loader.py test_schemas.py test_calls.py test_modes.py \
+  test_opcheck.py test_script.py test_compile.py test_export.py test_transforms.py test_nn*.py test_autograd.py)
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(abspath $(BIN)):$(PATH)
 # Compiled code of torch.compile stays in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
 
-.PHONY: demo test bench build lint format wheel clean cuda-check gpu-test gpu-bench
+.PHONY: demo test bench build versions lint format wheel clean cuda-check gpu-test gpu-bench gpu-day clang-check aarch64-check
 
 demo: $(BUILD)
 	$(BIN)/python examples/train_digits.py $(ARGS)
@@ -47,6 +54,30 @@ gpu-test: $(BUILD)
 
 gpu-bench: $(BUILD)
 	$(BIN)/python bench/gpu_bench.py $(ARGS)
+
+# The same on a machine that is lent for minutes: the system's Python, nothing fetched, a build for its GPU alone.
+gpu-day:
+	$(PYTHON) bench/gpu_day.py $(ARGS)
+
+# Other compilers and machines. Exit status 77: something is not installed, and nothing was checked.
+clang-check: $(ENVIRONMENT)
+	$(BIN)/python tests/portability.py clang $(ARGS)
+
+aarch64-check: $(ENVIRONMENT)
+	$(BIN)/python tests/portability.py aarch64
+
+# Builds and tests with each version of torch, in an environment of its own: the whole suite with WHOLE, a quick part
+# (what depends on torch) with the others. Kernels of the CPU alone, unless POSENC_FORCE_CUDA says otherwise.
+versions: $(addprefix version-,$(VERSIONS))
+
+version-%:
+	mkdir -p build
+	printf 'torch==%s.*\n-r ../requirements-tools.txt\n' $* >build/requirements-torch$*.txt
+	$(MAKE) --no-print-directory VENV=.venv-torch$* REQUIREMENTS=build/requirements-torch$*.txt .venv-torch$*/.posenc-environment
+	PATH="$(CURDIR)/.venv-torch$*/bin:$$PATH" POSENC_FORCE_CUDA=$${POSENC_FORCE_CUDA:-0} .venv-torch$*/bin/python \
+	  -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	TORCHINDUCTOR_CACHE_DIR="$(CURDIR)/build/inductor-torch$*" .venv-torch$*/bin/pytest \
+	  $(if $(filter $*,$(WHOLE)),,$(QUICK)) $(ARGS)
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check .

@@ -17,17 +17,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
 VERSION = (ROOT / "version.txt").read_text().strip()
+
+# Older ones stop at the license in pyproject.toml, with a page of text.
+if int(setuptools.__version__.split(".")[0]) < 77 and (ROOT / "pyproject.toml").exists():
+    sys.exit(f"posenc_ext: setuptools {setuptools.__version__} is too old: pip install 'setuptools>=77,<82'")
 
 try:
     import torch
 except ImportError:
     sys.exit(
         "posenc_ext: building needs the torch that you will run with, and none is importable here. Do\n"
-        "  pip install torch ninja setuptools\n"
+        "  pip install torch 'setuptools>=77,<82' ninja\n"
         "  pip install --no-build-isolation ."
     )
 
@@ -43,6 +48,18 @@ def read_build_config() -> dict[str, list[str]]:
 
 
 CONFIG = read_build_config()
+
+
+def minor(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split(".")[:2])
+
+
+OLDEST_TORCH, *_, NEWEST_TORCH = CONFIG["POSENC_TORCH_VERSIONS"]
+if minor(torch.__version__) < minor(OLDEST_TORCH):
+    sys.exit(f"posenc_ext: torch {torch.__version__} is too old: pip install 'torch>={OLDEST_TORCH}'")
+UNKNOWN_TORCH = ""
+if minor(torch.__version__) > minor(NEWEST_TORCH):
+    UNKNOWN_TORCH = f"torch {torch.__version__} is newer than {NEWEST_TORCH}, the last one tried"
 
 
 def sources(name: str) -> list[str]:
@@ -170,18 +187,17 @@ PYTHON_MODULE = Extension(
     sources("POSENC_PYTHON_SOURCES"),
     include_dirs=[str(ROOT / "csrc")],
     extra_compile_args={"cxx": [*cxx_flags(), *torch_includes()]},
-    extra_link_args=["-l:libposenc_ext.so", *link_arguments(), "-ltorch_python", "-Wl,-rpath,$ORIGIN"],
+    extra_link_args=["-l:libposenc_ext.so", *link_arguments(), "-Wl,-rpath,$ORIGIN"],
     depends=HEADERS,
     language="c++",
-    py_limited_api=True,
 )
 
 
 class BuildExtension(cpp_extension.BuildExtension):
     def finalize_options(self) -> None:
         super().finalize_options()
-        # One folder of objects per torch, so that builds for two of them do not undo each other.
-        kind = "cuda" if CUDA_HOME else "cpu"
+        # One folder of objects per torch and Python, so that builds for two of them do not undo each other.
+        kind = f"{sys.implementation.cache_tag}-{'cuda' if CUDA_HOME else 'cpu'}"
         self.build_temp = str(ROOT / "build" / f"objects-torch{torch.__version__}-{kind}")
 
     def run(self) -> None:
@@ -206,10 +222,17 @@ class BuildExtension(cpp_extension.BuildExtension):
         LIBRARY.sources = unite(LIBRARY_SOURCES)
         # Where posenc_ext._C, which is linked second, finds the library.
         self.compiler.set_library_dirs([str(Path(self.get_ext_fullpath(LIBRARY.name)).parent)])
-        super().build_extensions()
+        try:
+            super().build_extensions()
+        except Exception:
+            if not UNKNOWN_TORCH:
+                raise
+            sys.exit(
+                f"posenc_ext: {UNKNOWN_TORCH}, and does not compile: csrc/torch_compat.h lacks what differs"
+            )
 
     def get_ext_filename(self, fullname: str) -> str:
-        # The library is no Python module: it has a plain name, the same for every Python.
+        # The library is not a Python module: it has a plain name, the same for every Python.
         if fullname.rpartition(".")[2] == "libposenc_ext":
             return os.path.join(*fullname.split(".")) + ".so"
         return super().get_ext_filename(fullname)
@@ -241,16 +264,16 @@ def report() -> None:
         "nvcc flags": shlex.join(LIBRARY.extra_compile_args["nvcc"]),
         "jobs": os.environ.get("MAX_JOBS", f"ninja's choice for {os.cpu_count()} cores"),
     }
+    if UNKNOWN_TORCH:
+        print(f"posenc_ext: {UNKNOWN_TORCH}: it may lack what differs (csrc/torch_compat.h)")
     print(f"posenc_ext {VERSION}: building for")
     for name, value in rows.items():
         if value:
             print(f"  {name:<11}{value}", flush=True)
 
 
-torch_minor = ".".join(torch.__version__.split(".")[:2])
 setup(
     ext_modules=[LIBRARY, PYTHON_MODULE],
     cmdclass={"build_ext": BuildExtension},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
-    install_requires=[f"torch=={torch_minor}.*"],
+    install_requires=["torch=={}.{}.*".format(*minor(torch.__version__))],
 )

@@ -20,15 +20,12 @@ tensor2tensor, diffusers); or ``"sin"``, one more sine, of frequency w_n, after 
 of Marian, whose frequencies for an odd dim are those of freq_shift=-0.5).
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
-from torch.compiler import is_dynamo_compiling as _is_compiling
 
-from . import _C
+from ._tracing import default_device, traceable
 
 __all__ = [
     "add_position_embedding",
@@ -43,33 +40,7 @@ __all__ = [
 ]
 
 
-def _direct(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Calls the op without the parse of ``torch.ops``, which takes longer than a small kernel takes.
-
-    What is no plain call (see csrc/python_call.cpp) goes through the function itself; so does torch.compile,
-    which knows torch.ops, and TorchScript, which looks behind this.
-    """
-    plain_call = _C.plain_call(f"posenc_ext::{function.__name__}")
-
-    @functools.wraps(function)
-    def call(*args: Any, **given: Any) -> Tensor:
-        if not _is_compiling():
-            result = plain_call(*args, **given)
-            if result is not NotImplemented:
-                return result
-        return function(*args, **given)
-
-    return call
-
-
-def _or_default(device: Optional[torch.device]) -> Optional[torch.device]:
-    """The device of torch.set_default_device and of ``with torch.device(...)``, which TorchScript ignores."""
-    if device is None and not torch.jit.is_scripting():
-        return torch.empty(0).device  # torch.compile does not know torch.get_default_device
-    return device
-
-
-@_direct
+@traceable
 def sinusoidal_table(
     length: int,
     dim: int,
@@ -125,11 +96,11 @@ def sinusoidal_table(
         layout=layout,
         odd=odd,
         dtype=dtype,
-        device=_or_default(device),
+        device=default_device(device),
     )
 
 
-@_direct
+@traceable
 def sinusoidal(
     positions: Tensor,
     dim: int,
@@ -174,7 +145,6 @@ def sinusoidal(
     )
 
 
-@_direct
 def add_sinusoidal(
     x: Tensor,
     start: Union[int, Tensor] = 0,
@@ -278,7 +248,7 @@ def add_sinusoidal(
             dropout_p=dropout_p,
             training=training,
         )
-    else:
+    else:  # an overload: trying one after the other takes longer than a small kernel
         packet = torch.ops.posenc_ext.add_sinusoidal
         op = packet.offsets if isinstance(start, Tensor) else packet.default
         return op(
@@ -295,7 +265,6 @@ def add_sinusoidal(
         )
 
 
-@_direct
 def add_position_embedding(
     x: Tensor,
     pos_embed: Tensor,
@@ -386,7 +355,7 @@ def add_position_embedding(
     )
 
 
-@_direct
+@traceable
 def window_bias(
     table: Tensor,
     window: list[int],
@@ -433,7 +402,7 @@ def window_bias(
     return torch.ops.posenc_ext.window_bias(table, window, query_size=query_size, prefix_tokens=prefix_tokens)
 
 
-@_direct
+@traceable
 def t5_bias(
     table: Tensor,
     q_len: int,
@@ -480,7 +449,6 @@ def t5_bias(
     )
 
 
-@_direct
 def gather_bias(table: Tensor, index: Tensor) -> Tensor:
     """The bias of any index: rows of a table per pair of query and key, with the heads in front of the pairs.
 
@@ -513,7 +481,7 @@ def gather_bias(table: Tensor, index: Tensor) -> Tensor:
     return torch.ops.posenc_ext.gather_bias(table, index)
 
 
-@_direct
+@traceable
 def alibi_slopes(
     num_heads: int, dtype: Optional[torch.dtype] = None, device: Optional[torch.device] = None
 ) -> Tensor:
@@ -538,10 +506,10 @@ def alibi_slopes(
     >>> alibi_slopes(4)
     tensor([0.2500, 0.0625, 0.0156, 0.0039])
     """
-    return torch.ops.posenc_ext.alibi_slopes(num_heads, dtype=dtype, device=_or_default(device))
+    return torch.ops.posenc_ext.alibi_slopes(num_heads, dtype=dtype, device=default_device(device))
 
 
-@_direct
+@traceable
 def alibi_bias(slopes: Tensor, q_len: int, k_len: int, q_offset: int = 0, causal: bool = False) -> Tensor:
     """ALiBi: a penalty on the attention score that grows with the distance between query and key.
 

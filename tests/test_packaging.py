@@ -3,6 +3,8 @@
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
@@ -66,7 +68,7 @@ def test_the_python_module_finds_the_library_beside_it():
     assert "libposenc_ext.so" in needed(PYTHON_MODULE)
     dynamic = "\n".join(output("readelf", "--dynamic", "--wide", PYTHON_MODULE))
     assert re.search(r"R(UN)?PATH.*\[\$ORIGIN\]", dynamic)
-    assert PYTHON_MODULE.name == "_C.abi3.so"  # one build for every Python
+    assert PYTHON_MODULE.name == f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"  # a build per Python
 
 
 def test_only_the_interface_is_exported():
@@ -84,7 +86,7 @@ def test_no_function_is_shared_between_cpu_levels():
     assert any("posenc_ext::cpu" in line for line in lines)  # not stripped: the next line means something
     assert [line for line in lines if re.search(r" [WVu] posenc_ext::core::", line)] == []
 
-    kind = "cuda" if posenc_ext._build.WITH_CUDA else "cpu"
+    kind = f"{sys.implementation.cache_tag}-{'cuda' if posenc_ext._build.WITH_CUDA else 'cpu'}"
     objects = ROOT / "build" / f"objects-torch{torch.__version__}-{kind}" / "csrc" / "cpu" / "kernels"
     if not objects.exists():
         pytest.skip("the library was not built in this checkout")

@@ -10,6 +10,8 @@ from everything import Everything, inputs, values_and_gradients
 from op_db import OPS
 from support import cases, costly, function_of, requiring_gradients, same_bits
 
+import posenc_ext
+
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit")  # TorchScript is deprecated, and in use
 COSTLY = pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32, torch.float64), keep=costly))
 TRACED = pytest.mark.parametrize(("op", "sample"), cases("trace", dtypes=(torch.float64,), keep=costly))
@@ -77,6 +79,26 @@ def test_trace(op, sample):
             assert same_bits(actual, expected)
             for a, b in zip(gradients(actual, sample), gradients(function(*tensors), sample), strict=True):
                 assert same_bits(a, b)
+
+
+def traced_calls(x):
+    """Ops whose sizes, as integers or in lists, by position or by name, depend on x."""
+    n, table = x.size(1), torch.arange(64.0).view(32, 2)
+    yield posenc_ext.sinusoidal_table(n, 2 * x.shape[2], start=n, device="cpu", dtype=torch.float64)
+    yield posenc_ext.sinusoidal_table(n, 4, layout="concat")
+    yield posenc_ext.sinusoidal(x[:, 0, 0], 2 * n)
+    yield posenc_ext.window_bias(table[:9], [2, 2], [x.size(2), n])
+    yield posenc_ext.t5_bias(table, n, n + 1, q_offset=n - 1, bidirectional=False)
+    yield posenc_ext.alibi_bias(posenc_ext.alibi_slopes(2, device=x.device), q_len=1, k_len=n)
+    yield posenc_ext.sinusoidal_grid([2, 2], 8, device=torch.device("cpu"))
+
+
+def test_a_trace_follows_sizes():
+    traced = torch.jit.trace(lambda x: tuple(traced_calls(x)), torch.zeros(2, 3, 4))
+    x = torch.ones(1, 5, 6)
+    for candidate in (traced, saved_and_loaded(traced)):
+        for number, (actual, expected) in enumerate(zip(candidate(x), traced_calls(x), strict=True)):
+            assert same_bits(actual, expected), number
 
 
 def test_module_scripted_saved_loaded_and_frozen():

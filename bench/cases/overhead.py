@@ -9,7 +9,7 @@ import posenc_ext
 
 FORMS = {
     "torch.add": "torch.add(x, pos_embed), the same sum",
-    "posenc_ext op": "torch.ops.posenc_ext's overload",
+    "posenc_ext op": "torch.ops.posenc_ext's overload, with its defaults",
 }
 
 

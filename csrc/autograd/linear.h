@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "ops/types.h"
+#include "torch_compat.h"
 
 namespace posenc_ext::autograd {
 
@@ -217,9 +218,9 @@ inline at::Tensor tangent_or_zeros(const at::Tensor& input) {
 template <class Backward, class Forward, class Tangent, class Record, class... Inputs>
 at::Tensor differentiable_in(const char* label, Forward forward, Tangent tangent, Record record,
                              const Inputs&... inputs) {
-  c10::intrusive_ptr<Backward> node;
+  NodePtr<Backward> node;
   if (torch::autograd::compute_requires_grad(inputs...)) {
-    node = c10::make_intrusive<Backward>();
+    node = make_node<Backward>();
     node->label = label;
     record(*node);
     node->set_next_edges(torch::autograd::collect_next_edges(inputs...));

@@ -150,8 +150,8 @@ at::Tensor dropout_mask_cpu(const at::Tensor& seed, c10::SymInt count, double dr
                       elements,
                       out.mutable_data_ptr<uint8_t>()};
   constexpr int64_t kDrawnLikeBytes = 4;  // copied in the time of one element
-  at::parallel_for(0, a.items(), grain(kDrawnLikeBytes * a.kItem),
-                   [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(dropout_mask, a, begin, end); });
+  parallel_ranges(a.items(), grain(kDrawnLikeBytes * a.kItem),
+                  [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(dropout_mask, a, begin, end); });
   return out;
 }
 

@@ -1,0 +1,79 @@
+"""Sizes under torch.jit.trace, where ``x.size(1)`` is a tensor that the traced graph depends on."""
+
+import functools
+import inspect
+import linecache
+from collections.abc import Callable
+from typing import Any, Optional, ParamSpec
+
+import torch
+from torch import Tensor
+
+Arguments = ParamSpec("Arguments")
+
+# The integer types of a schema: what stands for them where they may depend on an input, and their values.
+_TENSORS = {
+    "int": ("Tensor", "int({0})"),
+    "List[int]": ("List[Tensor]", "[int(n) for n in {0}]"),
+    "Optional[List[int]]": ("Optional[List[Tensor]]", "[int(n) for n in {0}] if {0} is not None else None"),
+}
+
+_SCOPE: dict[str, Any] = {
+    "torch": torch,
+    "Tensor": Tensor,
+    "Device": torch.device,
+    "List": list,
+    "Optional": Optional,
+}
+_SCOPE["__name__"] = __name__  # TorchScript names a function by its module
+
+
+@functools.cache
+def _twin(name: str) -> Callable[..., Tensor]:
+    """The op as a scripted function that takes integers as tensors: torch.ops makes constants of them."""
+    parameters, values = [], []
+    for argument in getattr(torch.ops.posenc_ext, name).default._schema.arguments:
+        kind, value = _TENSORS.get(str(argument.type), (str(argument.type), "{0}"))
+        parameters.append(f"{argument.name}: {kind}")
+        values.append(("{0}=" if argument.kwarg_only else "") + value)
+        values[-1] = values[-1].format(argument.name)
+    source = f"def {name}({', '.join(parameters)}) -> Tensor:\n"
+    source += f"    return torch.ops.posenc_ext.{name}({', '.join(values)})\n"
+    file = f"<posenc_ext.{name}, traced>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # for TorchScript
+    scope = dict(_SCOPE)
+    exec(compile(source, file, "exec"), scope)
+    return torch.jit.script(scope[name])
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_as_tensors(number) for number in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return torch.full((), value, dtype=torch.int64, device="cpu")
+    return value
+
+
+def default_device(device: Optional[torch.device]) -> Optional[torch.device]:
+    """The device of torch.set_default_device and of ``with torch.device(...)``, which TorchScript ignores."""
+    if device is None and not torch.jit.is_scripting():
+        return torch.empty(0).device  # torch.compile does not know torch.get_default_device
+    return device
+
+
+def traceable(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
+    """Makes torch.jit.trace follow the sizes that an op is given, and take a device (it knows none)."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: Arguments.args, **given: Arguments.kwargs) -> Tensor:
+        if not torch.jit.is_tracing():
+            return function(*args, **given)
+        bound = signature.bind(*args, **given)
+        bound.apply_defaults()
+        values = {name: _as_tensors(value) for name, value in bound.arguments.items()}
+        if "device" in values:
+            values["device"] = default_device(values["device"])
+        return _twin(function.__name__)(**values)
+
+    return call
