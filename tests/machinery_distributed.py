@@ -1,6 +1,7 @@
 """Machineries that need processes: two of them, started once, walk every row."""
 
 import json
+import os
 import tempfile
 from datetime import timedelta
 from functools import cache
@@ -213,7 +214,7 @@ def trained(row: Row, shard: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
-    timeout = timedelta(seconds=60)
+    timeout = timedelta(minutes=5)  # a busy machine
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES, timeout=timeout)
     found = {}
     for column in MACHINERIES:
@@ -223,7 +224,8 @@ def worker(rank: int, folder: str) -> None:
             found[column.name] = errors[0] | errors[1]
     if rank == 0:
         Path(folder, "failures.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # torch's threads sometimes abort a process that ends in the usual way, after all is done
 
 
 def distributed_failures(folder: Path) -> dict[str, dict[str, str]]:
