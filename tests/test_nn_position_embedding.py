@@ -207,7 +207,7 @@ def through_a_file(state):
 
 GRIDS = {
     "vision": ("pos_embed", lambda size, **options: vision(size, **options)),
-    "pool": ("positional_embedding", lambda size: AttentionPool2d(size, 8, 2)),
+    "pool": ("positional_embedding", lambda size, **options: AttentionPool2d(size, 8, 2, **options)),
 }
 EVERY_GRID = pytest.mark.parametrize(("name", "build"), GRIDS.values(), ids=GRIDS)
 
@@ -246,17 +246,28 @@ def test_a_grid_that_is_not_recorded_is_never_taken_without_a_word(name, build):
     with pytest.warns(UserWarning, match=rf"{name} has no record .* taken as 1 rows and the grid \[6, 4\]"):
         module.load_state_dict(state)
     assert same_bits(getattr(module, name), state[name])
-    mend = r"are not a square, and the grid is not recorded: posenc_ext.resample_position_embedding"
+    mend = r"are not a square, and none is recorded: checkpoint_grid=\[H, W\] says it"
     for size in ((8, 12), (5, 5)):
         module = build(size)
         before = getattr(module, name).clone()
         with pytest.raises(RuntimeError, match=f"size mismatch for {name}: 25 rows .*{mend}"):
             module.load_state_dict(state)
         assert same_bits(getattr(module, name), before)
-    square = build(6)
+    square = dict(build(6).state_dict())
+    with pytest.raises(RuntimeError, match="37 rows may be more than one grid"):
+        build((4, 9)).load_state_dict(square)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        square.load_state_dict(dict(build(6).state_dict()))
+        build(6).load_state_dict(square)
+        for old, new, loaded in (
+            ((6, 6), (4, 9), square),
+            ((4, 9), (4, 9), square),
+            ((4, 6), (8, 12), state),
+        ):
+            module = build(new, checkpoint_grid=old)
+            module.load_state_dict(loaded)
+            expected = posenc_ext.resample_position_embedding(loaded[name], list(new), 1, list(old))
+            assert same_bits(getattr(module, name), expected)
 
 
 def test_rows_in_front_of_the_grid_are_never_mistaken_for_cells():

@@ -36,6 +36,7 @@ class _GridEmbedding(nn.Module):
     """
 
     antialias: bool
+    checkpoint_grid: Optional[list[int]]
 
     def _grid(self) -> tuple[str, list[int], int]:
         """The parameter's name, the grid and the number of rows in front of it."""
@@ -71,9 +72,7 @@ class _GridEmbedding(nn.Module):
     def _grid_of(self, key: str, rows: int, own_rows: int, metadata: dict[str, Any]) -> Optional[list[int]]:
         """The grid of a checkpoint's rows, None for that of this module; raises where it cannot be known."""
         _, size, prefix_rows = self._grid()
-        by_hand = (
-            "posenc_ext.resample_position_embedding(tensor, new_size, prefix_tokens, old_size) resamples it"
-        )
+        mend = "checkpoint_grid=[H, W] says it"
         recorded, recorded_rows = metadata.get("grid_size"), metadata.get("prefix_rows", 0)
         # An entry that was replaced after state_dict() is not what the metadata tells of.
         if recorded is not None and rows == recorded_rows + math.prod(recorded):
@@ -83,19 +82,27 @@ class _GridEmbedding(nn.Module):
                 )
                 raise ValueError(f"{type(self).__name__}: {rule}")
             return list(recorded)
+        given = self.checkpoint_grid
+        if given is not None and rows == prefix_rows + math.prod(given):
+            return given
+        patches = rows - prefix_rows
+        square = _is_square(patches)
         others = [tokens for tokens in (0, 1, 2) if tokens != prefix_rows and _is_square(rows - tokens)]
-        if rows == own_rows:
+        if rows == own_rows and square == (size[0] == size[1]):
             if size[0] != size[1] or others:
                 taken = f"is taken as {prefix_rows} rows and the grid {size}"
                 assumed = f"{type(self).__name__}: {key} has no record of its grid and {taken}"
-                warnings.warn(f"{assumed}; if it is another, {by_hand}", stacklevel=2)
+                warnings.warn(f"{assumed}; if it is another, {mend}", stacklevel=2)
             return None
-        patches = rows - prefix_rows
-        if _is_square(patches) and not others:
+        if rows != own_rows and square and not others:
             return [math.isqrt(patches)] * 2
-        found = f"size mismatch for {key}: {rows} rows in the checkpoint, {own_rows} here"
-        why = "may be more than one grid" if _is_square(patches) else f"less {prefix_rows} are not a square"
-        raise ValueError(f"{found}; {rows} rows {why}, and the grid is not recorded: {by_hand}")
+        why = "may be more than one grid" if square else f"less {prefix_rows} are not a square"
+        found = f"{rows} rows in the checkpoint, {own_rows} here"
+        raise ValueError(f"size mismatch for {key}: {found}; {rows} rows {why}, and none is recorded: {mend}")
+
+
+def _optional_pair(name: str, what: str, size: Optional[Sequence[int]]) -> Optional[list[int]]:
+    return None if size is None else _pair(name, what, size)
 
 
 class VisionPositionEmbedding(FusesDropout, _GridEmbedding):
@@ -106,8 +113,8 @@ class VisionPositionEmbedding(FusesDropout, _GridEmbedding):
     ``reg_token``, ``pos_embed`` and ``_pos_embed`` of timm's ``VisionTransformer`` and
     ``VisionTransformerDistilled`` (DeiT, DeiT-3, MAE, MoCo v3). The parameters have the names and shapes of
     theirs, so checkpoints go both ways. A ``pos_embed`` of another grid is resampled as it is loaded: of any
-    grid if state_dict() recorded it (in its metadata, which ``torch.save`` keeps), else of a square one. What
-    may be more than one grid is an error.
+    grid if state_dict() recorded it (in its metadata, which ``torch.save`` keeps), else of
+    ``checkpoint_grid`` or a square one. What may be more than one grid is an error.
 
     Args:
         grid_size: patches along the height and the width, or one number for both.
@@ -118,6 +125,7 @@ class VisionPositionEmbedding(FusesDropout, _GridEmbedding):
             DeiT). False: ``cat(tokens, x + pos_embed)`` (DeiT-3; ``no_embed_class`` of timm).
         dropout: probability in [0, 1] of zeroing an element of the result while training.
         antialias: of the resampling to another grid (:func:`posenc_ext.resample_position_embedding`).
+        checkpoint_grid: the grid of checkpoints that do not record theirs; None where it can be told.
 
     Shapes and dtypes:
         cls_token, dist_token: parameters [1, 1, dim]; reg_token: parameter [1, registers, dim].
@@ -159,6 +167,7 @@ class VisionPositionEmbedding(FusesDropout, _GridEmbedding):
         embed_prefix: bool = True,
         dropout: float = 0.0,
         antialias: bool = True,
+        checkpoint_grid: Optional[Sequence[int]] = None,
     ) -> None:
         super().__init__()
         name = "VisionPositionEmbedding"
@@ -170,6 +179,7 @@ class VisionPositionEmbedding(FusesDropout, _GridEmbedding):
         self._set_dropout(dropout)
         self.embed_prefix = embed_prefix
         self.antialias = antialias
+        self.checkpoint_grid = _optional_pair(name, "checkpoint_grid", checkpoint_grid)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
         self.dist_token = nn.Parameter(torch.empty(1, 1, dim)) if dist_token else None
         self.reg_token = nn.Parameter(torch.empty(1, registers, dim)) if registers else None
@@ -455,6 +465,7 @@ class AttentionPool2d(_GridEmbedding):
         num_heads: attention heads.
         output_dim: channels of the result; None is embed_dim.
         antialias: of the resampling to another size (:func:`posenc_ext.resample_position_embedding`).
+        checkpoint_grid: the size of the map in checkpoints that do not record it; None where it can be told.
 
     Shapes and dtypes:
         positional_embedding: parameter [spacial_dim ** 2 + 1, embed_dim], initially normal, std embed_dim **
@@ -488,6 +499,7 @@ class AttentionPool2d(_GridEmbedding):
         num_heads: int,
         output_dim: Optional[int] = None,
         antialias: bool = True,
+        checkpoint_grid: Optional[Sequence[int]] = None,
     ) -> None:
         super().__init__()
         name = "AttentionPool2d"
@@ -501,6 +513,7 @@ class AttentionPool2d(_GridEmbedding):
             raise ValueError(f"{name}: output_dim must be positive, got {output_dim}")
         self.num_heads = num_heads
         self.antialias = antialias
+        self.checkpoint_grid = _optional_pair(name, "checkpoint_grid", checkpoint_grid)
         self.positional_embedding = nn.Parameter(torch.empty(self.size[0] * self.size[1] + 1, embed_dim))
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.q_proj = nn.Linear(embed_dim, embed_dim)
