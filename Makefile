@@ -9,6 +9,8 @@ ifeq ($(origin CXX),default)
 CXX := c++
 endif
 export CXX
+CLANGXX ?= clang++
+export CLANGXX
 
 BIN := $(VENV)/bin
 ENVIRONMENT := $(VENV)/.posenc-environment
@@ -27,7 +29,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Compiled code of torch.compile stays in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
 
-.PHONY: demo test bench build versions lint format wheel clean cuda-check gpu-test gpu-bench
+.PHONY: demo test bench build versions lint format wheel clean cuda-check gpu-test gpu-bench gpu-day clang-check aarch64-check
 
 demo: $(BUILD)
 	$(BIN)/python examples/train_digits.py $(ARGS)
@@ -52,6 +54,17 @@ gpu-test: $(BUILD)
 
 gpu-bench: $(BUILD)
 	$(BIN)/python bench/gpu_bench.py $(ARGS)
+
+# The same on a machine that is lent for minutes: the system's Python, nothing fetched, a build for its GPU alone.
+gpu-day:
+	$(PYTHON) bench/gpu_day.py $(ARGS)
+
+# Other compilers and machines. Exit status 77: something is not installed, and nothing was checked.
+clang-check: $(ENVIRONMENT)
+	$(BIN)/python tests/portability.py clang $(ARGS)
+
+aarch64-check: $(ENVIRONMENT)
+	$(BIN)/python tests/portability.py aarch64
 
 # Builds and tests with each version of torch, in an environment of its own: the whole suite with WHOLE, a quick part
 # (what depends on torch) with the others. Kernels of the CPU alone, unless POSENC_FORCE_CUDA says otherwise.

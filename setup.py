@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent
 VERSION = (ROOT / "version.txt").read_text().strip()
 
 # Older ones stop at the license in pyproject.toml, with a page of text.
-if int(setuptools.__version__.split(".")[0]) < 77:
+if int(setuptools.__version__.split(".")[0]) < 77 and (ROOT / "pyproject.toml").exists():
     sys.exit(f"posenc_ext: setuptools {setuptools.__version__} is too old: pip install 'setuptools>=77,<82'")
 
 try:

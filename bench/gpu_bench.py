@@ -13,7 +13,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,15 +194,18 @@ def copy_bandwidth(device: str, small: bool, repeats: int) -> float:
     return 2e-3 * source.numel() / microseconds(lambda: target.copy_(source), device, repeats)
 
 
-def measure(device: str, dtype: torch.dtype, small: bool, repeats: int) -> dict[str, object]:
+def measure(
+    device: str, dtype: torch.dtype, small: bool, repeats: int, compiles: bool
+) -> Iterator[dict[str, object]]:
+    """What is known after each case."""
     copy = copy_bandwidth(device, small, repeats)
     rows = []
     for case in cases(device, dtype, small):
         contenders = {"eager": case.eager, "posenc_ext": case.ours}
-        if case.compiled and torch.device(device).type == "cuda":
+        if compiles and case.compiled and torch.device(device).type == "cuda":
             torch.compiler.reset()  # functions of one place in the source share a limit of compilations
             contenders["compile"] = torch.compile(case.eager)
-        if case.flex:
+        if compiles and case.flex:
             lookup, attend = case.flex
             contenders |= {"flex_attention lookup": lookup, "attention with posenc_ext": attend(case.ours)}
         for name, contender in contenders.items():
@@ -213,7 +216,14 @@ def measure(device: str, dtype: torch.dtype, small: bool, repeats: int) -> dict[
             rows.append(row)
             share = f"{row['gb_per_s']:10.1f} GB/s {row['of_copy']:7.1%} of copy" if "of_copy" in row else ""
             print(f"{case.name:34} {name:26} {us:10.1f} us {share}", flush=True)
-    return {"dtype": str(dtype).removeprefix("torch."), "copy_gb_per_s": copy, "rows": rows}
+        yield {"dtype": str(dtype).removeprefix("torch."), "copy_gb_per_s": copy, "rows": rows}
+
+
+def write(path: Path, found: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(found, indent=1) + "\n")
+    partial.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -221,6 +231,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu for a dry run")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--out", type=Path, help="the JSON file (default: named after the device)")
+    parser.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="leave torch.compile out, and flex_attention: they take longest",
+    )
     options = parser.parse_args(arguments)
     on_cuda = torch.device(options.device).type == "cuda"
     if on_cuda and (reason := no_gpu()):
@@ -230,17 +245,19 @@ def main(arguments: list[str] | None = None) -> int:
         torch.cuda.set_device(torch.device(options.device).index or 0)  # whose events and stream time it
     name = torch.cuda.get_device_name() if on_cuda else "CPU, a dry run: measures nothing"
     print(f"gpu-bench: {name}, torch {torch.__version__}")
-    results = [
-        measure(options.device, dtype, small=not on_cuda, repeats=options.repeats)
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
     facts = {"device": name, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d", time.gmtime())}
     out = options.out
     if out is None and on_cuda:
         out = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}.json"
+    results: list[dict[str, object]] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        results.append({})
+        for results[-1] in measure(
+            options.device, dtype, not on_cuda, options.repeats, compiles=not options.no_compile
+        ):
+            if out is not None:  # after each case: the run may be cut
+                write(out, {**facts, "results": results})
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
         print(f"gpu-bench: wrote {out}")
     return 0
 

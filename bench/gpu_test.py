@@ -338,7 +338,10 @@ def suite(device: str) -> Failures:
     if torch.device(device).type != "cuda":
         raise NotHere("needs CUDA")
     words = [sys.executable, "-m", "pytest", "-q", "-k", "cuda and not test_cuda_", str(ROOT / "tests")]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    safe = os.environ | {
+        "PYTHONSAFEPATH": "1"
+    }  # the package that is built, which may be another than the checkout's
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=safe)
     if done.returncode != 0:
         yield done.stdout[-4000:]
 
@@ -364,23 +367,21 @@ def main(arguments: list[str] | None = None) -> int:
     if on_cuda:
         torch.cuda.set_device(torch.device(options.device).index or 0)  # whose current stream graphs capture
     where = torch.cuda.get_device_name() if on_cuda else "CPU, a dry run: says nothing of CUDA"
-    print(f"gpu-test: {where}, torch {torch.__version__}, {len(OPS)} ops")
+    print(f"gpu-test: {where}, torch {torch.__version__}, {len(OPS)} ops", flush=True)
     failed = 0
     for name in options.only:
-        start = time.perf_counter()
+        start, found = time.perf_counter(), 0
         try:
-            failures = list(CHECKS[name](options.device))
+            for failure in CHECKS[name](options.device):
+                found += 1
+                if found <= 20:  # as soon as it is known: the run may be cut
+                    print(f"  {name:14} {failure}", flush=True)
         except NotHere as reason:
             print(f"  {name:14} not run: {reason}", flush=True)
             continue
-        failed += len(failures)
-        verdict = f"{len(failures)} FAILED" if failures else "passed"
-        print(
-            f"  {name:14} {verdict}, {time.perf_counter() - start:.1f} s",
-            *failures[:20],
-            sep="\n    ",
-            flush=True,
-        )
+        failed += found
+        verdict = f"{found} FAILED" if found else "passed"
+        print(f"  {name:14} {verdict}, {time.perf_counter() - start:.1f} s", flush=True)
     print(f"gpu-test: {'FAILED' if failed else 'passed'}")
     return 1 if failed else 0
 

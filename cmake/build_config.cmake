@@ -12,9 +12,9 @@ set(POSENC_PYTHON_SOURCES csrc/python_module.cpp)
 # one translation unit. So names in unnamed namespaces are unique within a folder, whose namespace they stand in.
 
 # No -march: csrc/cpu/kernels picks the CPU level at run time. -ffp-contract=off and --fmad=false: no a*b+c becomes an
-# FMA unasked, so every CPU level computes the same bits and the exact arithmetic in csrc/core holds. -fopenmp is for
-# the compiler, not the linker: the OpenMP run-time is the one that torch has loaded, ruled by torch.set_num_threads.
-set(POSENC_CXX_FLAGS -std=c++20 -fopenmp -fvisibility=hidden -ffp-contract=off -Wall -Wextra)
+# FMA unasked, so every CPU level computes the same bits and the exact arithmetic in csrc/core holds. No -fopenmp:
+# csrc/cpu/parallel.cpp calls the OpenMP run-time that torch has loaded, ruled by torch.set_num_threads.
+set(POSENC_CXX_FLAGS -std=c++20 -fvisibility=hidden -ffp-contract=off -Wall -Wextra)
 set(POSENC_NVCC_FLAGS
     -std=c++20 --fmad=false --expt-relaxed-constexpr -Xcompiler=-fvisibility=hidden -Xfatbin=-compress-all)
 set(POSENC_DEFAULT_CUDA_ARCHS 7.5 8.0 8.6 9.0 10.0 12.0+PTX)

@@ -91,6 +91,14 @@ TORCH_LIBRARY(posenc_ext, m) {
       "str layout=\"interleaved\", str odd=\"error\", bool batch_first=True, float dropout_p=0.0, "
       "bool training=False, Tensor(a!) out) -> Tensor(a!)");
   m.def(
+      "add_sinusoidal.positions(Tensor x, *, Tensor positions, float x_scale=1.0, float base=10000.0, float "
+      "freq_shift=0.0, str layout=\"interleaved\", str odd=\"error\", float dropout_p=0.0, bool "
+      "training=False) -> Tensor");
+  m.def(
+      "add_sinusoidal.positions_out(Tensor x, *, Tensor positions, float x_scale=1.0, float base=10000.0, "
+      "float freq_shift=0.0, str layout=\"interleaved\", str odd=\"error\", float dropout_p=0.0, bool "
+      "training=False, Tensor(a!) out) -> Tensor(a!)");
+  m.def(
       "_add_sinusoidal(Tensor x, Tensor? offsets, SymInt start, float x_scale, float base, float freq_shift, "
       "str layout, str odd, bool batch_first, float dropout_p, Tensor? seed) -> Tensor");
   m.def("_scale_dropout(Tensor x, float scale, float dropout_p, Tensor? seed) -> Tensor");
@@ -109,6 +117,16 @@ TORCH_LIBRARY(posenc_ext, m) {
       "_add_position_embedding(Tensor x, Tensor pos_embed, Tensor[] prefix_tokens, bool embed_prefix, float "
       "x_scale, bool batch_first, float dropout_p, Tensor? seed) -> Tensor");
   m.def("_sum_batch(Tensor grad, bool batch_first) -> Tensor");
+  m.def(
+      "add_position_embedding.positions(Tensor x, Tensor pos_embed, *, Tensor positions, float x_scale=1.0, "
+      "float dropout_p=0.0, bool training=False) -> Tensor");
+  m.def(
+      "add_position_embedding.positions_out(Tensor x, Tensor pos_embed, *, Tensor positions, float "
+      "x_scale=1.0, float dropout_p=0.0, bool training=False, Tensor(a!) out) -> Tensor(a!)");
+  m.def(
+      "_add_positions(Tensor x, Tensor pos_embed, Tensor positions, float x_scale, float dropout_p, Tensor? "
+      "seed) -> Tensor");
+  m.def("_sum_positions(Tensor grad, Tensor positions, SymInt num_rows) -> Tensor");
 
   // Relative-position biases
   def_bias(m, "window_bias", "SymInt[] window, *, SymInt[]? query_size=None, int prefix_tokens=0");

@@ -42,16 +42,28 @@ POSENC_API at::Tensor add_sinusoidal(const at::Tensor& x, int64_t start = 0, dou
                                      std::string_view layout = "interleaved", std::string_view odd = "error",
                                      bool batch_first = true, double dropout_p = 0.0, bool training = false);
 
-// Per-sample offsets: start is an integer tensor [B].
+// Per-sample offsets: start is an integer tensor [], [1], [B] or [B, 1].
 POSENC_API at::Tensor add_sinusoidal(const at::Tensor& x, const at::Tensor& start, double x_scale = 1.0,
                                      double base = 10000.0, double freq_shift = 0.0,
                                      std::string_view layout = "interleaved", std::string_view odd = "error",
                                      bool batch_first = true, double dropout_p = 0.0, bool training = false);
 
+// The overload with a position for each row of x [..., D].
+POSENC_API at::Tensor add_sinusoidal_at(const at::Tensor& x, const at::Tensor& positions,
+                                        double x_scale = 1.0, double base = 10000.0, double freq_shift = 0.0,
+                                        std::string_view layout = "interleaved",
+                                        std::string_view odd = "error", double dropout_p = 0.0,
+                                        bool training = false);
+
 POSENC_API at::Tensor add_position_embedding(const at::Tensor& x, const at::Tensor& pos_embed,
                                              at::TensorList prefix_tokens = {}, bool embed_prefix = true,
                                              double x_scale = 1.0, bool batch_first = true,
                                              double dropout_p = 0.0, bool training = false);
+
+// The overload with a row of pos_embed [rows, D] for each row of x [..., D].
+POSENC_API at::Tensor add_position_embedding_at(const at::Tensor& x, const at::Tensor& pos_embed,
+                                                const at::Tensor& positions, double x_scale = 1.0,
+                                                double dropout_p = 0.0, bool training = false);
 
 POSENC_API at::Tensor window_bias(const at::Tensor& table, at::IntArrayRef window,
                                   at::OptionalIntArrayRef query_size = std::nullopt,

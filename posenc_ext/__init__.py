@@ -69,9 +69,15 @@ _C = _load_library(_build, _import_torch(_build))
 __version__ = _build.VERSION
 
 from . import compositions, nn, ops, reference  # noqa: E402
+from ._import_hook import import_after  # noqa: E402
 from .compositions import *  # noqa: E402, F403
 from .ops import *  # noqa: E402, F403
 
 __all__ = ["__version__", "compositions", "nn", "ops", "reference"]
 __all__ += compositions.__all__
 __all__ += ops.__all__
+
+import_after(
+    "torch.distributed.tensor", "posenc_ext.distributed"
+)  # whose import takes longer than all of ours
+del import_after

@@ -1,17 +1,19 @@
 """What is made of the ops: positions of padded batches, sinusoid grids, resampled tables.
 
-Sinusoids are those of :mod:`posenc_ext.ops` (correctly rounded in every dtype), resampling is torch's
-``interpolate``. Every function can be called from TorchScript. Errors are ``ValueError`` with the text
-``posenc_ext.function: rule, got value``; a scripted function raises ``torch.jit.Error`` with the same text.
+Sinusoids are those of :mod:`posenc_ext.ops` (correctly rounded in every dtype), resampled values those of
+torch's ``interpolate`` in float64, rounded once. Every function can be called from TorchScript. Errors are
+``ValueError`` with the text ``posenc_ext.function: rule, got value``; a scripted function raises
+``torch.jit.Error`` with the same text.
 """
 
 import math
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._resampling import known_equal, resample_grid
 from .ops import sinusoidal, sinusoidal_table
 
 __all__ = [
@@ -23,7 +25,7 @@ __all__ = [
 ]
 
 
-def padding_positions(tokens: Tensor, padding_idx: int, past_length: int = 0) -> Tensor:
+def padding_positions(tokens: Tensor, padding_idx: int, past_length: Union[int, Tensor] = 0) -> Tensor:
     """Positions that count the tokens of a padded batch and skip its padding.
 
     ``position = (cumsum(tokens != padding_idx) + past_length) * (tokens != padding_idx) + padding_idx``: the
@@ -32,13 +34,15 @@ def padding_positions(tokens: Tensor, padding_idx: int, past_length: int = 0) ->
     Args:
         tokens: [B, L], integer; any strides.
         padding_idx: the token that is padding.
-        past_length: number of real tokens before these, as in decoding with a cache; >= 0.
+        past_length: number of real tokens before these, as in decoding with a cache: an int >= 0, or one for
+            each sample in an integer tensor [B] or [B, 1] (also [] or [1]), whose values are not checked.
 
     Returns:
         [B, L], int64, contiguous, on the device of tokens.
 
     Raises:
-        ValueError: tokens is not an integer [B, L], or past_length is negative.
+        ValueError: tokens is not an integer [B, L]; past_length is negative or a tensor of another shape or
+            dtype.
 
     Complexity: O(B L). Nothing to differentiate.
 
@@ -48,15 +52,38 @@ def padding_positions(tokens: Tensor, padding_idx: int, past_length: int = 0) ->
     >>> padding_positions(torch.tensor([[5, 6, 7], [1, 1, 8]]), padding_idx=1)
     tensor([[2, 3, 4],
             [1, 1, 2]])
+    >>> padding_positions(torch.tensor([[9], [9]]), padding_idx=1, past_length=torch.tensor([3, 1]))
+    tensor([[5],
+            [3]])
     """
+    name = "posenc_ext.padding_positions"
     if tokens.dim() != 2:
-        raise ValueError(f"posenc_ext.padding_positions: tokens must have 2 dimensions, got {tokens.dim()}")
-    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-        raise ValueError(f"posenc_ext.padding_positions: tokens must be integers, got {tokens.dtype}")
-    if past_length < 0:
-        raise ValueError(f"posenc_ext.padding_positions: past_length must be >= 0, got {past_length}")
+        raise ValueError(f"{name}: tokens must have 2 dimensions, got {tokens.dim()}")
+    if not is_integer(tokens):
+        raise ValueError(f"{name}: tokens must be integers, got {tokens.dtype}")
     mask = tokens.ne(padding_idx).to(torch.int64)
-    return (mask.cumsum(1) + past_length) * mask + padding_idx
+    if isinstance(past_length, Tensor):
+        counts = mask.cumsum(1) + per_sample(f"{name}: past_length", past_length, tokens.size(0))
+    else:
+        if past_length < 0:
+            raise ValueError(f"{name}: past_length must be >= 0, got {past_length}")
+        counts = mask.cumsum(1) + past_length
+    return counts * mask + padding_idx
+
+
+def per_sample(what: str, number: Tensor, batch: int) -> Tensor:
+    """[B, 1] or [1, 1], int64, of an integer tensor [], [1], [B] or [B, 1]."""
+    column = number.dim() == 2 and number.size(1) == 1
+    if not is_integer(number) or (number.dim() > 1 and not column):
+        got = f"{number.dtype} {list(number.shape)}"
+        raise ValueError(f"{what} must be an int or an integer tensor [], [1], [B] or [B, 1], got {got}")
+    if number.numel() != 1 and number.numel() != batch:
+        raise ValueError(f"{what} must have one value or {batch}, got {number.numel()}")
+    return number.reshape(-1, 1).to(torch.int64)
+
+
+def is_integer(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def sinusoidal_grid(
@@ -261,8 +288,8 @@ def resample_position_embedding(
 ) -> Tensor:
     """Resamples learned embeddings of an image's patches to another grid; the rows of prefix tokens stay.
 
-    Half-precision embeddings are resampled in float32 and rounded once. Where libraries disagree:
-    ``resample_abs_pos_embed`` of timm is the default here. ``interpolate_pos_encoding`` of transformers (ViT,
+    They are resampled in float64 and rounded once. Where libraries disagree: ``resample_abs_pos_embed`` of
+    timm is the default here. ``interpolate_pos_encoding`` of transformers (ViT,
     DeiT, DINOv2) and the fine-tuning code of DeiT have antialias=False. ``interpolate_embeddings`` of
     torchvision has antialias=False, align_corners=True. DINO's own code passes a scale factor instead of a
     size, which shifts its sampling points by up to a tenth of a new cell; that is not offered.
@@ -278,15 +305,17 @@ def resample_position_embedding(
         align_corners: whether the corner cells of both grids coincide; "bicubic" and "bilinear" alone.
 
     Returns:
-        [1, P + H' W', D] or [P + H' W', D], in the dtype of pos_embed; pos_embed itself if the size is the
-        same.
+        [1, P + H' W', D] or [P + H' W', D], in the dtype of pos_embed; pos_embed itself if the size is known
+        to be the same (while tracing, and for symbolic sizes that may be others too, an equal copy).
 
     Raises:
-        ValueError: pos_embed has not 2 or 3 dimensions, or 3 with a first that is not 1; it has other than
-            prefix_tokens + H W rows; old_size is None and the rows are no square; new_size or old_size has
-            not 2 positive sizes; prefix_tokens is negative; mode is unknown.
+        ValueError: pos_embed does not have 2 dimensions, or 3 of which the first is 1; it does not have
+            prefix_tokens + H W rows; old_size is None and the number of patches is not a square; new_size or
+            old_size does not have 2 positive sizes; prefix_tokens is negative; mode is unknown.
 
-    Complexity: O((H W + H' W') D). Gradients: of pos_embed, those of ``interpolate``.
+    Complexity: O((H + W') H' W D), a product with a dense matrix for each axis, and for grids of usual sizes
+    no slower than ``interpolate``. Gradients: of pos_embed, to any order, reverse and forward mode, without
+    atomics.
 
     Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021, section 3.2.
 
@@ -315,11 +344,15 @@ def resample_position_embedding(
         if rows != old[0] * old[1]:
             rule = f"pos_embed must have {prefix_tokens + old[0] * old[1]} rows for old_size {old}"
             raise ValueError(f"{name}: {rule}, got {pos_embed.size(-2)}")
-    if old[0] == new_size[0] and old[1] == new_size[1]:
+    if known_equal(old[0], new_size[0]) and known_equal(old[1], new_size[1]):
         return pos_embed
-    patches = pos_embed.narrow(-2, prefix_tokens, rows).reshape(1, old[0], old[1], -1).permute(0, 3, 1, 2)
-    patches = _interpolate(patches, new_size, mode, antialias, align_corners)
-    patches = patches.permute(0, 2, 3, 1).reshape(new_size[0] * new_size[1], -1)
+    grid = pos_embed.narrow(-2, prefix_tokens, rows).reshape(old[0], old[1], -1)
+    if mode == "nearest":
+        image = grid.permute(2, 0, 1).unsqueeze(0)
+        grid = F.interpolate(image, new_size, mode=mode).squeeze(0).permute(1, 2, 0)
+    else:
+        grid = resample_grid(grid, new_size, mode, antialias, align_corners)
+    patches = grid.reshape(new_size[0] * new_size[1], -1)
     if pos_embed.dim() == 3:
         patches = patches.unsqueeze(0)
     return torch.cat([pos_embed.narrow(-2, 0, prefix_tokens), patches], -2) if prefix_tokens > 0 else patches
@@ -331,54 +364,58 @@ def resample_window_table(
     new_window: list[int],
     prefix_tokens: int = 0,
 ) -> Tensor:
-    """Resamples a table of relative-position biases (see :func:`window_bias`) to another 2-D window.
+    """Resamples a table of relative-position biases (see :func:`window_bias`) to another 1-D to 3-D window.
 
-    The table is an image of (2h-1) x (2w-1) cells for each head, resampled bicubically without antialiasing,
-    half precision in float32 and rounded once; the three rows of a class token stay. It is what
-    ``resize_rel_pos_bias_table_simple`` of timm and the loaders of Swin do; they assume a square window.
-    BEiT's own loader, ``resize_rel_pos_bias_table`` of timm, places the cells in a geometric progression
-    instead: that is not offered.
+    The table is a grid of prod(2s-1) cells for each head, resampled by cubic convolution without antialiasing
+    along each axis whose size changes, in float64 and rounded once; the three rows of a class token stay. In
+    2-D it is what ``resize_rel_pos_bias_table_simple`` of timm and the loaders of Swin do by bicubic
+    ``interpolate``; they assume a square window. BEiT's own loader, ``resize_rel_pos_bias_table`` of timm,
+    places the cells in a geometric progression instead: that is not offered. Video Swin makes a table of
+    window [t, h, w] from a 2-D one of window [h, w] by ``table.repeat(2 * t - 1, 1)``.
 
     Args:
-        table: [(2h-1)(2w-1) + 3 prefix_tokens, heads]; float64, float32, float16 or bfloat16, any strides.
-        old_window: [h, w], > 0.
-        new_window: [h', w'], > 0.
+        table: [prod(2s-1) + 3 prefix_tokens, heads]; float64, float32, float16 or bfloat16, any strides.
+        old_window: one to three sizes s, > 0.
+        new_window: as many sizes s', > 0.
         prefix_tokens: 0, or 1 for the three rows of a class token at the end of the table (BEiT).
 
     Returns:
-        [(2h'-1)(2w'-1) + 3 prefix_tokens, heads], in the dtype of table; table itself if the window is the
-        same.
+        [prod(2s'-1) + 3 prefix_tokens, heads], in the dtype of table; table itself if the window is the same.
 
     Raises:
-        ValueError: table is not [rows, heads] with the rows of old_window; a window has not 2 positive sizes;
-            prefix_tokens is neither 0 nor 1.
+        ValueError: table is not [rows, heads] with the rows of old_window; old_window does not have one to
+            three positive sizes, or new_window as many; prefix_tokens is neither 0 nor 1.
 
-    Complexity: O((h w + h' w') heads). Gradients: of table, those of ``interpolate``.
+    Complexity: a product with a [2s'-1, 2s-1] matrix for each axis. Gradients: of table, to any order,
+    reverse and forward mode.
 
-    Source: Liu et al., "Swin Transformer V2", 2022, section 3.1.
+    Source: Liu et al., "Swin Transformer V2", 2022, section 3.1; Keys, "Cubic Convolution Interpolation for
+    Digital Image Processing", 1981, with torch's coefficient a = -0.75.
 
     >>> resample_window_table(torch.ones(9, 2), [2, 2], [3, 4]).shape
     torch.Size([35, 2])
     """
     name = "posenc_ext.resample_window_table"
-    if len(old_window) != 2 or min(old_window) < 1:
-        raise ValueError(f"{name}: old_window must have 2 positive sizes, got {old_window}")
-    if len(new_window) != 2 or min(new_window) < 1:
-        raise ValueError(f"{name}: new_window must have 2 positive sizes, got {new_window}")
+    axes = len(old_window)
+    if not 1 <= axes <= 3 or min(old_window) < 1:
+        raise ValueError(f"{name}: old_window must have 1 to 3 positive sizes, got {old_window}")
+    if len(new_window) != axes or min(new_window) < 1:
+        raise ValueError(f"{name}: new_window must have {axes} positive sizes, got {new_window}")
     if prefix_tokens != 0 and prefix_tokens != 1:
         raise ValueError(f"{name}: prefix_tokens must be 0 or 1, got {prefix_tokens}")
-    old = [2 * old_window[0] - 1, 2 * old_window[1] - 1]
-    new = [2 * new_window[0] - 1, 2 * new_window[1] - 1]
-    rows = old[0] * old[1]
+    old = [2 * size - 1 for size in old_window]
+    new = [2 * size - 1 for size in new_window]
+    rows = 1
+    for cells in old:
+        rows *= cells
     if table.dim() != 2 or table.size(0) != rows + 3 * prefix_tokens:
         rule = f"table must be [{rows + 3 * prefix_tokens}, heads] for window {old_window}"
         raise ValueError(f"{name}: {rule}, got {list(table.shape)}")
     if old == new:
         return table
-    cells = table.narrow(0, 0, rows).t().reshape(1, -1, old[0], old[1])
-    cells = _interpolate(cells, new, "bicubic", False, False).view(-1, new[0] * new[1]).t()
+    resampled = resample_grid(table.narrow(0, 0, rows).unflatten(0, old), new).flatten(0, -2)
     prefix = table.narrow(0, rows, 3 * prefix_tokens)
-    return torch.cat([cells, prefix]) if prefix_tokens > 0 else cells.contiguous()
+    return torch.cat([resampled, prefix]) if prefix_tokens > 0 else resampled
 
 
 def _interpolate(image: Tensor, size: list[int], mode: str, antialias: bool, align_corners: bool) -> Tensor:

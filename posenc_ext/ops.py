@@ -76,7 +76,8 @@ def sinusoidal_table(
 
     Raises:
         RuntimeError: length is negative, dim is not positive or is odd without a rule, base is not positive,
-            dim // 2 - freq_shift is not positive, scale is not finite, or dtype is not one of the four.
+            dim // 2 - freq_shift is not positive, scale is not finite, a position is 2**53 or more in
+            magnitude, or dtype is not one of the four.
 
     Complexity: O(length * dim). Nothing to differentiate. ``torch.ops.posenc_ext.sinusoidal_table.out``
     writes into ``out``.
@@ -125,7 +126,8 @@ def sinusoidal(
         [*positions.shape, dim], contiguous, rounded as in :func:`sinusoidal_table`.
 
     Raises:
-        RuntimeError: positions are bool or complex, or what :func:`sinusoidal_table` says of its arguments.
+        RuntimeError: positions are bool or complex, an int64 or uint64 one is 2**53 or more in magnitude (on
+            CUDA a device-side assertion), or what :func:`sinusoidal_table` says of its arguments.
 
     Complexity: O(positions.numel() * dim).
 
@@ -154,30 +156,40 @@ def add_sinusoidal(
     batch_first: bool = True,
     dropout_p: float = 0.0,
     training: bool = False,
+    positions: Optional[Tensor] = None,
 ) -> Tensor:
     """Scales x, adds the sinusoidal encoding of each position and applies dropout, in one pass.
 
     ``y[b, l] = dropout(x[b, l] * x_scale + pe[start + l])``, the head of the classic Transformer with
-    x_scale = sqrt(dim) (Vaswani et al. 2017; OpenNMT-py). The sum is computed in float64 and rounded once,
-    to the dtype of x.
+    x_scale = sqrt(dim) (Vaswani et al. 2017; OpenNMT-py). With ``positions`` each row of x has its own:
+    ``y[i] = dropout(x[i] * x_scale + pe[positions[i]])``. The sum is computed in float64 and rounded once, to
+    the dtype of x.
 
     Args:
-        x: [B, L, D], or [L, B, D] with batch_first=False; any strides.
-        start: position of l = 0: an int, or an integer tensor [B] with one offset per sample (left-padded
-            prompts, caches of different lengths) on the device of x.
+        x: [B, L, D], or [L, B, D] with batch_first=False, or one sequence [L, D]; with ``positions`` rows
+            [..., D] of any shape. Any strides; with ``positions`` x is copied where no view
+            [rows, D] of it exists.
+        start: position of l = 0: an int, or an integer tensor on the device of x, which is read there: [] or
+            [1] for all samples, [B] or [B, 1] with one offset per sample (left-padded prompts, caches of
+            different lengths).
         x_scale: factor on x.
         base, freq_shift, layout, odd: as in :func:`sinusoidal_table`.
-        batch_first: the order of the first two dimensions of x.
-        dropout_p: probability of dropping an element, in [0, 1); used only if ``training``. It is applied
+        batch_first: the order of the first two dimensions of x [B, L, D] or [L, B, D].
+        dropout_p: probability of dropping an element, in [0, 1]; used only if ``training``. It is applied
             in steps of 2**-16, and what is kept is scaled by 1 / (1 - dropout_p).
         training: whether to drop.
+        positions: None, or an integer tensor on the device of x that broadcasts to the shape of x without D:
+            [B, L] or [1, L] for x [B, L, D] (left-padded or packed batches), [total] for x [total, D]
+            (sequences of different lengths without padding). It takes the place of ``start``.
 
     Returns:
         A contiguous tensor of the shape and dtype of x.
 
     Raises:
-        RuntimeError: x has not 3 dimensions and one of the four dtypes, a tensor start is not an integer
-            [B] on the device of x, dropout_p is outside [0, 1), x_scale is not finite, or what
+        RuntimeError: x does not have 2 or 3 dimensions (with ``positions`` at least 1) and one of the four
+            dtypes; a tensor start or positions is not an integer one of such a shape on the device of x, or
+            both are given; a position is 2**53 or more in magnitude (on CUDA, if a tensor says so, a
+            device-side assertion); dropout_p is outside [0, 1]; x_scale is not finite; or what
             :func:`sinusoidal_table` says of the arguments they share.
 
     Randomness: one draw from the default generator of x's device seeds Philox4x32-10, so
@@ -191,7 +203,25 @@ def add_sinusoidal(
     >>> add_sinusoidal(torch.zeros(1, 2, 2), start=1)
     tensor([[[ 0.8415,  0.5403],
              [ 0.9093, -0.4161]]])
+    >>> add_sinusoidal(torch.zeros(3, 2), positions=torch.tensor([0, 1, 0]))
+    tensor([[0.0000, 1.0000],
+            [0.8415, 0.5403],
+            [0.0000, 1.0000]])
     """
+    if positions is not None:
+        if isinstance(start, Tensor) or start != 0:
+            raise RuntimeError("posenc_ext::add_sinusoidal: start must be 0 with positions, got both")
+        return torch.ops.posenc_ext.add_sinusoidal(
+            x,
+            positions=positions,
+            x_scale=x_scale,
+            base=base,
+            freq_shift=freq_shift,
+            layout=layout,
+            odd=odd,
+            dropout_p=dropout_p,
+            training=training,
+        )
     if torch.jit.is_scripting():  # which picks the overload beforehand, by type, and cannot name one
         if isinstance(start, Tensor):
             return torch.ops.posenc_ext.add_sinusoidal(
@@ -244,19 +274,23 @@ def add_position_embedding(
     batch_first: bool = True,
     dropout_p: float = 0.0,
     training: bool = False,
+    positions: Optional[Tensor] = None,
 ) -> Tensor:
     """Puts prefix tokens in front of x, adds a learned position embedding and applies dropout, in one pass.
 
     ``dropout(cat([*prefix_tokens, x * x_scale], token axis) + pos_embed)``, the head of the Vision
     Transformer (Dosovitskiy et al. 2021; DeiT, Touvron et al. 2021, with a second token for distillation;
-    the visual towers of CLIP, Radford et al. 2021). The sum is computed in float64 (or float32, where that
-    rounds to the same value) and rounded once.
+    the visual towers of CLIP, Radford et al. 2021). With ``positions`` each row of x has its own row of
+    pos_embed: ``dropout(x * x_scale + pos_embed[positions])``, the head of GPT-2 and BERT on left-padded or
+    packed batches. The sum is computed in float64 (or float32, where that rounds to the same value) and
+    rounded once.
 
     Args:
         x: [B, N, D], or [N, B, D] with batch_first=False; any strides. The tokens of an image [B, D, H, W]
-            are the view ``image.flatten(2).transpose(1, 2)``, which is read where it lies.
+            are the view ``image.flatten(2).transpose(1, 2)``, which is read where it lies. With ``positions``
+            rows [..., D] of any shape.
         pos_embed: [L, D] or [1, L, D] (with batch_first=False also [L, 1, D]), where L = P + N, or N with
-            embed_prefix=False.
+            embed_prefix=False; with ``positions`` [rows, D].
         prefix_tokens: tensors [1 or B, k, D] ([k, 1 or B, D] with batch_first=False), in the order in which
             they go in front: class, distillation and register tokens, or a pooled mean. P is the sum of the
             k. None is no prefix (the schema's default is [], which TorchScript allows no function).
@@ -264,17 +298,22 @@ def add_position_embedding(
             ``no_embed_class`` in timm); dropout applies to all tokens.
         x_scale: factor on x, not on prefix tokens.
         batch_first: the order of the first two dimensions of x, prefix tokens and result.
-        dropout_p: probability of dropping an element, in [0, 1); used only if ``training``. It is applied
+        dropout_p: probability of dropping an element, in [0, 1]; used only if ``training``. It is applied
             in steps of 2**-16, and what is kept is scaled by 1 / (1 - dropout_p).
         training: whether to drop.
+        positions: None, or an integer tensor on the device of x that broadcasts to the shape of x without D:
+            [B, L] or [1, L] for x [B, L, D], [total] for x [total, D]. It takes no prefix tokens.
 
     Returns:
-        [B, P + N, D] ([P + N, B, D] with batch_first=False), contiguous. Operands of different dtypes (a
+        [B, P + N, D] ([P + N, B, D] with batch_first=False; with ``positions`` the shape of x), contiguous.
+        Operands of different dtypes (a
         bfloat16 x and float32 parameters under autocast) are promoted as ``cat`` and ``+`` would do it.
 
     Raises:
-        RuntimeError: x has not 3 dimensions; an operand has none of the four dtypes, is on another device
-            than x or has another shape than said above; dropout_p is outside [0, 1); x_scale is not finite.
+        RuntimeError: x does not have 3 dimensions (with ``positions`` at least 1); an operand has none of
+            the four dtypes, is on another device than x or has another shape than said above; a position is
+            no row of pos_embed (on CUDA a device-side assertion) or comes with prefix tokens; dropout_p is
+            outside [0, 1]; x_scale is not finite.
 
     Randomness: as in :func:`add_sinusoidal`.
 
@@ -282,15 +321,28 @@ def add_position_embedding(
 
     Gradients: of x, pos_embed and every prefix token, to any order, reverse and forward mode; only those
     asked for are computed. That of x is a view of the upstream gradient where x_scale is 1 and nothing is
-    dropped. Sums over the batch are accumulated in float32 (float64 for float64) in a fixed order and rounded
-    once.
+    dropped. Sums over the batch, and those over the rows of x at a position (in their order), are accumulated
+    in float32 (float64 for float64) in a fixed order and rounded once.
 
     >>> cls, patches = torch.full((1, 1, 2), 5.0), torch.zeros(1, 2, 2)
     >>> add_position_embedding(patches, torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]), [cls])
     tensor([[[5.1000, 5.2000],
              [0.3000, 0.4000],
              [0.5000, 0.6000]]])
+    >>> table = torch.tensor([[0.1], [0.2]])
+    >>> add_position_embedding(torch.zeros(2, 1), table, positions=torch.tensor([1, 0]))
+    tensor([[0.2000],
+            [0.1000]])
     """
+    if positions is not None:
+        if prefix_tokens is not None and len(prefix_tokens) > 0:
+            raise RuntimeError(
+                "posenc_ext::add_position_embedding: prefix_tokens must be empty with positions, got "
+                + str(len(prefix_tokens))
+            )
+        return torch.ops.posenc_ext.add_position_embedding(
+            x, pos_embed, positions=positions, x_scale=x_scale, dropout_p=dropout_p, training=training
+        )
     return torch.ops.posenc_ext.add_position_embedding(
         x,
         pos_embed,

@@ -131,9 +131,19 @@ def add_sinusoidal(
     batch_first: bool = True,
     dropout_p: float = 0.0,
     training: bool = False,
+    positions: Tensor | None = None,
 ) -> Tensor:
-    """dropout(x * x_scale + encoding of start + l) for x [B, L, D], or [L, B, D] when not `batch_first`."""
+    """dropout(x * x_scale + encoding of start + l) for x [B, L, D] ([L, B, D] unless `batch_first`), [L, D].
+
+    With `positions`, which broadcast to the shape of x [..., D] without its channels: their encodings.
+    """
     seed = draw_seed(x.device) if training and dropout_p > 0 else None
+    if positions is not None:
+        y = x.to(torch.float64) * x_scale + encode(positions, x.shape[-1], base, freq_shift, 1.0, layout, odd)
+        return round_once(y if seed is None else drop(y, dropout_p, seed), x.dtype).contiguous()
+    if x.dim() == 2:
+        x, batch_first = x[None], True
+        return add_with_seed(x, start, x_scale, base, freq_shift, layout, odd, True, dropout_p, seed)[0]
     return add_with_seed(x, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed)
 
 
@@ -152,14 +162,14 @@ def add_with_seed(
     """`add_sinusoidal` with the dropout mask of a given seed, or without dropout when `seed` is None."""
     steps = torch.arange(x.shape[1 if batch_first else 0], device=x.device)
     if isinstance(start, Tensor):
-        positions = start.to(torch.int64)[:, None] + steps
+        positions = start.to(torch.int64).view(-1, 1) + steps
     else:
         positions = (start + steps)[None]
     if not batch_first:
         positions = positions.T
     y = x.to(torch.float64) * x_scale + encode(positions, x.shape[2], base, freq_shift, 1.0, layout, odd)
     if seed is not None:
-        y = torch.where(dropout_mask(x.shape, dropout_p, seed), y / (1 - dropout_p), 0.0)
+        y = drop(y, dropout_p, seed)
     return round_once(y, x.dtype).contiguous()
 
 
@@ -173,9 +183,16 @@ def add_position_embedding(
     batch_first: bool = True,
     dropout_p: float = 0.0,
     training: bool = False,
+    positions: Tensor | None = None,
 ) -> Tensor:
-    """dropout(cat([*prefix_tokens, x * x_scale]) + pos_embed), or with pos_embed added to x alone."""
+    """dropout(cat([*prefix_tokens, x * x_scale]) + pos_embed), or with pos_embed added to x alone.
+
+    With `positions`: dropout(x * x_scale + pos_embed[positions]).
+    """
     seed = draw_seed(x.device) if training and dropout_p > 0 else None
+    if positions is not None:
+        dtype = torch.promote_types(x.dtype, pos_embed.dtype)
+        return add_positions(x.to(dtype), pos_embed.to(dtype), positions, x_scale, dropout_p, seed)
     return embed_with_seed(
         x, pos_embed, prefix_tokens or (), embed_prefix, x_scale, batch_first, dropout_p, seed
     )
@@ -206,8 +223,25 @@ def embed_with_seed(
     else:
         y = torch.cat([*prefixes, y + pos], token_axis)
     if seed is not None:
-        y = torch.where(dropout_mask(y.shape, dropout_p, seed), y / (1 - dropout_p), 0.0)
+        y = drop(y, dropout_p, seed)
     return round_once(y, dtype).contiguous()
+
+
+def add_positions(
+    x: Tensor, pos_embed: Tensor, positions: Tensor, x_scale: float, dropout_p: float, seed: Tensor | None
+) -> Tensor:
+    """`add_position_embedding` at positions with the dropout mask of a given seed, or without dropout."""
+    rows = pos_embed.to(torch.float64)[positions.to(torch.int64)]
+    y = x.to(torch.float64) * x_scale + rows
+    return round_once(y if seed is None else drop(y, dropout_p, seed), x.dtype).contiguous()
+
+
+def sum_positions(grad: Tensor, positions: Tensor, num_rows: int) -> Tensor:
+    """The sum of the rows of grad [..., D] at each position, [num_rows, D]."""
+    index = positions.to(torch.int64).expand(grad.shape[:-1]).flatten()
+    rows = grad.to(torch.float64)[None].flatten(0, -2)
+    zeros = rows.new_zeros(num_rows, grad.shape[-1])
+    return round_once(zeros.index_add(0, index, rows), grad.dtype)
 
 
 def sum_batch(grad: Tensor, batch_first: bool) -> Tensor:
@@ -238,6 +272,12 @@ def philox(counter: Sequence[Tensor], key: int) -> list[Tensor]:
         ]
         key_low, key_high = (key_low + 0x9E3779B9) & _MASK32, (key_high + 0xBB67AE85) & _MASK32
     return word
+
+
+def drop(y: Tensor, dropout_p: float, seed: Tensor) -> Tensor:
+    """What the mask of a seed keeps of y, scaled by 1 / (1 - dropout_p)."""
+    kept_scale = 1 - dropout_p if dropout_p < 1 else 1.0  # of nothing, where all is dropped
+    return torch.where(dropout_mask(y.shape, dropout_p, seed), y / kept_scale, 0.0)
 
 
 def dropout_mask(shape: Sequence[int], dropout_p: float, seed: Tensor) -> Tensor:

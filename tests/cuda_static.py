@@ -84,6 +84,8 @@ RULES = {
     "scale_dropout_kernel": Rule(loads=True, stores=True),
     "add_position_embedding_kernel": Rule(loads=True, stores=True),
     "sum_batch_kernel": Rule(loads=True, stores=True, per="LDG"),
+    "add_positions_kernel": Rule(loads=True, stores=True),
+    "sum_positions_kernel": Rule(loads=True, stores=True, per="LDG"),
     "bias_forward_kernel": Rule(stores=True),
     "gather_forward_kernel": Rule(stores=True),
     "alibi_forward_kernel": Rule(stores=True),

@@ -39,12 +39,18 @@ def build(name: str, sources: list[str], flags: list[str], compiler: Sequence[st
     changed = max(path.stat().st_mtime for path in files if path.suffix in (".h", ".cuh", ".cu", ".cpp"))
     if not target.exists() or target.stat().st_mtime < changed:
         BUILD.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(f".{os.getpid()}")
+        partial = target.with_name(f"{target.name}.{os.getpid()}")
         done = run(*command, "-o", partial)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-6000:]}"
         log_of(target).write_text(done.stdout)
         partial.rename(target)
     return target
+
+
+def cpu_kernels(level: str = "baseline", compiler: Sequence[str] = CXX) -> Path:
+    """The CPU kernels of one level, compiled."""
+    flags = ["-std=c++20", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc", "-O2", "-c"]
+    return build(f"{level}.o", [f"csrc/cpu/kernels/level_{level}.cpp"], flags, compiler)
 
 
 def log_of(target: Path) -> Path:

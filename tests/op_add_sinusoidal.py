@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from op_sinusoidal import INTEGERS, angle_rate, spec_errors, specs
+from op_sinusoidal import INTEGERS, angle_rate, inexact_errors, spec_errors, specs
 from op_types import ANGLE_ERROR, FLOAT64_ERROR, FLOATING, Error, Sample, drawn, layouts, values
 from torch import Tensor
 
@@ -48,6 +48,11 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for start in (-2, 2**24 - 3):
         yield Sample(f"start{start}", {"x": x, "start": start, **ADD, "training": False})
     yield Sample("training", {"x": x, "start": 1, **ADD, "training": True})
+    inputs = {"x": x.div(0), "start": 1, **ADD, "dropout_p": 1.0, "training": True}
+    yield Sample("all-dropped", inputs, gradients=False)
+    for batch_first in (True, False):
+        inputs = {**ADD, "batch_first": batch_first, "training": False}
+        yield Sample(f"one-sequence-{batch_first}", {"x": x[0], "start": 5, **inputs})
 
 
 def outs_of(x: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -130,6 +135,101 @@ def offsets_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("start-expanded", {"x": x, "start": expanded, **ADD, "training": False})
     far = torch.tensor([-4, 2**24 - 2, 0], device=device)
     yield Sample("start-far", {"x": x, "start": far, **ADD, "training": False})
+    for shape in ((), (1,), (3, 1)):
+        start = values(shape, device, torch.float64).mul(9).to(torch.int16)
+        yield Sample(f"start{list(shape)}", {"x": x, "start": start, **ADD, "training": False})
+        if shape != (3, 1):
+            inputs = {"x": x[0].T, "start": start, **ADD, "batch_first": False, "training": False}
+            yield Sample(f"one-sequence-start{list(shape)}", {**inputs, "odd": "sin"})
+
+
+AT = {name: value for name, value in ADD.items() if name != "batch_first"}
+
+
+def positions_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name, x, positions, small=True, **options):
+        inputs = {"x": x, "positions": positions, **AT, "training": False, **options}
+        return Sample(name, inputs, small)
+
+    def some(shape, kind=torch.int64):
+        return values(shape, device, torch.float64, seed=5).mul(90).abs().to(kind)
+
+    for name, x, options, small in add_specs(device, dtype):
+        options = {key: value for key, value in options.items() if key != "batch_first"}
+        yield sample(name, x, some(x.shape[:-1]), small, **options)
+    for shape, positions in (
+        ((4,), ()),
+        ((3, 4), (3,)),
+        ((3, 4), (1,)),
+        ((3, 4), ()),
+        ((2, 3, 4), (1, 3)),
+        ((2, 3, 4), (2, 1)),
+        ((2, 3, 2, 4), (3, 1)),
+        ((0, 4), (0,)),
+    ):
+        name = f"x{list(shape)}-at{list(positions)}"
+        yield sample(name, values(shape, device, dtype), some(positions))
+    for kind in INTEGERS:
+        yield sample(f"{kind}".removeprefix("torch."), values((2, 3, 4), device, dtype), some((2, 3), kind))
+    for view, positions in layouts(some((2, 3))):
+        yield sample(f"positions-{view}", values((2, 3, 4), device, dtype), positions)
+    signed = torch.tensor([[-3, 2**24 - 1], [0, 700]], device=device)
+    yield sample("far", values((2, 2, 40), device, dtype), signed, x_scale=2.0)
+    x = values((2, 2, 8), device, dtype).div(0)
+    yield sample("all-dropped", x, signed, small=False, dropout_p=1.0, training=True)
+
+
+def positions_out_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    for sample in positions_samples(device, dtype):
+        yield sample.replace(out=torch.empty(sample.inputs["x"].shape, device=device, dtype=dtype))
+    x = values((2, 3, 8), device, dtype)
+    for view, out in outs_of(x):
+        positions = torch.tensor([[4, 1, 1], [0, 0, 70]], device=device)
+        yield Sample(f"out-{view}", {"x": x, "positions": positions, **AT, "training": False, "out": out})
+
+
+def positions_errors(device: str) -> Iterator[Error]:
+    name = "posenc_ext::add_sinusoidal"
+    tail = {"positions": torch.zeros(1, dtype=torch.int64, device=device), **AT, "training": False}
+    for error in errors(device, "add_sinusoidal", **tail):
+        if not error.name.startswith("x["):
+            yield error
+    x = torch.ones((), device=device)
+    text = f"{name}: with positions x must have at least 1 dimension [..., D], got 0"
+    yield Error("x[]", {"x": x, **tail}, text)
+    yield from position_errors(name, {"x": torch.ones(4, 3, 8, device=device), **tail}, device)
+    if device == "cpu":
+        for error in inexact_errors(name, device):
+            yield Error(error.name, {"x": torch.ones(3, 8), **tail, **error.inputs}, error.text)
+
+
+def positions_out_errors(device: str) -> Iterator[Error]:
+    inputs = {}
+    for error in positions_errors(device):
+        inputs = {**error.inputs, "out": torch.empty(4, 3, 8, device=device)}
+        yield Error(error.name, inputs, error.text)
+    x, positions = torch.ones(4, 3, 8, device=device), torch.zeros(3, dtype=torch.int64, device=device)
+    inputs = {**inputs, "x": x, "positions": positions}
+    yield from out_errors("posenc_ext::add_sinusoidal", inputs, (4, 3, 8), device)
+
+
+def position_errors(name: str, inputs: dict[str, Any], device: str) -> Iterator[Error]:
+    """The errors of positions for rows of shape [4, 3, 8]."""
+    rule = "positions must be an integer tensor that broadcasts to shape [4, 3] (one position per row)"
+    for shape, dtype, text in (
+        ((4, 3), torch.float32, "Float [4, 3]"),
+        ((3,), torch.bool, "Bool [3]"),
+        ((4,), torch.int64, "Long [4]"),
+        ((3, 4), torch.int32, "Int [3, 4]"),
+        ((1, 4, 3), torch.int64, "Long [1, 4, 3]"),
+        ((4, 3, 8), torch.int64, "Long [4, 3, 8]"),
+    ):
+        positions = torch.zeros(shape, dtype=dtype, device=device)
+        yield Error(f"positions-{text}", {**inputs, "positions": positions}, f"{name}: {rule}, got {text}")
+    place, other = torch.ones(1, device=device).device, "cpu" if device == "meta" else "meta"
+    text = f"{name}: positions must be on the same device as the rows ({place}), got {other}"
+    elsewhere = torch.zeros(3, dtype=torch.int64, device=other)
+    yield Error("positions-elsewhere", {**inputs, "positions": elsewhere}, text)
 
 
 def with_seed_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
@@ -151,14 +251,17 @@ def with_seed_reference(x: Tensor, *, offsets: Tensor | None, start: int, **inpu
 def add_bound(sample: Sample, expected: Tensor) -> Tensor:
     inputs = sample.inputs
     steps = [torch.as_tensor(inputs[name]) for name in ("offsets", "start") if inputs.get(name) is not None]
-    last = sum(float(step.abs().max()) for step in steps if step.numel()) + max(expected.shape, default=0)
+    if "positions" in inputs:
+        steps = [inputs["positions"]]
+    last = sum(float(step.double().abs().max()) for step in steps if step.numel())
+    last += max(expected.shape, default=0)
     angle = last * angle_rate({**inputs, "scale": 1.0}, max(expected.shape[-1], 1))
     scaled = (inputs["x"].to(torch.float64) * inputs["x_scale"]).abs() + 1
     oracle = angle * ANGLE_ERROR + FLOAT64_ERROR * scaled
     if expected.device.type == "cuda" and inputs["x"].dtype != torch.float64:
         # The encoding is in float32; of the halves every step is.
         oracle = oracle + (0.76 * 2**-24 if inputs["x"].dtype == torch.float32 else scaled * 2**-22)
-    return oracle / (1 - inputs["dropout_p"])
+    return oracle / (1 - inputs["dropout_p"] or 1.0)
 
 
 def errors(device: str, op: str = "add_sinusoidal", **tail) -> Iterator[Error]:
@@ -169,16 +272,22 @@ def errors(device: str, op: str = "add_sinusoidal", **tail) -> Iterator[Error]:
         return {"x": x, **tail, **options}
 
     name = f"posenc_ext::{op}"
-    for shape in ((3, 8), (2, 2, 2, 2), ()):
-        rule = "x must have 3 dimensions [B, L, D] or [L, B, D]"
+    for shape in ((8,), (2, 2, 2, 2), ()):
+        rule = "x must have 2 or 3 dimensions ([L, D], [B, L, D] or [L, B, D])"
+        if "seed" in tail:
+            rule = "x must have 3 dimensions [B, L, D] or [L, B, D]"
         yield Error(
             f"x{list(shape)}", call(x=torch.ones(shape, device=device)), f"{name}: {rule}, got {len(shape)}"
         )
     for dtype, text in ((torch.int32, "Int"), (torch.complex64, "ComplexFloat"), (torch.bool, "Bool")):
         x = torch.ones(4, 3, 8, dtype=dtype, device=device)
         yield Error(f"x-{text}", call(x=x), f"{name}: x {FLOATING}, got {text}")
-    for p, text in ((1.0, "1"), (-0.5, "-0.5"), (float("nan"), "nan")):
-        yield Error(f"dropout-{text}", call(dropout_p=p), f"{name}: dropout_p must be in [0, 1), got {text}")
+    for p, text in ((1.5, "1.5"), (-0.5, "-0.5"), (float("nan"), "nan")):
+        yield Error(f"dropout-{text}", call(dropout_p=p), f"{name}: dropout_p must be in [0, 1], got {text}")
+    if "start" in tail and not isinstance(tail["start"], Tensor):
+        for start, got in ((2**53, 2**53), (-(2**53), -(2**53)), (2**53 - 2, 2**53), (2**62, 2**62)):
+            text = f"{name}: positions must be below 2**53 in magnitude, got {got}"
+            yield Error(f"start{start}", call(start=start), text)
     yield Error("x-scale", call(x_scale=float("nan")), f"{name}: x_scale must be finite, got nan")
     yield from spec_errors(op, call, scale=False)
 
@@ -186,20 +295,33 @@ def errors(device: str, op: str = "add_sinusoidal", **tail) -> Iterator[Error]:
 def offset_errors(device: str, key: str, **tail) -> Iterator[Error]:
     """The errors of per-sample offsets, given as argument `key`."""
     name = "posenc_ext::add_sinusoidal"
-    rule = "start must be an integer tensor of shape [4] (one offset per sample)"
+    rule = "start must be an integer tensor of shape [], [1], [4] or [4, 1] (one offset per sample)"
+    if key == "offsets":
+        rule = "start must be an integer tensor of shape [4] (one offset per sample)"
     x = torch.ones(4, 3, 8, device=device)
     for start, text in (
         (torch.ones(3, device=device), "Float [3]"),
         (torch.ones(4, device=device), "Float [4]"),
         (torch.ones(4, device=device, dtype=torch.bool), "Bool [4]"),
         (torch.ones(3, device=device, dtype=torch.int32), "Int [3]"),
-        (torch.ones((), device=device, dtype=torch.int64), "Long []"),
-        (torch.ones(4, 1, device=device, dtype=torch.int64), "Long [4, 1]"),
+        (torch.ones((), device=device, dtype=torch.bool), "Bool []"),
+        (torch.ones(1, 4, device=device, dtype=torch.int64), "Long [1, 4]"),
+        (torch.ones(1, 1, device=device, dtype=torch.int64), "Long [1, 1]"),
+        (torch.ones(4, 1, 1, device=device, dtype=torch.int64), "Long [4, 1, 1]"),
     ):
         yield Error(f"start-{text}", {"x": x, **tail, key: start}, f"{name}: {rule}, got {text}")
     for dtype, text in ((torch.float32, "Float [1]"), (torch.bool, "Bool [1]")):
         one = {"x": x[:1], **tail, key: torch.ones(1, device=device, dtype=dtype)}
         yield Error(f"start-{text}", one, f"{name}: {rule.replace('4', '1')}, got {text}")
+    if device == "cpu":
+        for value, got in (
+            (2**53, 2**53),
+            (-(2**53), -(2**53)),
+            (2**53 - 2, 2**53),
+        ):
+            inexact = {"x": x, **tail, key: torch.tensor([0, 0, value, 0])}
+            text = f"{name}: positions must be below 2**53 in magnitude, got {got}"
+            yield Error(f"start-{value}", inexact, text)
     other = "cpu" if device == "meta" else "meta"
     elsewhere = torch.ones(4, dtype=torch.int64, device=other)
     text = f"{name}: start must be on the device of x ({x.device}), got {other}"
@@ -243,13 +365,15 @@ def scale_dropout_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield sample("p0", values((4, 4), device, dtype), p=0.0)
     yield sample("p-of-half-a-step", values((90_000,), device, dtype), p=2.5 / 65536)
     yield sample("p0.999", values((40,), device, dtype), p=0.999)
+    yield sample("p1", values((40,), device, dtype).div(0), p=1.0)
+    yield sample("p1-mask", values((2, 40), device, dtype), p=1.0, mask=True)
     yield sample("negative-seed", values((40,), device, dtype), seed=-(2**40))
 
 
 def scale_dropout_reference(x: Tensor, *, scale: float, dropout_p: float, seed: Tensor | None) -> Tensor:
     y = x.to(torch.float64) * scale
     if seed is not None:
-        y = torch.where(reference.dropout_mask(x.shape, dropout_p, seed), y / (1 - dropout_p), 0.0)
+        y = reference.drop(y, dropout_p, seed)
     return reference.round_once(y, x.dtype).contiguous()
 
 
@@ -267,7 +391,7 @@ def scale_dropout_errors(device: str) -> Iterator[Error]:
     x = torch.ones(4, dtype=torch.int32, device=device)
     yield Error("x-Int", call(x), f"{name}: x {FLOATING}, got Int")
     yield Error("scale", call(scale=float("inf")), f"{name}: scale must be finite, got inf")
-    yield Error("dropout", call(p=1.0), f"{name}: dropout_p must be in [0, 1), got 1")
+    yield Error("dropout", call(p=1.5), f"{name}: dropout_p must be in [0, 1], got 1.5")
     place = torch.ones(1, device=device).device
     rule = f"seed must be one int64 on the device of x ({place}), or a mask of the result there"
     for seed, text in (
@@ -284,7 +408,16 @@ def scale_dropout_errors(device: str) -> Iterator[Error]:
 def dropout_mask_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     if dtype is not torch.float32 or device == "cuda":  # no argument has a dtype; CUDA has no such op
         return
-    for count, p in ((0, 0.5), (1, 0.5), (7, 0.1), (8, 0.0), (255, 0.9), (257, 0.5), (9001, 1 - 2**-20)):
+    for count, p in (
+        (0, 0.5),
+        (1, 0.5),
+        (7, 0.1),
+        (8, 0.0),
+        (255, 0.9),
+        (257, 0.5),
+        (300, 1.0),
+        (9001, 1 - 2**-20),
+    ):
         inputs = {"seed": torch.tensor([count - 8], device=device), "count": count, "dropout_p": p}
         yield Sample(f"count{count}", inputs)
 
@@ -301,4 +434,4 @@ def dropout_mask_errors(device: str) -> Iterator[Error]:
     seed = torch.zeros(1, dtype=torch.uint8, device=device)
     yield Error("seed", call(seed), f"{name}: seed must be one int64, got Byte [1]")
     yield Error("count", call(count=-1), f"{name}: count must be non-negative, got -1")
-    yield Error("dropout", call(p=1.0), f"{name}: dropout_p must be in [0, 1), got 1")
+    yield Error("dropout", call(p=1.5), f"{name}: dropout_p must be in [0, 1], got 1.5")

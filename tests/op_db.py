@@ -4,6 +4,7 @@ import op_add_sinusoidal as add
 import op_alibi_bias as alibi
 import op_gather_bias as gather
 import op_position_embedding as embed
+import op_positions as at
 import op_relative_bias as bias
 import op_sinusoidal as sinusoid
 import op_t5_bias as t5
@@ -108,6 +109,24 @@ OPS = (
         unsupported=UNSUPPORTED,
     ),
     Op(
+        "add_sinusoidal.positions",
+        add.positions_samples,
+        reference.add_sinusoidal,
+        add.positions_errors,
+        differentiable=("x",),
+        error_bound=add.add_bound,
+        costly=("x-contiguous", "x[2, 3, 4]-at[1, 3]"),
+    ),
+    Op(
+        "add_sinusoidal.positions_out",
+        add.positions_out_samples,
+        add.out_reference,
+        add.positions_out_errors,
+        error_bound=add.add_bound,
+        costly=("out-strided",),
+        unsupported=UNSUPPORTED,
+    ),
+    Op(
         "_add_sinusoidal",
         add.with_seed_samples,
         add.with_seed_reference,
@@ -175,6 +194,42 @@ OPS = (
         differentiable=("grad",),
         error_bound=embed.sum_batch_bound,
         costly=("grad-strided", "grad-transposed-sequence-first"),
+    ),
+    Op(
+        "add_position_embedding.positions",
+        at.samples,
+        reference.add_position_embedding,
+        at.errors,
+        differentiable=("x", "pos_embed"),
+        error_bound=at.add_bound,
+        costly=("x[2, 3, 4]-at[1, 3]", "x[6, 4]-at[6]", "x-scale"),
+    ),
+    Op(
+        "add_position_embedding.positions_out",
+        at.out_samples,
+        at.out_reference,
+        at.out_errors,
+        error_bound=at.add_bound,
+        costly=("out-strided",),
+        unsupported=UNSUPPORTED,
+    ),
+    Op(
+        "_add_positions",
+        at.with_seed_samples,
+        reference.add_positions,
+        at.with_seed_errors,
+        differentiable=("x", "pos_embed"),
+        error_bound=at.add_bound,
+        costly=("x[2, 3, 4]-at[2, 3]", "pos_embed-strided"),
+    ),
+    Op(
+        "_sum_positions",
+        at.sum_samples,
+        reference.sum_positions,
+        at.sum_errors,
+        differentiable=("grad",),
+        error_bound=at.sum_error_bound,
+        costly=("x[2, 3, 4]-at[1, 3]", "x-strided"),
     ),
     Op(
         "window_bias",

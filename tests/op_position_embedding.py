@@ -113,6 +113,8 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(name, {**inputs, "training": False}, small)
     plain = {**operands(device, dtype, prefixes=PREFIXES["registers"]), "training": False}
     yield Sample("training", {**plain, "training": True})
+    inputs = {**plain, "x": plain["x"].div(0), "dropout_p": 1.0, "training": True}
+    yield Sample("all-dropped", inputs, gradients=False)
     for name in ("x", "pos_embed", "prefix_tokens"):
         wide = plain[name].float() if name != "prefix_tokens" else [t.float() for t in plain[name]]
         yield Sample(f"float32-{name}", {**plain, name: wide})
@@ -159,7 +161,7 @@ def add_bound(sample: Sample, expected: Tensor) -> Tensor:
         inputs[name] = inputs[name].to(torch.float64).abs()
     inputs["prefix_tokens"] = [t.to(torch.float64).abs() for t in inputs["prefix_tokens"]]
     inputs["x_scale"] = abs(inputs["x_scale"])
-    return FLOAT64_ERROR * reference.embed_with_seed(**inputs, seed=None) / (1 - inputs["dropout_p"])
+    return FLOAT64_ERROR * reference.embed_with_seed(**inputs, seed=None) / (1 - inputs["dropout_p"] or 1.0)
 
 
 def errors(device: str, promotes: bool = True, **tail) -> Iterator[Error]:
@@ -225,8 +227,8 @@ def errors(device: str, promotes: bool = True, **tail) -> Iterator[Error]:
         yield Error("pos-other-dtype", call(pos_embed=ones(197, 16, dtype=torch.bfloat16)), text)
         text = f"{name}: prefix_tokens[0] must have the dtype of x (Float), got Double"
         yield Error("prefix-other-dtype", call(prefix_tokens=[ones(1, 1, 16, dtype=torch.float64)]), text)
-    for p, text in ((1.0, "1"), (-0.5, "-0.5"), (float("nan"), "nan")):
-        yield Error(f"dropout-{text}", call(dropout_p=p), f"{name}: dropout_p must be in [0, 1), got {text}")
+    for p, text in ((1.5, "1.5"), (-0.5, "-0.5"), (float("nan"), "nan")):
+        yield Error(f"dropout-{text}", call(dropout_p=p), f"{name}: dropout_p must be in [0, 1], got {text}")
     for scale, text in ((float("nan"), "nan"), (float("-inf"), "-inf")):
         yield Error(f"x-scale-{text}", call(x_scale=scale), f"{name}: x_scale must be finite, got {text}")
 

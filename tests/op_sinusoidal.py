@@ -67,6 +67,17 @@ def spec_errors(op: str, call: Callable[..., dict[str, Any]], scale: bool) -> It
     yield Error("odd", call(odd="x"), f'{name}: odd must be "error", "zero" or "sin", got "x"')
 
 
+def inexact_errors(name: str, device: str) -> Iterator[Error]:
+    """Positions of 64 bits that doubles do not hold, among three."""
+    for value in (2**53, -(2**53), 2**62 + 1, -(2**63)):
+        text = f"{name}: positions must be below 2**53 in magnitude, got {value}"
+        yield Error(f"inexact{value}", {"positions": torch.tensor([0, value, 0], device=device)}, text)
+    value = 2**64 - 1
+    positions = torch.tensor([0, value, 0], dtype=torch.uint64, device=device)
+    text = f"{name}: positions must be below 2**53 in magnitude, got {value}"
+    yield Error(f"inexact{value}", {"positions": positions}, text)
+
+
 def largest_angle(positions: Tensor, spec: Mapping[str, Any], dim: int) -> Tensor:
     """The largest angle of any channel, per position: what the oracle's error grows with."""
     exponent = -(dim // 2) / (dim // 2 - spec["freq_shift"])
@@ -142,6 +153,9 @@ def table_errors(device: str) -> Iterator[Error]:
 
     name = "posenc_ext::sinusoidal_table"
     yield Error("length", call(length=-1), f"{name}: length must be non-negative, got -1")
+    for start, got in ((2**53, 2**53), (-(2**53), -(2**53)), (2**53 - 3, 2**53)):
+        text = f"{name}: positions must be below 2**53 in magnitude, got {got}"
+        yield Error(f"start{start}", {**call(), "start": start}, text)
     yield Error("dtype", call(dtype=torch.int32), f"{name}: dtype {FLOATING}, got Int")
     yield Error("dtype-complex", call(dtype=torch.complex64), f"{name}: dtype {FLOATING}, got ComplexFloat")
     yield from spec_errors("sinusoidal_table", call, scale=True)
@@ -206,6 +220,9 @@ def errors(device: str) -> Iterator[Error]:
             text, call(positions=positions), f"{name}: positions must be integer or floating, got {text}"
         )
     yield Error("dtype", call(dtype=torch.int64), f"{name}: dtype {FLOATING}, got Long")
+    if device == "cpu":
+        for error in inexact_errors(name, device):
+            yield Error(error.name, call(**error.inputs), error.text)
     yield from spec_errors("sinusoidal", call, scale=True)
 
 

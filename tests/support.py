@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import pytest
 import torch
 from op_db import OPS
 from op_types import DEVICES, DTYPES, Op, Sample, round_bound
@@ -17,6 +16,8 @@ def cases(
     keep: Callable[[Op, Sample], bool] = lambda op, sample: True,
 ) -> list:
     """One test parameter (op, sample) for every sample of every op that has these properties."""
+    import pytest  # here: bench/gpu_test.py needs none
+
     parameters = []
     for op in OPS:
         if not op.supports(*properties):

@@ -1,6 +1,7 @@
 """The compositions against their formulas; tests/parity has the libraries they follow."""
 
 import doctest
+import itertools
 import math
 import re
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 import posenc_ext
 from posenc_ext import compositions
+from posenc_ext._resampling import resample_grid
 from posenc_ext.reference import round_once
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -47,6 +49,18 @@ def test_padding_positions(dtype, padding_idx, past_length):
         actual = posenc_ext.padding_positions(given, padding_idx, past_length)
         assert actual.dtype == torch.int64
         assert actual.tolist() == positions_one_by_one(given, padding_idx, past_length)
+
+
+def test_padding_positions_with_a_cache_of_each_sample():
+    tokens = torch.randint(0, 3, (4, 6))
+    past = torch.tensor([3, 0, 7, 1])
+    expected = [
+        positions_one_by_one(row[None], 1, n)[0] for row, n in zip(tokens, past.tolist(), strict=True)
+    ]
+    for given in (past, past.unsqueeze(1), past.to(torch.uint8)):
+        assert posenc_ext.padding_positions(tokens, 1, given).tolist() == expected
+    for given in (torch.tensor(5), torch.tensor([5])):
+        assert posenc_ext.padding_positions(tokens, 1, given).tolist() == positions_one_by_one(tokens, 1, 5)
 
 
 # Grids, one cell and one axis at a time
@@ -200,11 +214,10 @@ def test_position_embedding_is_resampled_as_an_image(dtype, prefix, mode, antial
     )
     assert actual.shape == (1, prefix + 14, 5)
     assert same_bits(actual[:, :prefix], pos_embed[:, :prefix])
-    wide = pos_embed.to(torch.float64 if dtype == torch.float64 else torch.float32)
     options = {} if mode == "nearest" else {"antialias": antialias, "align_corners": align_corners}
-    for channel in range(5):
-        image = F.interpolate(wide[:, prefix:, channel].view(1, 1, 4, 3), (2, 7), mode=mode, **options)
-        assert same_bits(actual[:, prefix:, channel], image.to(dtype).view(1, 14))
+    image = pos_embed[:, prefix:].double().mT.reshape(1, 5, 4, 3)
+    exact = F.interpolate(image, (2, 7), mode=mode, **options).flatten(2).mT
+    assert same_values(actual[:, prefix:], exact)
     flat = posenc_ext.resample_position_embedding(
         pos_embed[0], [2, 7], prefix, [4, 3], mode, antialias, align_corners
     )
@@ -216,6 +229,25 @@ def test_position_embedding_is_resampled_as_an_image(dtype, prefix, mode, antial
         ),
         actual,
     )
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+def test_resampling_is_that_of_interpolate(mode):
+    sizes = ((1, 1), (1, 6), (2, 9), (5, 7), (8, 3), (16, 16))
+    for old, new, antialias, align_corners in itertools.product(sizes, sizes, (False, True), (False, True)):
+        grid = torch.randn(*old, 3, dtype=torch.float64)
+        image = grid.permute(2, 0, 1).unsqueeze(0)
+        options = {"mode": mode, "antialias": antialias, "align_corners": align_corners}
+        expected = F.interpolate(image, new, **options).squeeze(0).permute(1, 2, 0)
+        actual = resample_grid(grid, list(new), mode, antialias, align_corners)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=2**-46)  # the weights, from float64 sizes
+
+
+def test_resampling_under_autocast():
+    pos_embed = torch.randn(1, 10, 4)
+    expected = posenc_ext.resample_position_embedding(pos_embed, [5, 2])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert same_bits(posenc_ext.resample_position_embedding(pos_embed, [5, 2]), expected)
 
 
 def test_the_same_size_is_the_same_tensor():
@@ -230,15 +262,31 @@ def test_the_same_size_is_the_same_tensor():
 def test_window_table_is_resampled_as_an_image_a_head(dtype, prefix):
     table = torch.randn(7 * 5 + 3 * prefix, 2).to(dtype)
     actual = posenc_ext.resample_window_table(table, [4, 3], [2, 6], prefix)
-    wide = table.to(torch.float64 if dtype == torch.float64 else torch.float32)
-    for head in range(2):
-        image = F.interpolate(wide[:35, head].view(1, 1, 7, 5), (3, 11), mode="bicubic")
-        assert same_bits(actual[:33, head], image.to(dtype).flatten())
+    image = table[:35].double().t().reshape(1, 2, 7, 5)
+    exact = F.interpolate(image, (3, 11), mode="bicubic").view(2, 33).t()
+    # Rounded once; the smallest number is half precision's own error next to zero.
+    bound = torch.finfo(dtype).eps / 2 * exact.abs() + torch.finfo(dtype).smallest_normal + 2**-46
+    assert ((actual[:33].double() - exact).abs() <= bound).all()
     assert same_bits(actual[33:], table[35:])
     assert same_bits(
         posenc_ext.resample_window_table(table.t().contiguous().t(), [4, 3], [2, 6], prefix), actual
     )
     posenc_ext.window_bias(actual, [2, 6], prefix_tokens=prefix)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [([3], [6]), ([4, 3], [4, 5]), ([2, 3, 4], [3, 5, 2]), ([8, 7, 7], [8, 7, 9])], ids=str
+)
+def test_window_table_is_resampled_along_each_axis(old, new):
+    cells = [2 * size - 1 for size in old]
+    table = torch.randn(math.prod(cells), 2, dtype=torch.float64)
+    expected = table.view(*cells, 2)
+    for axis, size in enumerate(new):
+        lines = expected.movedim(axis, -1)
+        resized = F.interpolate(lines.reshape(1, -1, 1, cells[axis]), (1, 2 * size - 1), mode="bicubic")
+        expected = resized.view(*lines.shape[:-1], -1).movedim(-1, axis)
+    actual = posenc_ext.resample_window_table(table, old, new)
+    torch.testing.assert_close(actual, expected.flatten(0, -2), rtol=0, atol=2**-46)
 
 
 def test_resampling_keeps_what_is_constant():
@@ -324,6 +372,16 @@ ERRORS = [
         ([2, 2], 4, "MAE"),
         "order must be one of mae, cogvideox, timm, timm_interleaved, mocov3, monai, positional_encodings, "
         "got MAE",
+    ),
+    (
+        "padding_positions",
+        (torch.zeros(3, 2, dtype=torch.int64), 0, torch.zeros(2, dtype=torch.int64)),
+        "past_length must have one value or 3, got 2",
+    ),
+    (
+        "padding_positions",
+        (torch.zeros(3, 2, dtype=torch.int64), 0, torch.zeros(3)),
+        "past_length must be an int or an integer tensor [], [1], [B] or [B, 1], got torch.float32 [3]",
     ),
     ("sinusoidal_grid", ([2], 4), "size has a wrong number of axes for order mae, got 1"),
     ("sinusoidal_grid", ([2, 2, 2], 4, "timm"), "size has a wrong number of axes for order timm, got 3"),
@@ -424,8 +482,18 @@ ERRORS = [
     ),
     (
         "resample_window_table",
-        (torch.zeros(9, 2), [2], [3, 3]),
-        "old_window must have 2 positive sizes, got [2]",
+        (torch.zeros(9, 2), [2, 0], [3, 3]),
+        "old_window must have 1 to 3 positive sizes, got [2, 0]",
+    ),
+    (
+        "resample_window_table",
+        (torch.zeros(9, 2), [2, 1, 1, 1], [3, 3, 1, 1]),
+        "old_window must have 1 to 3 positive sizes, got [2, 1, 1, 1]",
+    ),
+    (
+        "resample_window_table",
+        (torch.zeros(9, 2), [2, 2], [3]),
+        "new_window must have 2 positive sizes, got [3]",
     ),
     (
         "resample_window_table",

@@ -38,10 +38,6 @@ BUGS = {
 RACE_BUGS = {"missing-barrier": "data race", "two-blocks-one-element": "data race"}
 
 
-def cpu_kernels() -> Path:
-    return native.build("baseline.o", ["csrc/cpu/kernels/level_baseline.cpp"], [*BASE, "-O2", "-c"])
-
-
 def build(name: str, races: bool = False) -> Path:
     # Unoptimised: compiling takes longer than running.
     flags = [*BASE, "-Itests/cuda_emulation", "-isystem", f"{native.toolkit()}/include"]
@@ -49,7 +45,7 @@ def build(name: str, races: bool = False) -> Path:
         return native.build(name, ["tests/cuda_emulation/conversions.cpp"], [*flags, "-O1"])
     sources = [f"tests/cuda_emulation/{name}.cpp"]
     if name in ("sinusoidal", "position_embedding"):  # compared with the CPU kernels
-        sources.append(str(cpu_kernels()))
+        sources.append(str(native.cpu_kernels()))
     if races:
         return native.build(f"{name}-races", sources, [*flags, "-O0", "-g1", *RACES])
     return native.build(name, sources, [*flags, "-O0", "-g1", *SANITIZERS])
@@ -67,7 +63,7 @@ def race_programs() -> dict[str, Path]:
     if built.returncode != 0 or native.run(probe.with_suffix("")).returncode != 0:
         pytest.skip("the C++ compiler has no ThreadSanitizer with fibers, or it does not run here")
     names = [*KERNELS, "planted"]
-    cpu_kernels()
+    native.cpu_kernels()
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(names, pool.map(lambda name: build(name, races=True), names)))
 
@@ -102,7 +98,7 @@ def programs() -> dict[str, Path]:
     if native.run(*native.CXX, *SANITIZERS, probe, "-o", native.BUILD / "probe").returncode != 0:
         pytest.skip("the C++ compiler has no AddressSanitizer and UndefinedBehaviorSanitizer")
     names = [*KERNELS, "planted", "conversions"]
-    cpu_kernels()  # which two of them need, here rather than in two threads at once
+    native.cpu_kernels()  # which two of them need, here rather than in two threads at once
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(names, pool.map(build, names)))
 

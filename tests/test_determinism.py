@@ -92,6 +92,15 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         results[name] = y
         gradients = torch.autograd.grad(y, [tokens, pos_embed, *prefixes], fixed(y.shape, dtype, seed=1))
         results |= {f"{name} backward {i}": gradient for i, gradient in enumerate(gradients)}
+    for name, rows, dim in (("positions", 1026, 254), ("positions few rows", 3, 2049)):
+        y_x, table = leaf((3, 331, dim), dtype), leaf((rows, dim), dtype)
+        at = torch.randint(rows, (3, 331), generator=torch.Generator().manual_seed(7))
+        torch.manual_seed(5)
+        y = posenc_ext.add_position_embedding(y_x, table, positions=at, dropout_p=0.3, training=True)
+        results[name] = y
+        results[f"add {name}"] = posenc_ext.add_sinusoidal(y_x, positions=at, odd="sin")
+        gradients = torch.autograd.grad(y, [y_x, table], fixed(y.shape, dtype, seed=1))
+        results |= {f"{name} backward {i}": gradient for i, gradient in enumerate(gradients)}
     for name, window, options in (
         ("bias", [24, 23], {}),
         ("bias prefix", [17, 16], {"prefix_tokens": 1}),

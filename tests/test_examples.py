@@ -150,6 +150,12 @@ def test_clip_pooling_example(capsys):
     assert float(loaded.split()[-1]) == 0
 
 
+def test_tensor_parallel_example(capsys):
+    alone, together, verdict = printed("tensor_parallel_t5", capsys)
+    assert len(alone.split()) == len(together.split()) - 2
+    assert verdict.endswith("at most 1e-5: True")
+
+
 def test_readme_examples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # they save a file
     readme = str(EXAMPLES.parent / "README.md")

@@ -12,6 +12,7 @@ import posenc_ext
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import gpu_bench
+import gpu_day
 import gpu_test
 
 NEED_CUDA = {"streams", "devices", "graphs", "sanitizers", "suite"}
@@ -125,3 +126,33 @@ def test_contenders_compute_the_same():
         if case.flex:
             lookup, attend = case.flex
             torch.testing.assert_close(lookup(), attend(case.ours)(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_day_without_a_gpu_is_no_success(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("OUT", str(tmp_path))
+    assert gpu_day.main([]) == 1
+    assert "no GPU" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_is_cut_leaves_what_it_found_and_the_next_one_runs(monkeypatch, tmp_path):
+    slow, quick = tmp_path / "slow.py", tmp_path / "quick.py"
+    slow.write_text("import time\nprint('found', flush=True)\ntime.sleep(100)\nprint('too late')")
+    quick.write_text("import sys\nprint(*sys.argv[1:])\nsys.exit(3)")
+    monkeypatch.setattr(gpu_day, "copy_sources", lambda: None)
+    steps = [
+        ("test", 2, [str(slow)]),
+        ("bench", 50, [str(quick), "--out", "{out}"]),
+        ("test", 50, [str(slow)]),
+    ]
+    monkeypatch.setattr(gpu_day, "STEPS", steps)
+    out = tmp_path / "out"
+    monkeypatch.setenv("OUT", str(out))
+    assert gpu_day.main(["--device", "cpu", "--seconds", "6"]) == 1
+    assert (out / "test.txt").read_text() == "found\nfound\n"
+    assert (out / "bench.txt").read_text() == f"--out {out} --device cpu\n"
+    said = (out / "summary.txt").read_text().splitlines()[1:]
+    assert [line.split(": ")[1].partition(",")[0] for line in said[:2]] == ["cut after 2 s", "FAILED"]
+    assert "exit 3" in said[1]
+    assert "cut after" in said[2]

@@ -394,12 +394,12 @@ def test_examples_in_docstrings(name):
             "Cannot use sin/cos positional encoding with odd dim (got dim=7)",
         ),
         (
-            lambda nn: nn.SinusoidalPositionalEncoding(8, 1.0),
-            "SinusoidalPositionalEncoding: dropout must be in [0, 1), got 1.0",
+            lambda nn: nn.SinusoidalPositionalEncoding(8, 1.1),
+            "SinusoidalPositionalEncoding: dropout must be in [0, 1], got 1.1",
         ),
         (
             lambda nn: nn.SinusoidalPositionalEncoding(8, -0.1),
-            "SinusoidalPositionalEncoding: dropout must be in [0, 1), got -0.1",
+            "SinusoidalPositionalEncoding: dropout must be in [0, 1], got -0.1",
         ),
         (
             lambda nn: nn.SinusoidalPositionalEncoding(8, 0.1)(torch.zeros(2, 1, 6)),
@@ -437,5 +437,5 @@ def test_errors_of_the_ops():
         RuntimeError, match=r"window_bias: query_size must be at least the window \[4, 4\], got \[3, 8\]"
     ):
         expanded()(3, 8)
-    with pytest.raises(RuntimeError, match=r"add_sinusoidal: x must have 3 dimensions .*, got 2"):
-        sinusoidal()(torch.zeros(5, 6))
+    with pytest.raises(RuntimeError, match=r"add_sinusoidal: x must have 2 or 3 dimensions .*, got 1"):
+        sinusoidal()(torch.zeros(6))

@@ -1,14 +1,17 @@
 """The modules that hold learned positions, against plain code; tests/parity has the libraries."""
 
 import copy
+import io
 import math
 import pickle
 import re
+import warnings
 
 import pytest
 import torch
 from support import same_bits
 from test_nn import saved_and_loaded
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
 import posenc_ext
@@ -43,6 +46,14 @@ MODULES = {
     "learned-seq-first": (
         lambda: LearnedPositionalEmbedding(9, 6, batch_first=False),
         (torch.randn(4, 2, 6),),
+    ),
+    "learned-pasts": (
+        lambda: LearnedPositionalEmbedding(9, 6, 2, batch_first=False),
+        (torch.randn(4, 2, 6), torch.tensor([-2, 5])),
+    ),
+    "learned-packed": (
+        lambda: LearnedPositionalEmbedding(9, 6, 2, 0.0, 1.5),
+        (torch.randn(4, 6), 0, torch.tensor([0, 1, 8, 1])),
     ),
     "pool": (lambda: AttentionPool2d(3, 6, 2), (torch.randn(2, 6, 3, 3),)),
     "pool-resampled": (lambda: AttentionPool2d((3, 4), 6, 2, 5), (torch.randn(2, 6, 4, 2),)),
@@ -186,10 +197,93 @@ def test_vision_loads_another_square_grid(options):
     assert loaded["embed"].pos_embed.shape == large.pos_embed.shape
 
 
+def through_a_file(state):
+    """A checkpoint as torch.save writes it: with its metadata."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+GRIDS = {
+    "vision": ("pos_embed", lambda size, **options: vision(size, **options)),
+    "pool": ("positional_embedding", lambda size, **options: AttentionPool2d(size, 8, 2, **options)),
+}
+EVERY_GRID = pytest.mark.parametrize(("name", "build"), GRIDS.values(), ids=GRIDS)
+
+
+@EVERY_GRID
+def test_a_recorded_grid_is_resampled_axis_by_axis(name, build):
+    for old, new in (
+        ((4, 6), (8, 12)),
+        ((6, 6), (4, 9)),
+        ((4, 6), (6, 4)),
+        ((4, 6), (4, 6)),
+        ((3, 2), (2, 2)),
+    ):
+        module = torch.nn.ModuleDict({"embed": build(old)})
+        own = getattr(module["embed"], name)
+        expected = posenc_ext.resample_position_embedding(own, list(new), 1, list(old))
+        for state in (module.state_dict(), through_a_file(module.state_dict())):
+            other = torch.nn.ModuleDict({"embed": build(new)})
+            assert other.load_state_dict(state) == ([], [])
+            assert same_bits(getattr(other["embed"], name), expected)
+        # An entry that is resampled by hand is not what the record tells of.
+        state[f"embed.{name}"] = expected.detach()
+        if old[0] * old[1] != new[0] * new[1]:
+            other = torch.nn.ModuleDict({"embed": build(new)})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                other.load_state_dict(state)
+            assert same_bits(getattr(other["embed"], name), expected)
+
+
+@EVERY_GRID
+def test_a_grid_that_is_not_recorded_is_never_taken_without_a_word(name, build):
+    """safetensors, torch.distributed.checkpoint and other code keep no metadata."""
+    state = dict(build((4, 6)).state_dict())
+    module = build((6, 4))
+    with pytest.warns(UserWarning, match=rf"{name} has no record .* taken as 1 rows and the grid \[6, 4\]"):
+        module.load_state_dict(state)
+    assert same_bits(getattr(module, name), state[name])
+    mend = r"are not a square, and none is recorded: checkpoint_grid=\[H, W\] says it"
+    for size in ((8, 12), (5, 5)):
+        module = build(size)
+        before = getattr(module, name).clone()
+        with pytest.raises(RuntimeError, match=f"size mismatch for {name}: 25 rows .*{mend}"):
+            module.load_state_dict(state)
+        assert same_bits(getattr(module, name), before)
+    square = dict(build(6).state_dict())
+    with pytest.raises(RuntimeError, match="37 rows may be more than one grid"):
+        build((4, 9)).load_state_dict(square)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build(6).load_state_dict(square)
+        for old, new, loaded in (
+            ((6, 6), (4, 9), square),
+            ((4, 9), (4, 9), square),
+            ((4, 6), (8, 12), state),
+        ):
+            module = build(new, checkpoint_grid=old)
+            module.load_state_dict(loaded)
+            expected = posenc_ext.resample_position_embedding(loaded[name], list(new), 1, list(old))
+            assert same_bits(getattr(module, name), expected)
+
+
+def test_rows_in_front_of_the_grid_are_never_mistaken_for_cells():
+    plain, registers = vision(4, class_token=False), vision(7, registers=6)
+    state = plain.state_dict()
+    with pytest.raises(
+        RuntimeError, match=r"pos_embed must have 7 rows in front of its \[4, 4\] grid, got 0"
+    ):
+        registers.load_state_dict(state, strict=False)
+    with pytest.raises(RuntimeError, match="16 rows may be more than one grid"):  # 7 + 3 x 3, or 4 x 4
+        registers.load_state_dict(dict(state), strict=False)
+    with pytest.warns(UserWarning, match=r"taken as 7 rows and the grid \[3, 3\]"):
+        vision(3, registers=6).load_state_dict(dict(state), strict=False)
+
+
 def test_vision_leaves_what_is_no_square_to_the_error_of_torch():
-    state = vision((3, 4)).state_dict()
-    with pytest.raises(RuntimeError, match="size mismatch for pos_embed"):
-        vision((5, 4)).load_state_dict(state)
     with pytest.raises(RuntimeError, match="size mismatch for pos_embed"):
         vision(3, dim=8).load_state_dict(vision(4, dim=6).state_dict())
     with pytest.raises(RuntimeError, match="Missing key"):
@@ -209,6 +303,110 @@ def test_vision_from_sinusoidal(order, embed_prefix, trainable):
     assert module.pos_embed.requires_grad == trainable
     assert module.cls_token.requires_grad
     assert set(dict(module.named_parameters())) == {"cls_token", "dist_token", "pos_embed"}
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_reset_restores_sinusoids(trainable):
+    """After to_empty(), in copies, in every dtype; and what is random beside them is drawn again."""
+    builds = (
+        lambda: VisionPositionEmbedding.from_sinusoidal((2, 3), 8, "timm", 100.0, trainable, dist_token=True),
+        lambda: LearnedPositionalEmbedding.from_sinusoidal(
+            5, 7, 50.0, 1.0, "concat", "zero", trainable, offset=2
+        ),
+    )
+    for build, name in zip(builds, ("pos_embed", "weight"), strict=True):
+        exact = getattr(build().double(), name)  # rounded to float32
+        with torch.device("meta"):
+            on_meta = build()
+        assert getattr(on_meta, name).is_meta
+        on_meta.reset_parameters()
+        for module in (
+            on_meta.to_empty(device="cpu"),
+            copy.deepcopy(build()),
+            pickle.loads(pickle.dumps(build())),
+        ):
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter.fill_(torch.nan)
+            module.reset_parameters()
+            assert same_bits(getattr(module, name), exact.float())
+            assert getattr(module, name).requires_grad == trainable
+            assert not any(parameter.isnan().any() for parameter in module.parameters())
+        for dtype in (torch.float64, torch.bfloat16):
+            module = build().to(dtype)
+            module.reset_parameters()
+            assert getattr(module, name).dtype == dtype
+            torch.testing.assert_close(getattr(module, name), exact.to(dtype), rtol=0, atol=2**-24)
+
+
+def test_reset_makes_a_pool_as_it_was_constructed():
+    module = AttentionPool2d(30, 64, 2)
+    expected = {name: parameter.std().item() for name, parameter in module.named_parameters()}
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(torch.nan)
+    module.reset_parameters()
+    for name, parameter in module.named_parameters():
+        assert parameter.std().item() == pytest.approx(expected[name], rel=0.3)
+
+
+def test_maps_with_channels_last():
+    module, pool = vision(dist_token=True), AttentionPool2d((3, 4), 6, 2)
+    for size in ((3, 4), (5, 2)):
+        image = torch.randn(2, 6, *size)
+        assert same_bits(module(image.permute(0, 2, 3, 1)), module(image))
+        assert same_bits(pool(image.permute(0, 2, 3, 1)), pool(image))
+    both = torch.randn(2, 6, 5, 6)  # [B, dim, H, W], not [B, H, W, dim]
+    assert same_bits(module(both), module(both.flatten(2).mT, [5, 6]))
+
+
+# Sizes that are not known beforehand
+
+
+SIZED = {
+    "vision": lambda: vision((4, 4)),
+    "vision-antialias-off": lambda: vision((4, 4), antialias=False),
+    "pool": lambda: AttentionPool2d(4, 6, 2),
+}
+SIZES = ((5, 7), (4, 4), (9, 3), (4, 7))
+
+
+@pytest.mark.filterwarnings("ignore")  # that checks of sizes are traced once
+def test_traces_follow_the_size():
+    for build in SIZED.values():
+        module = build()
+        for traced_at in ((4, 4), (5, 6)):
+            traced = torch.jit.trace(module, torch.randn(2, 6, *traced_at), check_trace=False)
+            for size in SIZES:
+                x = torch.randn(3, 6, *size)
+                assert same_bits(traced(x), module(x))
+
+
+def test_exports_have_no_guard_that_excludes_the_own_size():
+    height, width = torch.export.Dim("height", min=2, max=64), torch.export.Dim("width", min=2, max=64)
+    for build in SIZED.values():
+        module = build()
+        for exported_at in ((4, 4), (5, 6)):
+            x = torch.randn(2, 6, *exported_at)
+            program = torch.export.export(module, (x,), dynamic_shapes={"x": {2: height, 3: width}}).module()
+            for size in SIZES:
+                x = torch.randn(2, 6, *size)
+                torch.testing.assert_close(program(x), module(x), rtol=2**-20, atol=2**-20)
+
+
+def test_one_graph_trains_at_every_size():
+    for name in ("vision", "pool"):
+        module = SIZED[name]()
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(module, dynamic=True, fullgraph=True, backend=counter)
+        compiled(torch.randn(2, 6, *SIZES[0], requires_grad=True))
+        graphs = counter.frame_count
+        for size in SIZES:
+            arguments = (torch.randn(2, 6, *size),)
+            for mine, theirs in zip(results(compiled, arguments), results(module, arguments), strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=2**-20, atol=2**-20)
+        assert counter.frame_count == graphs
 
 
 @EVERY_TOKENS
@@ -261,6 +459,53 @@ def test_gradient_of_learned():
     torch.testing.assert_close(grad_x, upstream * 1.5, rtol=1e-15, atol=0)
     expected = F.pad(upstream.sum(0), (0, 0, 3, 4))
     torch.testing.assert_close(grad_weight, expected, rtol=1e-14, atol=1e-14)
+
+
+def at_positions(module, x, positions):
+    """x and the rows of its positions [B, L], in float64."""
+    return x.double() * module.x_scale + module.weight.double()[positions + module.offset]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("offset", [0, 2])
+def test_learned_at_the_positions_of_each_sample(batch_first, offset):
+    module = LearnedPositionalEmbedding(9, 6, offset, batch_first=batch_first)
+    x = torch.randn(3, 4, 6)
+
+    def call(x, *arguments):
+        return module(x, *arguments) if batch_first else module(x.transpose(0, 1), *arguments).transpose(0, 1)
+
+    past = torch.tensor([-2, 0, 5])  # two tokens of padding on the left, a cache of five tokens
+    positions = (past.unsqueeze(1) + torch.arange(4)).clamp(min=0)
+    expected = round_once(at_positions(module, x, positions), x.dtype)
+    for given in (past, past.unsqueeze(1), past.int()):
+        assert same_bits(call(x, given), expected)
+    for given in (positions, positions.int(), positions.to(torch.uint8)):
+        assert same_bits(call(x, 0, given), expected)
+    assert same_bits(call(x, 0, positions[1:2]), call(x))
+    for given in (torch.tensor(5), torch.tensor([5])):
+        assert same_bits(call(x, given), call(x, 5))
+    packed = x.flatten(0, 1)
+    assert same_bits(module(packed, 0, positions.flatten()), expected.flatten(0, 1))
+    assert same_bits(module(x[0], 3), call(x[:1], 3)[0])
+    assert same_bits(module(x[0], torch.tensor([3])), call(x[:1], 3)[0])
+    long = LearnedPositionalEmbedding(300, 6, offset)
+    last = torch.full([2], 255, dtype=torch.uint8)  # the last of its dtype, before the offset
+    assert same_bits(long(x[0, :2], 0, last), long(x[0, :2], 0, last.long()))
+    padding = torch.full([3, 4], -offset)  # the first of the rows in front, where OPT has padding
+    assert same_bits(call(x, 0, padding), round_once(at_positions(module, x, padding), x.dtype))
+
+
+def test_gradient_of_learned_at_positions():
+    module = LearnedPositionalEmbedding(9, 6, offset=2, x_scale=1.5).double()
+    x = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+    positions = torch.randint(0, 9, (3, 4))
+    upstream = torch.randn_like(x)
+    inputs = [x, module.weight]
+    actual = torch.autograd.grad(module(x, 0, positions), inputs, upstream)
+    expected = torch.autograd.grad(at_positions(module, x, positions), inputs, upstream)
+    for mine, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-14, atol=1e-14)
 
 
 def test_learned_from_sinusoidal():
@@ -362,7 +607,7 @@ def test_pool_loads_another_square_map():
     assert same_bits(large.positional_embedding, expected)
     assert same_bits(large.c_proj.weight, small.c_proj.weight)
     with pytest.raises(RuntimeError, match="size mismatch for positional_embedding"):
-        small.load_state_dict(large.state_dict())
+        small.load_state_dict(dict(large.state_dict()))
 
 
 def test_pool_adds_float32_positions_to_half_maps():
@@ -396,7 +641,7 @@ def test_pool_starts_as_clip_does():
         ),
         (lambda: vision(dim=0), "VisionPositionEmbedding: dim must be positive, got 0"),
         (lambda: vision(registers=-1), "VisionPositionEmbedding: registers must be >= 0, got -1"),
-        (lambda: vision(dropout=1.0), "VisionPositionEmbedding: dropout must be in [0, 1), got 1.0"),
+        (lambda: vision(dropout=1.1), "VisionPositionEmbedding: dropout must be in [0, 1], got 1.1"),
         (
             lambda: vision()(torch.zeros(12, 6)),
             "VisionPositionEmbedding: x must have 3 or 4 dimensions, got 2",
@@ -435,11 +680,28 @@ def test_pool_starts_as_clip_does():
         ),
         (
             lambda: LearnedPositionalEmbedding(9, 6, dropout=-0.5),
-            "LearnedPositionalEmbedding: dropout must be in [0, 1), got -0.5",
+            "LearnedPositionalEmbedding: dropout must be in [0, 1], got -0.5",
         ),
         (
-            lambda: LearnedPositionalEmbedding(9, 6)(torch.zeros(4, 6)),
-            "LearnedPositionalEmbedding: x must have 3 dimensions, got 2",
+            lambda: LearnedPositionalEmbedding(9, 6)(torch.zeros(1, 1, 4, 6)),
+            "LearnedPositionalEmbedding: x must have 2 or 3 dimensions, got 4",
+        ),
+        (
+            lambda: LearnedPositionalEmbedding(9, 6)(torch.zeros(2, 4, 6), torch.zeros(3).long()),
+            "LearnedPositionalEmbedding: past_length must have one value or 2, got 3",
+        ),
+        (
+            lambda: LearnedPositionalEmbedding(9, 6)(torch.zeros(2, 4, 6), torch.zeros(2, 4).long()),
+            "LearnedPositionalEmbedding: past_length must be an int or an integer tensor [], [1], [B] or "
+            "[B, 1], got torch.int64 [2, 4]",
+        ),
+        (
+            lambda: LearnedPositionalEmbedding(9, 6)(torch.zeros(2, 4, 6), 1, torch.zeros(2, 4).long()),
+            "LearnedPositionalEmbedding: past_length must be 0 with position_ids, got 1",
+        ),
+        (
+            lambda: LearnedPositionalEmbedding(9, 6)(torch.zeros(2, 4, 6), 0, torch.zeros(2, 4)),
+            "LearnedPositionalEmbedding: position_ids must be integers, got torch.float32",
         ),
         (
             lambda: LearnedPositionalEmbedding(9, 6)(torch.zeros(1, 4, 6), -1),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from support import same_bits
 from test_nn import plain_positions, saved_and_loaded
+from torch.func import functional_call
 
 import posenc_ext
 from posenc_ext import reference
@@ -55,8 +56,19 @@ def rounding_bound(upstream_abs_sum, dtype):
 
 
 @EVERY
-def test_no_buffers(build, arguments):
-    assert list(build().buffers()) == []
+def test_keys_are_parameters_and_emitted_buffers(build, arguments):
+    module = build()
+    parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+    emitted = {"relative_position_index"} if getattr(module, "emit_index", None) else set()
+    if emitted and isinstance(module, LogCoordinatePositionBias):
+        emitted.add("relative_coords_table")
+    assert set(buffers) == emitted
+    assert set(module.state_dict()) == set(parameters) | emitted
+    expected = module(*arguments)
+    changed = {key: tensor.detach() + 1 for key, tensor in module.state_dict().items()}
+    assert same_bits(functional_call(module, dict(module.state_dict()), arguments), expected)
+    if parameters:
+        assert not torch.equal(functional_call(module, changed, arguments), expected)
 
 
 @EVERY
@@ -140,9 +152,70 @@ def test_empty_modules_are_made_on_the_meta_device(build, arguments):
     with torch.device("meta"):  # what is computed for the comparison with the checkpoint is there, too
         module.load_state_dict(filled.state_dict(), assign=True)
     assert same_bits(module(*arguments), filled(*arguments))
+    assert not any(tensor.is_meta for tensor in module.state_dict().values())
 
 
 # Windows: checkpoints
+
+EMITTING = pytest.mark.parametrize(
+    "build",
+    [
+        lambda form: RelativePositionBias(2, 12, 13, legacy_stride=True, emit_index=form),
+        lambda form: WindowRelativePositionBias((12, 13), 2, 1, emit_index=form),
+        lambda form: WindowRelativePositionBias((12, 13), 2, emit_index=form, key_window=(14, 9)),
+        lambda form: LogCoordinatePositionBias((12, 13), 2, emit_index=form),
+    ],
+    ids=["legacy", "window", "cross-window", "log-coordinates"],
+)
+
+
+@EMITTING
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_checkpoint_cast_as_a_whole_is_loaded(build, dtype):
+    """In the half types the index is rounded, and is not that of the module any more."""
+    source = build("square")
+    state = {key: tensor.to(dtype) for key, tensor in source.state_dict().items()}
+    for form in (None, "flat"):
+        assert build(form).load_state_dict(state) == ([], [])
+    module = build("square")
+    module.load_state_dict(state)
+    for key, tensor in source.named_buffers():
+        assert same_bits(getattr(module, key), tensor)
+    module.load_state_dict(state, assign=True)
+    assert module.relative_position_index.dtype is torch.int64
+    assert torch.equal(module.relative_position_index, source.relative_position_index)
+
+
+@EMITTING
+@pytest.mark.parametrize("assign", [False, True])
+def test_buffers_hold_what_is_computed(build, assign):
+    """After a checkpoint with another form of the index, or none, and after `to_empty`."""
+    expected = dict(build("square").named_buffers())
+    for form in ("flat", None):
+        with torch.device("meta"):
+            module = build("square")
+        assert all(tensor.is_meta for tensor in module.buffers())
+        if not assign:
+            module.to_empty(device="cpu")
+            for tensor in module.buffers():
+                tensor.zero_()
+        assert module.load_state_dict(build(form).state_dict(), assign=assign) == ([], [])
+        for key, tensor in expected.items():
+            assert same_bits(getattr(module, key), tensor)
+    for tensor in module.buffers():
+        tensor.zero_()
+    module.reset_parameters()
+    for key, tensor in expected.items():
+        assert same_bits(getattr(module, key), tensor)
+
+
+def test_buffers_are_converted_as_buffers_are():
+    module = LogCoordinatePositionBias((3, 2), 2, emit_index="flat")
+    expected = module.half()()
+    assert module.relative_coords_table.dtype is torch.float16
+    assert module.relative_position_index.dtype is torch.int64
+    module.relative_coords_table.zero_()  # nothing reads it
+    assert same_bits(module(), expected)
 
 
 @WINDOWS
@@ -256,6 +329,158 @@ def test_resampled_to_the_same_window_is_a_copy():
     with torch.no_grad():
         other.relative_position_bias_table.zero_()
     assert module.relative_position_bias_table.any()
+
+
+def test_resampled_windows_of_other_axes():
+    for old, new in (((3,), (6,)), ((2, 3, 4), (3, 5, 2))):
+        module = WindowRelativePositionBias(old, 2, emit_index="square")
+        state = torch.get_rng_state()
+        other = module.resampled(new)
+        assert torch.equal(torch.get_rng_state(), state)
+        expected = posenc_ext.resample_window_table(module.relative_position_bias_table, list(old), list(new))
+        assert same_bits(other.relative_position_bias_table, expected)
+        index = WindowRelativePositionBias(new, 2, emit_index="square").relative_position_index
+        assert torch.equal(other.relative_position_index, index)
+
+
+# Windows: a smaller one at call time
+
+SMALLER = pytest.mark.parametrize(
+    ("window", "smaller"),
+    [((5,), (2,)), ((3, 4), (2, 4)), ((3, 4), (3, 2)), ((2, 3, 4), (1, 2, 3)), ((2, 3, 4), (2, 3, 4))],
+    ids=str,
+)
+
+
+def rows_of(window, smaller, prefix_tokens):
+    """Where tokens of a smaller window are among those of the window, both with the prefix in front."""
+    cells = torch.arange(math.prod(window)).view(window)
+    cells = cells[tuple(slice(size) for size in smaller)].flatten() + prefix_tokens
+    return torch.cat([torch.arange(prefix_tokens), cells])
+
+
+@SMALLER
+@pytest.mark.parametrize("options", [{}, {"prefix_tokens": 1}, {"heads_first": True}], ids=str)
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_smaller_window_has_the_biases_of_its_pairs(window, smaller, options):
+    module = WindowRelativePositionBias(window, 3, **options)
+    rows = rows_of(window, smaller, options.get("prefix_tokens", 0))
+    expected = module()[:, :, rows[:, None], rows]
+    grad = torch.randint(-8, 9, expected.shape).float()
+    (expected_gradient,) = gradients(module, expected, grad)
+    for call in (module, torch.jit.script(module)):
+        assert same_bits(call(smaller), expected)
+        assert same_bits(call(list(smaller)), expected)
+        assert torch.equal(gradients(module, call(smaller), grad)[0], expected_gradient)
+
+
+class BiasOfMap(torch.nn.Module):
+    def __init__(self, bias):
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, image):
+        return self.bias((image.shape[-2], image.shape[-1]))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: WindowRelativePositionBias((6, 7), 2, prefix_tokens=1),
+        lambda: WindowRelativePositionBias((6, 7), 2, heads_first=True),
+        lambda: LogCoordinatePositionBias((6, 7), 2, 8),
+    ],
+    ids=["prefix", "heads-first", "log-coordinates"],
+)
+def test_window_of_a_map_is_dynamic(build):
+    """The module's own window, too: no guard tells it from smaller ones."""
+    module = BiasOfMap(build())
+    sizes = {0: torch.export.Dim("H", min=2, max=6), 1: torch.export.Dim("W", min=2, max=7)}
+    program = torch.export.export(module, (torch.zeros(3, 4),), dynamic_shapes={"image": sizes})
+    traced = torch.jit.trace(module, torch.zeros(3, 4), check_trace=False)
+    for shape in ((5, 7), (2, 3), (6, 7)):
+        image = torch.zeros(shape)
+        expected = module(image)
+        assert same_bits(program.module()(image), expected)
+        assert same_bits(traced(image), expected)
+
+
+@SMALLER
+@pytest.mark.parametrize("mode", ["swin", "cr"])
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_log_coordinates_of_a_smaller_window_are_on_the_same_scale(window, smaller, mode):
+    module = LogCoordinatePositionBias(window, 3, 16, mode=mode, prefix_tokens=2)
+    rows = rows_of(window, smaller, 2)
+    for call in (module, torch.jit.script(module)):
+        # The MLP's product of fewer rows may be summed in another order: 16 features, 16 sigmoid.
+        torch.testing.assert_close(
+            call(smaller), module()[:, :, rows[:, None], rows], rtol=0, atol=16 * 2**-20
+        )
+
+
+def test_log_coordinates_of_a_larger_window_are_on_the_same_scale():
+    module = LogCoordinatePositionBias((4, 3), 3, 16)
+    larger = LogCoordinatePositionBias((6, 5), 3, 16, pretrained_window=(4, 3))
+    larger.load_state_dict(module.state_dict())
+    assert same_bits(module((6, 5)), larger())
+
+
+# Keys of another window
+
+
+@pytest.mark.parametrize(
+    ("window", "key_window"), [((3,), (5,)), ((3, 4), (5, 2)), ((2, 3, 2), (3, 1, 4))], ids=str
+)
+@pytest.mark.parametrize("heads_first", [False, True])
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_keys_of_another_window_are_read_at_query_minus_key(window, key_window, heads_first):
+    module = WindowRelativePositionBias(
+        window, 3, heads_first=heads_first, emit_index="square", key_window=key_window
+    )
+    table, index = module.relative_position_bias_table, module.relative_position_index
+    cells = tuple(q + k - 1 for q, k in zip(window, key_window, strict=True))
+    grid = table if heads_first else table.t().reshape(3, *cells)
+    expected = torch.empty(1, 3, math.prod(window), math.prod(key_window))
+    queries = itertools.product(*(range(size) for size in window))
+    for q, query in enumerate(queries):
+        keys = itertools.product(*(range(size) for size in key_window))
+        for k, key in enumerate(keys):
+            place = tuple(a - b + size - 1 for a, b, size in zip(query, key, key_window, strict=True))
+            if heads_first:
+                place = tuple(size - 1 - p for size, p in zip(cells, place, strict=True))
+            expected[0, :, q, k] = grid[(slice(None), *place)]
+            assert torch.equal(grid.flatten(1)[:, index[q, k]], expected[0, :, q, k])
+    for call in (module, torch.jit.script(module)):
+        assert same_bits(call(), expected)
+        (gradient,) = gradients(module, call(), torch.ones_like(expected))
+        counts = index.flatten().bincount(minlength=math.prod(cells)).float().expand(3, -1)
+        assert torch.equal(gradient, counts.view_as(gradient) if heads_first else counts.t())
+
+
+def test_equal_windows_of_keys_are_the_plain_window():
+    plain = WindowRelativePositionBias((3, 4), 3, emit_index="square")
+    module = WindowRelativePositionBias((3, 4), 3, emit_index="square", key_window=(3, 4))
+    assert module.load_state_dict(plain.state_dict()) == ([], [])
+    assert same_bits(module(), plain())
+
+
+@pytest.mark.parametrize(("window", "overlapping"), [(4, 6), (3, 3), (2, 5)])
+def test_table_of_hat_in_the_order_of_the_docstring(window, overlapping):
+    """HAT's `calculate_rpi_oca`: key minus query + window - overlapping + 1, which is negative at times."""
+    cells = window + overlapping - 1
+
+    def coordinates(size):
+        return torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")).flatten(1)
+
+    relative = coordinates(overlapping)[:, None, :] - coordinates(window)[:, :, None]
+    relative += window - overlapping + 1
+    index = relative[0] * cells + relative[1]
+    theirs = torch.randn(cells**2, 3)
+    module = WindowRelativePositionBias((window, window), 3, key_window=(overlapping, overlapping))
+    rows = (window * (cells + 1) - torch.arange(cells**2)) % cells**2
+    module.load_state_dict({"relative_position_bias_table": theirs[rows]})
+    assert torch.equal(module()[0], theirs[index].permute(2, 0, 1))
 
 
 # Expanded windows with the copied code's stride
@@ -488,6 +713,21 @@ def test_alibi_has_the_default_dtype():
     assert same_bits(AlibiBias(12)(2, 3), AlibiBias(12)(2, 3, 0, torch.float64))
 
 
+def test_alibi_is_converted_like_a_module_with_parameters():
+    for convert in (torch.nn.Module.half, torch.nn.Module.bfloat16, torch.nn.Module.double):
+        module, other = (convert(AlibiBias(12, learnable=learnable)) for learnable in (False, True))
+        assert module(2, 3).dtype is other(2, 3).dtype
+        assert same_bits(module(2, 3), AlibiBias(12)(2, 3, 0, other.slopes.dtype))
+        assert copy.deepcopy(module)(2, 3).dtype is other.slopes.dtype
+    assert module(2, 3, 0, torch.float32).dtype is torch.float32
+
+    assert AlibiBias(12).to("meta")(2, 3).is_meta
+    assert not AlibiBias(12).to("meta").to_empty(device="cpu")(2, 3).is_meta
+    with torch.device("meta"):
+        module = AlibiBias(12)
+    assert same_bits(module(2, 3), AlibiBias(12)(2, 3))
+
+
 def test_alibi_slopes_are_saved_only_as_a_parameter():
     assert AlibiBias(12).state_dict() == {}
     module = AlibiBias(12, learnable=True)
@@ -524,6 +764,46 @@ def test_alibi_slopes_learn():
             "WindowRelativePositionBias: prefix_tokens must be 0 with heads_first, got 1",
         ),
         (
+            lambda: WindowRelativePositionBias((4, 4), 2, 1, key_window=(6, 6)),
+            "WindowRelativePositionBias: prefix_tokens must be 0 with key_window, got 1",
+        ),
+        (
+            lambda: WindowRelativePositionBias((4, 4), 2, key_window=(6,)),
+            "WindowRelativePositionBias: key_window must have 2 positive sizes, got [6]",
+        ),
+        (
+            lambda: WindowRelativePositionBias((4, 4), 2, key_window=(6, 0)),
+            "WindowRelativePositionBias: key_window must have 2 positive sizes, got [6, 0]",
+        ),
+        (
+            lambda: WindowRelativePositionBias((4, 4), 2, key_window=(6, 6)).resampled((5, 5)),
+            "WindowRelativePositionBias: key_window must be window to resample, got [6, 6]",
+        ),
+        (
+            lambda: WindowRelativePositionBias((4, 4), 2, key_window=(6, 6))((3, 3)),
+            "WindowRelativePositionBias: window must be None with key_window, got [3, 3]",
+        ),
+        (
+            lambda: WindowRelativePositionBias((4, 3), 2)((3, 4)),
+            "WindowRelativePositionBias: window must be within [4, 3], got [3, 4]",
+        ),
+        (
+            lambda: WindowRelativePositionBias((4, 3), 2)((0, 3)),
+            "WindowRelativePositionBias: window must be within [4, 3], got [0, 3]",
+        ),
+        (
+            lambda: WindowRelativePositionBias((4, 3), 2)((4,)),
+            "WindowRelativePositionBias: window must be within [4, 3], got [4]",
+        ),
+        (
+            lambda: LogCoordinatePositionBias((4, 3), 2)((4,)),
+            "LogCoordinatePositionBias: window must have 2 positive sizes, got [4]",
+        ),
+        (
+            lambda: LogCoordinatePositionBias((4, 3), 2)((4, 0)),
+            "LogCoordinatePositionBias: window must have 2 positive sizes, got [4, 0]",
+        ),
+        (
             lambda: LogCoordinatePositionBias((4, 0), 2),
             "LogCoordinatePositionBias: window sizes must be positive, got [4, 0]",
         ),
@@ -548,12 +828,12 @@ def test_alibi_slopes_learn():
             'LogCoordinatePositionBias: mode must be "swin" or "cr", got \'rw\'',
         ),
         (
-            lambda: LogCoordinatePositionBias((4, 4), 2, dropout=1.0),
-            "LogCoordinatePositionBias: dropout must be in [0, 1), got 1.0",
+            lambda: LogCoordinatePositionBias((4, 4), 2, dropout=1.5),
+            "LogCoordinatePositionBias: dropout must be in [0, 1], got 1.5",
         ),
         (
             lambda: LogCoordinatePositionBias((4, 4), 2, dropout=math.nan),
-            "LogCoordinatePositionBias: dropout must be in [0, 1), got nan",
+            "LogCoordinatePositionBias: dropout must be in [0, 1], got nan",
         ),
         (
             lambda: LogCoordinatePositionBias((4, 4), 2, prefix_tokens=-1),

@@ -28,9 +28,27 @@ MODULES = {
     ),
     "start": (lambda: SinusoidalPositionalEncoding(6, 0.0), (torch.randn(5, 3, 6), None, 9)),
     "starts": (lambda: SinusoidalPositionalEncoding(6, 0.0), (torch.randn(5, 3, 6), None, STARTS)),
+    "position-ids": (
+        lambda: SinusoidalPositionalEncoding(6, 0.0),
+        (torch.randn(5, 3, 6), None, 0, torch.tensor([[7, 0, 10**6, 2, 2]])),
+    ),
+    "packed": (
+        lambda: SinusoidalPositionalEncoding(6, 0.0),
+        (torch.randn(4, 6), None, 0, torch.tensor([0, 1, 2, 0])),
+    ),
     "opennmt": (lambda: SinusoidalPositionalEncoding.opennmt(0.0, 6), (torch.randn(5, 3, 6),)),
     "tokens": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (TOKENS,)),
     "tokens-past": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (TOKENS, None, 30)),
+    "tokens-pasts": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (TOKENS, None, STARTS)),
+    "embeds-pasts": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (None, torch.randn(3, 5, 2), STARTS)),
+    "embeds-mask": (
+        lambda: SinusoidalPositionalEmbedding(9, 7, 1),
+        (None, torch.randn(3, 4, 2), 0, TOKENS.ne(1)),
+    ),
+    "embedding-position-ids": (
+        lambda: SinusoidalPositionalEmbedding(9, 7, 1),
+        (None, None, 0, None, torch.tensor([[2, 1, 3]])),
+    ),
     "embeds": (lambda: SinusoidalPositionalEmbedding.fairseq(8, 0), (None, torch.randn(2, 5, 3), 4)),
     "timesteps": (lambda: TimestepEmbedding(6, True, 0), (torch.tensor([0.5, 3.0, 999.0]),)),
     "timesteps-odd": (lambda: TimestepEmbedding(7, False, 1, 2.0, 500, torch.float64), (torch.arange(4),)),
@@ -62,7 +80,7 @@ def results(module, arguments):
 @EVERY
 def test_no_state(build, arguments):
     module = build()
-    assert list(module.parameters()) + list(module.buffers()) == []
+    assert list(module.parameters()) == []
     assert module.state_dict() == {}
 
 
@@ -123,6 +141,36 @@ def test_start_of_each_sample(dtype):
     actual = encoding()(emb, start=STARTS.to(dtype))
     for b, start in enumerate(STARTS.tolist()):
         assert same_bits(actual[:, b : b + 1], encoding()(emb[:, b : b + 1], start=start))
+    assert same_bits(encoding()(emb, start=STARTS.to(dtype).unsqueeze(1)), actual)
+    for start in (torch.tensor(4, dtype=dtype), torch.tensor([4], dtype=dtype)):
+        assert same_bits(encoding()(emb, start=start), encoding()(emb, start=4))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_position_ids(batch_first):
+    ids = torch.tensor([[5, 0, 1, 2, 3], [9, 9, 0, 10**6, 1], [-2, -1, 0, 1, 2]])
+    emb = torch.randn(3, 5, 6, requires_grad=True)
+    module = encoding(batch_first=batch_first)
+    exact = math.sqrt(6) * emb.double() + reference.sinusoidal(ids, 6, dtype=torch.float64)
+    for dtype in (torch.int64, torch.int32):
+        actual = module(emb if batch_first else emb.transpose(0, 1), position_ids=ids.to(dtype))
+        actual = actual if batch_first else actual.transpose(0, 1)
+        assert same_bits(actual, round_once(exact, torch.float32))
+    shared = module(emb if batch_first else emb.transpose(0, 1), position_ids=ids[:1])
+    shared = shared if batch_first else shared.transpose(0, 1)
+    assert same_bits(shared[0], actual[0])
+    assert same_bits(module(emb.flatten(0, 1), position_ids=ids.flatten()), actual.flatten(0, 1))
+    upstream = torch.randn_like(actual)
+    (grad,) = torch.autograd.grad(actual, emb, upstream)
+    torch.testing.assert_close(grad, upstream * math.sqrt(6), rtol=2**-23, atol=0)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("arguments", [(), (4,), (None, 3), (None, torch.tensor([3]))], ids=str)
+def test_one_sequence_without_a_batch(batch_first, arguments):
+    emb = torch.randn(5, 6)
+    expected = encoding(batch_first=True)(emb.unsqueeze(0), *arguments).squeeze(0)
+    assert same_bits(encoding(batch_first=batch_first)(emb, *arguments), expected)
 
 
 def test_far_starts_are_exact():
@@ -141,12 +189,34 @@ def test_argument_order_of_opennmt():
 def test_pe_on_request(batch_first):
     module = encoding(max_len=50, batch_first=batch_first, emit_pe=True)
     pe = module.state_dict(prefix="a.")["a.pe"]
-    assert list(module.buffers()) == []
+    assert pe.data_ptr() == module.pe.data_ptr()
     assert pe.shape == ((1, 50, 6) if batch_first else (50, 1, 6))
     assert same_bits(pe.flatten(0, 1), posenc_ext.sinusoidal_table(50, 6))
-    assert module.load_state_dict(module.state_dict()) == ([], [])
     copied = pickle.loads(pickle.dumps(copy.deepcopy(module)))
     assert same_bits(copied.state_dict()["pe"], pe)
+    emb = torch.randn(3, 3, 6)
+    assert same_bits(torch.func.functional_call(module, module.state_dict(), (emb,)), module(emb))
+    assert same_bits(module.half().pe, posenc_ext.sinusoidal_table(50, 6).half().view(pe.shape))
+
+
+def test_pe_is_what_is_computed_whatever_is_loaded():
+    for state in ({}, {"pe": torch.ones(7, 1, 6)}, {"pe": torch.ones(50, 1, 6, dtype=torch.bfloat16)}):
+        module = encoding(max_len=50, emit_pe=True)
+        expected = module.pe.clone()
+        with torch.device("meta"):
+            empty = encoding(max_len=50, emit_pe=True)
+            on_meta = encoding(max_len=50, emit_pe=True)
+        on_meta.reset_parameters()
+        assert on_meta.pe.is_meta
+        assert empty.load_state_dict(state, assign=True) == ([], [])
+        assert empty.pe.device.type == "cpu"
+        assert torch.equal(empty.pe.float(), expected.to(empty.pe.dtype).float())
+        module.pe.fill_(torch.nan)  # what to_empty() may leave
+        assert module.load_state_dict(state) == ([], [])
+        assert same_bits(module.pe, expected)
+        module.pe.fill_(torch.nan)
+        module.reset_parameters()
+        assert same_bits(module.pe, expected)
 
 
 def test_the_classic_module_loads_pe():
@@ -184,6 +254,36 @@ def test_embedding_without_tokens_is_that_of_tokens_without_padding():
         assert same_bits(actual, module(tokens, past_key_values_length=past))
 
 
+def test_embedding_with_a_cache_of_each_sample():
+    """Rows padded on the left are decoded as a whole and token by token."""
+    module = SinusoidalPositionalEmbedding(3, 8, 1)
+    tokens = torch.tensor([[1, 1, 5, 6], [7, 8, 9, 10], [1, 3, 4, 5]])
+    embeds, mask, whole = torch.zeros(3, 4, 2), tokens.ne(1), module(tokens)
+    assert same_bits(module(inputs_embeds=embeds, attention_mask=mask), whole)
+    assert same_bits(module(tokens.clamp(min=2), attention_mask=mask.int()), whole)
+    for cut in (2, 3):
+        past = mask[:, :cut].sum(1)
+        for given in (past, past.unsqueeze(1), past.int()):
+            assert same_bits(module(tokens[:, cut:], past_key_values_length=given), whole[:, cut:])
+        given = {"inputs_embeds": embeds[:, cut:], "past_key_values_length": past}
+        assert same_bits(module(**given, attention_mask=mask[:, cut:]), whole[:, cut:])
+        assert same_bits(module(**given), whole[:, cut:])
+        given["past_key_values_length"] = cut  # as generate() counts, padding included; the whole mask tells
+        assert same_bits(module(**given, attention_mask=mask), whole[:, cut:])
+    for past in (torch.tensor(7), torch.tensor([7])):
+        assert same_bits(module(tokens, None, past), module(tokens, None, 7))
+        assert same_bits(module(None, embeds, past), module(None, embeds, 7))
+
+
+def test_embedding_of_position_ids():
+    module = SinusoidalPositionalEmbedding(3, 8, 1)
+    ids = posenc_ext.padding_positions(TOKENS, 1)
+    assert same_bits(module(position_ids=ids), module(TOKENS))
+    assert same_bits(module(torch.zeros_like(TOKENS), position_ids=ids), module(TOKENS))
+    shared = module(inputs_embeds=torch.zeros(3, 4, 2), position_ids=ids[:1])
+    assert same_bits(shared, module(TOKENS[:1]).expand(3, -1, -1))
+
+
 def test_decoding_step_by_step_is_the_whole():
     module = SinusoidalPositionalEmbedding(3, 8, 1)
     tokens = torch.tensor([[4, 5, 6, 7, 8]])
@@ -204,6 +304,9 @@ def test_embedding_has_the_dtype_of_its_model():
         model = convert(model)
         assert model[1](TOKENS).dtype == dtype
         assert model[1](inputs_embeds=torch.zeros(1, 2, 3)).dtype == dtype
+    for buffer in model.buffers():  # what FSDP does to buffers, with a buffer_dtype
+        buffer.data = buffer.to(torch.bfloat16)
+    assert model[1](TOKENS).dtype == torch.bfloat16
     torch.set_default_dtype(torch.float64)
     assert SinusoidalPositionalEmbedding(3, 8, 1)(TOKENS).dtype == torch.float64
 
@@ -271,11 +374,19 @@ def test_gradient_of_timesteps():
         ),
         (
             lambda: encoding()(torch.zeros(2, 1, 6), 3, 4),
-            "SinusoidalPositionalEncoding: start must be 0 with step, got 4",
+            "SinusoidalPositionalEncoding: start must be 0 with step or position_ids, got 4",
         ),
         (
             lambda: encoding()(torch.zeros(2, 1, 6), 3, torch.tensor([4])),
-            "SinusoidalPositionalEncoding: start must be 0 with step, got a tensor",
+            "SinusoidalPositionalEncoding: start must be 0 with step or position_ids, got a tensor",
+        ),
+        (
+            lambda: encoding()(torch.zeros(2, 1, 6), 3, position_ids=torch.tensor([[1, 2]])),
+            "SinusoidalPositionalEncoding: step must be None with position_ids, got 3",
+        ),
+        (
+            lambda: SinusoidalPositionalEncoding(6, 1.5),
+            "SinusoidalPositionalEncoding: dropout must be in [0, 1], got 1.5",
         ),
         (
             lambda: SinusoidalPositionalEmbedding(9, 3, 1),
@@ -296,6 +407,18 @@ def test_gradient_of_timesteps():
         (
             lambda: SinusoidalPositionalEmbedding(9, 4, 1)(TOKENS, past_key_values_length=-1),
             "posenc_ext.padding_positions: past_length must be >= 0, got -1",
+        ),
+        (
+            lambda: SinusoidalPositionalEmbedding(9, 4, 1)(None, torch.zeros(2, 3, 4), -1),
+            "SinusoidalPositionalEmbedding: past_key_values_length must be >= 0, got -1",
+        ),
+        (
+            lambda: SinusoidalPositionalEmbedding(9, 4, 1)(None, torch.zeros(2, 3, 4), torch.zeros(3).long()),
+            "SinusoidalPositionalEmbedding: past_key_values_length must have one value or 2, got 3",
+        ),
+        (
+            lambda: SinusoidalPositionalEmbedding(9, 4, 1)(TOKENS, attention_mask=torch.ones(3, 2)),
+            "SinusoidalPositionalEmbedding: attention_mask must be [B, M] with M >= 4, got [3, 2]",
         ),
         (
             lambda: TimestepEmbedding(2, True, 1),

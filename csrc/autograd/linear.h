@@ -7,6 +7,7 @@
 #pragma once
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -205,6 +206,12 @@ struct LinearBackward<adjoint, std::tuple<K...>> : torch::autograd::Node {
 
 inline bool has_tangent(const at::Tensor& input) { return torch::autograd::isFwGradDefined(input); }
 inline bool has_tangent(at::TensorList inputs) { return torch::autograd::isFwGradDefinedTensorList(inputs); }
+
+// The tangent of an input, or zeros, which take no memory.
+inline at::Tensor tangent_or_zeros(const at::Tensor& input) {
+  if (has_tangent(input)) return input._fw_grad(/*level=*/0);
+  return at::zeros({}, input.options()).expand_symint(input.sym_sizes());
+}
 
 // Runs `forward` below autograd. Where a gradient is recorded, `record` gives the node what it keeps; where
 // an input has a tangent, `tangent` makes that of the result.

@@ -2,7 +2,6 @@
 // its backward cuts the gradient up again, its tangent is the sum of the tangents.
 #include "ops/position_embedding.h"
 
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include "autograd/linear.h"
@@ -47,12 +46,6 @@ variable_list cut_gradient(const at::Tensor& grad, const Wanted& wanted, int64_t
     first += prefix_lengths[i];
   }
   return gradients;
-}
-
-// The tangent of an input, or zeros, which take no memory.
-at::Tensor tangent_or_zeros(const at::Tensor& input) {
-  if (torch::autograd::isFwGradDefined(input)) return input._fw_grad(/*level=*/0);
-  return at::zeros({}, input.options()).expand_symint(input.sym_sizes());
 }
 
 at::Tensor add_position_embedding_autograd(const at::Tensor& x, const at::Tensor& pos_embed,

@@ -122,6 +122,19 @@ at::Tensor& add_sinusoidal_offsets_out_autograd(const at::Tensor& x, const at::T
       x);
 }
 
+at::Tensor& add_sinusoidal_positions_out_autograd(const at::Tensor& x, const at::Tensor& positions,
+                                                  double x_scale, double base, double freq_shift,
+                                                  std::string_view layout, std::string_view odd,
+                                                  double dropout_p, bool training, at::Tensor& out) {
+  return into(
+      "add_sinusoidal", out,
+      [&](at::Tensor& o) {
+        ops::call_add_sinusoidal_positions_out(x, positions, x_scale, base, freq_shift, layout, odd,
+                                               dropout_p, training, o);
+      },
+      x);
+}
+
 at::Tensor scale_dropout_autograd(const at::Tensor& x, double scale, double dropout_p,
                                   const std::optional<at::Tensor>& seed) {
   return linear<&ops::call_scale_dropout>(
@@ -140,6 +153,7 @@ TORCH_LIBRARY_IMPL(posenc_ext, Autograd, m) {
   m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_autograd));
   m.impl("add_sinusoidal.out", TORCH_FN(add_sinusoidal_out_autograd));
   m.impl("add_sinusoidal.offsets_out", TORCH_FN(add_sinusoidal_offsets_out_autograd));
+  m.impl("add_sinusoidal.positions_out", TORCH_FN(add_sinusoidal_positions_out_autograd));
   m.impl("_scale_dropout", TORCH_FN(scale_dropout_autograd));
 }
 

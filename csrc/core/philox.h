@@ -35,11 +35,11 @@ POSENC_HD Philox4 philox_4x32_10(uint64_t key, uint64_t counter) {
 
 struct Dropout {
   uint32_t threshold;  // a draw of 16 bits below this drops the element; 0 means no dropout
-  double scale;        // of what is kept: 1 / (1 - p)
+  double scale;        // of what is kept: 1 / (1 - p); finite where nothing is
 };
 
 POSENC_HD Dropout make_dropout(double p) {
-  return {static_cast<uint32_t>(p * 65536.0 + 0.5), 1.0 / (1.0 - p)};
+  return {static_cast<uint32_t>(p * 65536.0 + 0.5), p < 1.0 ? 1.0 / (1.0 - p) : 0.0};
 }
 
 constexpr int64_t kDrawsPerCounter = 8;

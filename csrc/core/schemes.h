@@ -260,8 +260,10 @@ struct T5Scheme {
     if (!bidirectional) return run_until(places, 0, 0);
     run_until(here + exact, buckets + place - here, 1);
     if (place >= places) return;
-    for (int64_t b = bucket(place - here); place < places; ++b) {
+    int64_t b = bucket(place - here);
+    while (place < places) {
       run_until(b + 1 < buckets ? here + first_distance(b + 1) : places, buckets + b, 0);
+      ++b;
     }
   }
 };

@@ -7,6 +7,7 @@
 #include "cpu/dropout.h"
 #include "cpu/encodings.h"
 #include "cpu/parallel.h"
+#include "cpu/positions.h"
 #include "cpu/result.h"
 #include "ops/sinusoidal.h"
 
@@ -47,34 +48,42 @@ void add_into(const at::Tensor& x, const std::optional<at::Tensor>& offsets, con
                [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_sinusoidal, a, begin, end); });
 }
 
+void check_starts(const std::optional<at::Tensor>& offsets, int64_t length) {
+  if (offsets.has_value()) check_exact("add_sinusoidal", *offsets, length);
+}
+
 at::Tensor add_sinusoidal_cpu(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
                               c10::SymInt start, double x_scale, double base, double freq_shift,
                               std::string_view layout, std::string_view odd, bool batch_first,
                               double dropout_p, const std::optional<at::Tensor>& seed) {
   ops::Encoding rule{};
-  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
-                            &rule);
+  ops::check_add_sinusoidal(x, offsets, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                            seed, &rule);
+  check_starts(offsets, x.size(batch_first ? 1 : 0));
   at::Tensor out = new_result(x.sizes(), x.scalar_type());
   add_into(x, offsets, start, x_scale, base, freq_shift, rule, batch_first, dropout_p, seed, out);
   return out;
 }
 
-at::Tensor& add_out(const at::Tensor& x, const std::optional<at::Tensor>& offsets, const c10::SymInt& start,
-                    double x_scale, double base, double freq_shift, std::string_view layout,
-                    std::string_view odd, bool batch_first, double dropout_p, bool training,
-                    at::Tensor& out) {
+// `given`: s.offsets as the caller gave them, by this name.
+at::Tensor& add_out(const at::Tensor& x, const ops::Samples& s, const char* argument,
+                    const std::optional<at::Tensor>& given, const c10::SymInt& start, double x_scale,
+                    double base, double freq_shift, std::string_view layout, std::string_view odd,
+                    double dropout_p, bool training, at::Tensor& out) {
   const char* op = "add_sinusoidal";
   ops::Encoding rule{};
-  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
-                            std::nullopt, &rule);
+  ops::check_add_sinusoidal(s.x, s.offsets, start, x_scale, base, freq_shift, layout, odd, s.batch_first,
+                            dropout_p, std::nullopt, &rule);
+  check_starts(s.offsets, s.x.size(s.batch_first ? 1 : 0));
   ops::resize_out_like(op, "x", x, x.sym_sizes(), out);
   bool direct = ops::check_overlap(op, "x", x, out) != ops::Overlap::unknown && out.is_contiguous();
-  if (offsets.has_value()) {
-    direct = ops::check_overlap(op, "start", *offsets, out) == ops::Overlap::apart && direct;
+  if (given.has_value()) {
+    direct = ops::check_overlap(op, argument, *given, out) == ops::Overlap::apart && direct;
   }
   const auto seed = ops::draw_seed(x, dropout_p, training);
   at::Tensor result = direct ? out : new_result(x.sizes(), x.scalar_type());
-  add_into(x, offsets, start, x_scale, base, freq_shift, rule, batch_first, dropout_p, seed, result);
+  at::Tensor samples = result.view(s.x.sizes());
+  add_into(s.x, s.offsets, start, x_scale, base, freq_shift, rule, s.batch_first, dropout_p, seed, samples);
   if (!direct) out.copy_(result);
   return out;
 }
@@ -82,15 +91,24 @@ at::Tensor& add_out(const at::Tensor& x, const std::optional<at::Tensor>& offset
 at::Tensor& add_sinusoidal_out_cpu(const at::Tensor& x, c10::SymInt start, double x_scale, double base,
                                    double freq_shift, std::string_view layout, std::string_view odd,
                                    bool batch_first, double dropout_p, bool training, at::Tensor& out) {
-  return add_out(x, std::nullopt, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
-                 training, out);
+  return add_out(x, ops::as_samples(x, std::nullopt, batch_first), "start", std::nullopt, start, x_scale,
+                 base, freq_shift, layout, odd, dropout_p, training, out);
 }
 
 at::Tensor& add_sinusoidal_offsets_out_cpu(const at::Tensor& x, const at::Tensor& start, double x_scale,
                                            double base, double freq_shift, std::string_view layout,
                                            std::string_view odd, bool batch_first, double dropout_p,
                                            bool training, at::Tensor& out) {
-  return add_out(x, start, 0, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, training, out);
+  return add_out(x, ops::as_samples(x, start, batch_first), "start", start, 0, x_scale, base, freq_shift,
+                 layout, odd, dropout_p, training, out);
+}
+
+at::Tensor& add_sinusoidal_positions_out_cpu(const at::Tensor& x, const at::Tensor& positions, double x_scale,
+                                             double base, double freq_shift, std::string_view layout,
+                                             std::string_view odd, double dropout_p, bool training,
+                                             at::Tensor& out) {
+  return add_out(x, ops::rows_as_samples(x, positions), "positions", positions, 0, x_scale, base, freq_shift,
+                 layout, odd, dropout_p, training, out);
 }
 
 at::Tensor scale_dropout_cpu(const at::Tensor& x, double scale, double dropout_p,
@@ -132,8 +150,8 @@ at::Tensor dropout_mask_cpu(const at::Tensor& seed, c10::SymInt count, double dr
                       elements,
                       out.mutable_data_ptr<uint8_t>()};
   constexpr int64_t kDrawnLikeBytes = 4;  // copied in the time of one element
-  at::parallel_for(0, a.items(), grain(kDrawnLikeBytes * a.kItem),
-                   [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(dropout_mask, a, begin, end); });
+  parallel_ranges(a.items(), grain(kDrawnLikeBytes * a.kItem),
+                  [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(dropout_mask, a, begin, end); });
   return out;
 }
 
@@ -143,6 +161,7 @@ TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
   m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_cpu));
   m.impl("add_sinusoidal.out", TORCH_FN(add_sinusoidal_out_cpu));
   m.impl("add_sinusoidal.offsets_out", TORCH_FN(add_sinusoidal_offsets_out_cpu));
+  m.impl("add_sinusoidal.positions_out", TORCH_FN(add_sinusoidal_positions_out_cpu));
   m.impl("_scale_dropout", TORCH_FN(scale_dropout_cpu));
   m.impl("_dropout_mask", TORCH_FN(dropout_mask_cpu));
 }

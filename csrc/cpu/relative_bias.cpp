@@ -85,7 +85,7 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
                          blocks > 1 ? partial.mutable_data_ptr() : nullptr,
                          out.mutable_data_ptr()};
     const int64_t block_bytes = scheme.queries() * scheme.keys() * grad.element_size() / blocks;
-    at::parallel_for(0, heads * blocks, grain(block_bytes), [&](int64_t begin, int64_t end) {
+    parallel_ranges(heads * blocks, grain(block_bytes), [&](int64_t begin, int64_t end) {
       Scratch scratch(a.scratch_bytes(scheme, static_cast<int64_t>(c10::elementSize(sum_type))));
       POSENC_AT_LEVEL(bias_backward, scheme, a, scratch.data(), begin, end);
     });
@@ -101,11 +101,11 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     if (out.numel() == 0) return;
     const BiasForward a{table.element_size(), table.const_data_ptr(),  table.stride(0),
                         table.stride(1),      writes_past_caches(out), out.mutable_data_ptr()};
-    at::parallel_for(0, table.size(1) * scheme.queries(), grain(scheme.keys() * a.element_size),
-                     [&](int64_t begin, int64_t end) {
-                       Scratch scratch(a.scratch_bytes(scheme));
-                       POSENC_AT_LEVEL(bias_forward, scheme, a, scratch.data(), begin, end);
-                     });
+    parallel_ranges(table.size(1) * scheme.queries(), grain(scheme.keys() * a.element_size),
+                    [&](int64_t begin, int64_t end) {
+                      Scratch scratch(a.scratch_bytes(scheme));
+                      POSENC_AT_LEVEL(bias_forward, scheme, a, scratch.data(), begin, end);
+                    });
   }
 };
 

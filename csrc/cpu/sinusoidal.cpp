@@ -7,6 +7,7 @@
 #include "cpu/frequencies.h"
 #include "cpu/kernels/sinusoidal.h"
 #include "cpu/parallel.h"
+#include "cpu/positions.h"
 #include "cpu/result.h"
 #include "ops/sinusoidal.h"
 
@@ -15,11 +16,6 @@ namespace {
 
 // Of the last cache: pieces of rows, and rows in turn, gain from passing it sooner than whole results.
 constexpr size_t kShare = 8;
-
-Positions positions_of(const at::Tensor& positions) {
-  return {positions.const_data_ptr(), *ops::to_position_type(positions.scalar_type()),
-          ops::to_strided(positions, positions.dim()), 0};
-}
 
 // Rows of these positions, or of their derivatives, into `out`, whose channels stand side by side.
 void rows_into(const AngleTable& table, const ops::Encoding& rule, const Positions& positions, int64_t count,
@@ -66,8 +62,8 @@ void table_into(const AngleTable& table, const ops::Encoding& rule, int64_t star
 at::Tensor& sinusoidal_table_out_cpu(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
                                      double freq_shift, double scale, std::string_view layout,
                                      std::string_view odd, at::Tensor& out) {
-  const auto rule =
-      ops::check_sinusoidal_table(length, dim, base, freq_shift, scale, layout, odd, out.scalar_type());
+  const auto rule = ops::check_sinusoidal_table(length, dim, start, base, freq_shift, scale, layout, odd,
+                                                out.scalar_type());
   ops::resize_table(length, dim, out);
   if (out.numel() == 0) return out;
   prepare_result(out);  // that of sinusoidal_table, too
@@ -85,6 +81,7 @@ at::Tensor sinusoidal_cpu(const at::Tensor& positions, c10::SymInt sym_dim, doub
   const at::ScalarType type = ops::sinusoidal_dtype(positions, dtype);
   const auto rule =
       ops::check_sinusoidal(positions, sym_dim, base, freq_shift, scale, layout, odd, order, type);
+  check_exact("sinusoidal", positions);
   const int64_t dim = sym_dim.expect_int();
   c10::DimVector sizes(positions.sizes().begin(), positions.sizes().end());
   sizes.push_back(dim);
@@ -100,6 +97,7 @@ at::Tensor& sinusoidal_out_cpu(const at::Tensor& positions, c10::SymInt sym_dim,
                                double freq_shift, double scale, std::string_view layout, std::string_view odd,
                                at::Tensor& out) {
   const auto rule = ops::check_sinusoidal_out(positions, sym_dim, base, freq_shift, scale, layout, odd, out);
+  check_exact("sinusoidal", positions);
   if (out.numel() == 0) return out;
   const int64_t dim = sym_dim.expect_int();
   const bool rows =

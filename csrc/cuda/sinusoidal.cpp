@@ -21,8 +21,8 @@ Positions positions_of(const at::Tensor& positions) {
 at::Tensor& sinusoidal_table_out_cuda(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
                                       double freq_shift, double scale, std::string_view layout,
                                       std::string_view odd, at::Tensor& out) {
-  const auto rule =
-      ops::check_sinusoidal_table(length, dim, base, freq_shift, scale, layout, odd, out.scalar_type());
+  const auto rule = ops::check_sinusoidal_table(length, dim, start, base, freq_shift, scale, layout, odd,
+                                                out.scalar_type());
   const c10::cuda::CUDAGuard guard(out.device());
   ops::resize_table(length, dim, out);
   if (out.numel() == 0) return out;
@@ -135,31 +135,33 @@ at::Tensor add_sinusoidal_cuda(const at::Tensor& x, const std::optional<at::Tens
                                std::string_view layout, std::string_view odd, bool batch_first,
                                double dropout_p, const std::optional<at::Tensor>& seed) {
   ops::Encoding rule{};
-  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, seed,
-                            &rule);
+  ops::check_add_sinusoidal(x, offsets, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
+                            seed, &rule);
   const c10::cuda::CUDAGuard guard(x.device());
   at::Tensor out = at::empty(x.sizes(), x.options());
   add_into(x, offsets, start, x_scale, base, freq_shift, rule, batch_first, dropout_p, seed, out);
   return out;
 }
 
-at::Tensor& add_out(const at::Tensor& x, const std::optional<at::Tensor>& offsets, const c10::SymInt& start,
-                    double x_scale, double base, double freq_shift, std::string_view layout,
-                    std::string_view odd, bool batch_first, double dropout_p, bool training,
-                    at::Tensor& out) {
+// `given`: s.offsets as the caller gave them, by this name.
+at::Tensor& add_out(const at::Tensor& x, const ops::Samples& s, const char* argument,
+                    const std::optional<at::Tensor>& given, const c10::SymInt& start, double x_scale,
+                    double base, double freq_shift, std::string_view layout, std::string_view odd,
+                    double dropout_p, bool training, at::Tensor& out) {
   const char* op = "add_sinusoidal";
   ops::Encoding rule{};
-  ops::check_add_sinusoidal(x, offsets, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
-                            std::nullopt, &rule);
+  ops::check_add_sinusoidal(s.x, s.offsets, start, x_scale, base, freq_shift, layout, odd, s.batch_first,
+                            dropout_p, std::nullopt, &rule);
   const c10::cuda::CUDAGuard guard(x.device());
   ops::resize_out_like(op, "x", x, x.sym_sizes(), out);
   bool direct = ops::check_overlap(op, "x", x, out) != ops::Overlap::unknown && out.is_contiguous();
-  if (offsets.has_value()) {
-    direct = ops::check_overlap(op, "start", *offsets, out) == ops::Overlap::apart && direct;
+  if (given.has_value()) {
+    direct = ops::check_overlap(op, argument, *given, out) == ops::Overlap::apart && direct;
   }
   const auto seed = ops::draw_seed(x, dropout_p, training);
   at::Tensor result = direct ? out : at::empty(x.sizes(), x.options());
-  add_into(x, offsets, start, x_scale, base, freq_shift, rule, batch_first, dropout_p, seed, result);
+  at::Tensor samples = result.view(s.x.sizes());
+  add_into(s.x, s.offsets, start, x_scale, base, freq_shift, rule, s.batch_first, dropout_p, seed, samples);
   if (!direct) out.copy_(result);
   return out;
 }
@@ -167,15 +169,24 @@ at::Tensor& add_out(const at::Tensor& x, const std::optional<at::Tensor>& offset
 at::Tensor& add_sinusoidal_out_cuda(const at::Tensor& x, c10::SymInt start, double x_scale, double base,
                                     double freq_shift, std::string_view layout, std::string_view odd,
                                     bool batch_first, double dropout_p, bool training, at::Tensor& out) {
-  return add_out(x, std::nullopt, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
-                 training, out);
+  return add_out(x, ops::as_samples(x, std::nullopt, batch_first), "start", std::nullopt, start, x_scale,
+                 base, freq_shift, layout, odd, dropout_p, training, out);
 }
 
 at::Tensor& add_sinusoidal_offsets_out_cuda(const at::Tensor& x, const at::Tensor& start, double x_scale,
                                             double base, double freq_shift, std::string_view layout,
                                             std::string_view odd, bool batch_first, double dropout_p,
                                             bool training, at::Tensor& out) {
-  return add_out(x, start, 0, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, training, out);
+  return add_out(x, ops::as_samples(x, start, batch_first), "start", start, 0, x_scale, base, freq_shift,
+                 layout, odd, dropout_p, training, out);
+}
+
+at::Tensor& add_sinusoidal_positions_out_cuda(const at::Tensor& x, const at::Tensor& positions,
+                                              double x_scale, double base, double freq_shift,
+                                              std::string_view layout, std::string_view odd, double dropout_p,
+                                              bool training, at::Tensor& out) {
+  return add_out(x, ops::rows_as_samples(x, positions), "positions", positions, 0, x_scale, base, freq_shift,
+                 layout, odd, dropout_p, training, out);
 }
 
 at::Tensor scale_dropout_cuda(const at::Tensor& x, double scale, double dropout_p,
@@ -202,6 +213,7 @@ TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) {
   m.impl("_add_sinusoidal", TORCH_FN(add_sinusoidal_cuda));
   m.impl("add_sinusoidal.out", TORCH_FN(add_sinusoidal_out_cuda));
   m.impl("add_sinusoidal.offsets_out", TORCH_FN(add_sinusoidal_offsets_out_cuda));
+  m.impl("add_sinusoidal.positions_out", TORCH_FN(add_sinusoidal_positions_out_cuda));
   m.impl("_scale_dropout", TORCH_FN(scale_dropout_cuda));
 }
 

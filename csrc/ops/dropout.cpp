@@ -11,7 +11,7 @@ namespace posenc_ext::ops {
 namespace {
 
 void check_dropout_p(const char* op, double dropout_p) {
-  POSENC_CHECK(dropout_p >= 0.0 && dropout_p < 1.0, op, "dropout_p must be in [0, 1), got ", dropout_p);
+  POSENC_CHECK(dropout_p >= 0.0 && dropout_p <= 1.0, op, "dropout_p must be in [0, 1], got ", dropout_p);
 }
 
 c10::SymInt elements(c10::SymIntArrayRef sizes) {
@@ -55,7 +55,7 @@ void check_dropout_mask(const at::Tensor& seed, const c10::SymInt& count, double
 }
 
 std::optional<at::Tensor> draw_seed(const at::Tensor& x, double dropout_p, bool training) {
-  if (!(training && dropout_p > 0.0 && dropout_p < 1.0)) return std::nullopt;
+  if (!(training && dropout_p > 0.0 && dropout_p <= 1.0)) return std::nullopt;
   return at::randint(std::numeric_limits<int64_t>::max(), {1},
                      at::TensorOptions().dtype(at::kLong).device(x.device()));
 }
@@ -63,7 +63,7 @@ std::optional<at::Tensor> draw_seed(const at::Tensor& x, double dropout_p, bool 
 std::optional<at::Tensor> kept_for_backward(const std::optional<at::Tensor>& seed, double dropout_p,
                                             const at::Tensor& x, c10::SymIntArrayRef sizes) {
   constexpr int64_t kFew = 32768;  // elements; fewer are drawn again in the time that one more op takes
-  if (!drops(dropout_p, seed) || dropout_p >= 1.0 || !x.is_cpu() || !is_seed(*seed)) return seed;
+  if (!drops(dropout_p, seed) || dropout_p > 1.0 || !x.is_cpu() || !is_seed(*seed)) return seed;
   const c10::SymInt count = elements(sizes);
   if (count.is_symbolic() || count < kFew) return seed;
   return call_dropout_mask(*seed, count, dropout_p);

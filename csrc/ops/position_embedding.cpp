@@ -14,16 +14,6 @@ namespace {
 
 constexpr const char* kAddPositionEmbedding = "add_position_embedding";
 
-// One more operand beside x: a dtype of ours that is the dtype of x, on the device of x.
-void check_like_x(const at::Tensor& tensor, const char* argument, const at::Tensor& x) {
-  const char* op = kAddPositionEmbedding;
-  check_dtype(op, argument, tensor.scalar_type());
-  POSENC_CHECK(tensor.scalar_type() == x.scalar_type(), op, argument, " must have the dtype of x (",
-               x.scalar_type(), "), got ", tensor.scalar_type());
-  POSENC_CHECK(tensor.device() == x.device(), op, argument, " must be on the device of x (", x.device(),
-               "), got ", tensor.device());
-}
-
 bool has_sizes(const at::Tensor& tensor, const c10::SymInt& a, const c10::SymInt& b, const c10::SymInt& c) {
   return tensor.sym_size(0) == a && tensor.sym_size(1) == b && tensor.sym_size(2) == c;
 }
@@ -56,6 +46,26 @@ void check_prefix(const at::Tensor& prefix, const char* argument, const Embedded
 }
 
 }  // namespace
+
+void check_like_x(const at::Tensor& tensor, const char* argument, const at::Tensor& x) {
+  const char* op = kAddPositionEmbedding;
+  check_dtype(op, argument, tensor.scalar_type());
+  POSENC_CHECK(tensor.scalar_type() == x.scalar_type(), op, argument, " must have the dtype of x (",
+               x.scalar_type(), "), got ", tensor.scalar_type());
+  POSENC_CHECK(tensor.device() == x.device(), op, argument, " must be on the device of x (", x.device(),
+               "), got ", tensor.device());
+}
+
+std::optional<at::ScalarType> promoted_dtype(const at::Tensor& x, const at::Tensor& pos_embed,
+                                             at::TensorList prefix_tokens) {
+  at::ScalarType type = c10::promoteTypes(x.scalar_type(), pos_embed.scalar_type());
+  bool supported = is_supported(x.scalar_type()) && is_supported(pos_embed.scalar_type());
+  for (const at::Tensor& prefix : prefix_tokens) {
+    type = c10::promoteTypes(type, prefix.scalar_type());
+    supported = supported && is_supported(prefix.scalar_type());
+  }
+  return supported ? std::optional<at::ScalarType>(type) : std::nullopt;
+}
 
 EmbeddedShape check_add_position_embedding(const at::Tensor& x, const at::Tensor& pos_embed,
                                            at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
@@ -128,18 +138,6 @@ at::Tensor call_sum_batch(const at::Tensor& grad, bool batch_first) {
 }
 
 namespace {
-
-// The dtype that cat and add would promote to; none where some dtype is an error yet to be raised.
-std::optional<at::ScalarType> promoted_dtype(const at::Tensor& x, const at::Tensor& pos_embed,
-                                             at::TensorList prefix_tokens) {
-  at::ScalarType type = c10::promoteTypes(x.scalar_type(), pos_embed.scalar_type());
-  bool supported = is_supported(x.scalar_type()) && is_supported(pos_embed.scalar_type());
-  for (const at::Tensor& prefix : prefix_tokens) {
-    type = c10::promoteTypes(type, prefix.scalar_type());
-    supported = supported && is_supported(prefix.scalar_type());
-  }
-  return supported ? std::optional<at::ScalarType>(type) : std::nullopt;
-}
 
 // No prefix, for a trace: AOTInductor hands an empty list of tensors to an op as None, so the list gets a
 // tensor without tokens.

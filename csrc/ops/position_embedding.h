@@ -23,6 +23,13 @@ EmbeddedShape check_add_position_embedding(const at::Tensor& x, const at::Tensor
                                            bool batch_first, double dropout_p,
                                            const std::optional<at::Tensor>& seed);
 
+// One more operand beside x: a dtype of ours that is the dtype of x, on the device of x.
+void check_like_x(const at::Tensor& tensor, const char* argument, const at::Tensor& x);
+
+// The dtype that cat and add would promote to; none where some dtype is an error yet to be raised.
+std::optional<at::ScalarType> promoted_dtype(const at::Tensor& x, const at::Tensor& pos_embed,
+                                             at::TensorList prefix_tokens);
+
 // [tokens, channels] of the sum over the samples of grad, [B, N, D] or [N, B, D].
 c10::SymDimVector check_sum_batch(const at::Tensor& grad, bool batch_first);
 

@@ -51,13 +51,14 @@ Encoding check_encoding(const char* op, const c10::SymInt& dim, double base, dou
   return result;
 }
 
-Encoding check_sinusoidal_table(const c10::SymInt& length, const c10::SymInt& dim, double base,
-                                double freq_shift, double scale, std::string_view layout,
+Encoding check_sinusoidal_table(const c10::SymInt& length, const c10::SymInt& dim, const c10::SymInt& start,
+                                double base, double freq_shift, double scale, std::string_view layout,
                                 std::string_view odd, at::ScalarType dtype) {
   const char* op = "sinusoidal_table";
   POSENC_CHECK(length >= 0, op, "length must be non-negative, got ", length);
   const Encoding result = check_encoding(op, dim, base, freq_shift, scale, layout, odd);
   check_dtype(op, "dtype", dtype);
+  check_exact(op, start, length);
   return result;
 }
 
@@ -114,10 +115,42 @@ Encoding check_sinusoidal_backward(const at::Tensor& grad, const at::Tensor& pos
   return check_encoding(op, grad.sym_size(dims), base, freq_shift, scale, layout, odd);
 }
 
-AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets, double x_scale,
-                              double base, double freq_shift, std::string_view layout, std::string_view odd,
-                              bool batch_first, double dropout_p, const std::optional<at::Tensor>& seed,
-                              Encoding* encoding) {
+Samples as_samples(const at::Tensor& x, const std::optional<at::Tensor>& start, bool batch_first) {
+  const char* op = "add_sinusoidal";
+  POSENC_CHECK(x.dim() == 2 || x.dim() == 3, op,
+               "x must have 2 or 3 dimensions ([L, D], [B, L, D] or [L, B, D]), got ", x.dim());
+  Samples samples{x.dim() == 3 ? x : x.unsqueeze(0), start, batch_first || x.dim() == 2};
+  if (!start.has_value()) return samples;
+  const c10::SymInt batch = samples.x.sym_size(samples.batch_first ? 0 : 1);
+  const int64_t dims = start->dim();
+  const bool shared = dims == 0 || (dims == 1 && start->sym_size(0) == 1);
+  const bool fits =
+      shared || ((dims == 1 || (dims == 2 && start->sym_size(1) == 1)) && start->sym_size(0) == batch);
+  POSENC_CHECK(at::isIntegralType(start->scalar_type(), /*includeBool=*/false) && fits, op,
+               "start must be an integer tensor of shape [], [1], [", batch, "] or [", batch,
+               ", 1] (one offset per sample), got ", start->scalar_type(), " ", start->sym_sizes());
+  if (shared) {
+    samples.offsets = start->expand_symint({batch});
+  } else if (dims == 2) {
+    samples.offsets = start->squeeze(1);
+  }
+  return samples;
+}
+
+Samples rows_as_samples(const at::Tensor& x, const at::Tensor& positions) {
+  const char* op = "add_sinusoidal";
+  POSENC_CHECK(x.dim() >= 1, op, "with positions x must have at least 1 dimension [..., D], got ", x.dim());
+  check_positions(op, positions, x);
+  c10::SymInt rows = 1;
+  for (const c10::SymInt& size : x.sym_sizes().slice(0, x.dim() - 1)) rows *= size;
+  return {x.reshape_symint({rows, 1, x.sym_size(-1)}), one_per_row(positions, x).reshape_symint({rows}),
+          true};
+}
+
+AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
+                              const c10::SymInt& start, double x_scale, double base, double freq_shift,
+                              std::string_view layout, std::string_view odd, bool batch_first,
+                              double dropout_p, const std::optional<at::Tensor>& seed, Encoding* encoding) {
   const char* op = "add_sinusoidal";
   POSENC_CHECK(x.dim() == 3, op, "x must have 3 dimensions [B, L, D] or [L, B, D], got ", x.dim());
   check_dtype(op, "x", x.scalar_type());
@@ -133,6 +166,7 @@ AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tenso
     POSENC_CHECK(offsets->device() == x.device(), op, "start must be on the device of x (", x.device(),
                  "), got ", offsets->device());
   }
+  check_exact(op, start, shape.length);
   check_dropout(op, x, dropout_p, seed, x.sym_sizes());
   return shape;
 }
@@ -209,6 +243,16 @@ at::Tensor& call_add_sinusoidal_offsets_out(const at::Tensor& x, const at::Tenso
   return op.call(x, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p, training, out);
 }
 
+at::Tensor& call_add_sinusoidal_positions_out(const at::Tensor& x, const at::Tensor& positions,
+                                              double x_scale, double base, double freq_shift,
+                                              std::string_view layout, std::string_view odd, double dropout_p,
+                                              bool training, at::Tensor& out) {
+  static const auto op = find_op<at::Tensor&(const at::Tensor&, const at::Tensor&, double, double, double,
+                                             std::string_view, std::string_view, double, bool, at::Tensor&)>(
+      "posenc_ext::add_sinusoidal", "positions_out");
+  return op.call(x, positions, x_scale, base, freq_shift, layout, odd, dropout_p, training, out);
+}
+
 namespace {
 
 // The public ops, composed of those above; these run before autograd and are traced through.
@@ -217,7 +261,7 @@ at::Tensor sinusoidal_table(c10::SymInt length, c10::SymInt dim, c10::SymInt sta
                             double freq_shift, double scale, std::string_view layout, std::string_view odd,
                             std::optional<at::ScalarType> dtype, std::optional<at::Device> device) {
   const at::ScalarType type = dtype.value_or(at::typeMetaToScalarType(at::get_default_dtype()));
-  check_sinusoidal_table(length, dim, base, freq_shift, scale, layout, odd, type);
+  check_sinusoidal_table(length, dim, start, base, freq_shift, scale, layout, odd, type);
   at::Tensor out = at::empty_symint({length, dim}, at::TensorOptions().dtype(type).device(device));
   return call_sinusoidal_table_out(std::move(length), std::move(dim), std::move(start), base, freq_shift,
                                    scale, layout, odd, out);
@@ -230,31 +274,41 @@ at::Tensor sinusoidal(const at::Tensor& positions, c10::SymInt dim, double base,
                          sinusoidal_dtype(positions, dtype));
 }
 
-at::Tensor add_with_dropout(const at::Tensor& x, const std::optional<at::Tensor>& offsets, c10::SymInt start,
-                            double x_scale, double base, double freq_shift, std::string_view layout,
-                            std::string_view odd, bool batch_first, double dropout_p, bool training) {
-  return call_add_sinusoidal(x, offsets, std::move(start), x_scale, base, freq_shift, layout, odd,
-                             batch_first, dropout_p, draw_seed(x, dropout_p, training));
+at::Tensor add_with_dropout(const at::Tensor& x, const Samples& samples, c10::SymInt start, double x_scale,
+                            double base, double freq_shift, std::string_view layout, std::string_view odd,
+                            double dropout_p, bool training) {
+  const at::Tensor y =
+      call_add_sinusoidal(samples.x, samples.offsets, std::move(start), x_scale, base, freq_shift, layout,
+                          odd, samples.batch_first, dropout_p, draw_seed(x, dropout_p, training));
+  return samples.x.is_same(x) ? y : y.view_symint(x.sym_sizes());
 }
 
 at::Tensor add_sinusoidal(const at::Tensor& x, c10::SymInt start, double x_scale, double base,
                           double freq_shift, std::string_view layout, std::string_view odd, bool batch_first,
                           double dropout_p, bool training) {
-  return add_with_dropout(x, std::nullopt, std::move(start), x_scale, base, freq_shift, layout, odd,
-                          batch_first, dropout_p, training);
+  return add_with_dropout(x, as_samples(x, std::nullopt, batch_first), std::move(start), x_scale, base,
+                          freq_shift, layout, odd, dropout_p, training);
 }
 
 at::Tensor add_sinusoidal_offsets(const at::Tensor& x, const at::Tensor& start, double x_scale, double base,
                                   double freq_shift, std::string_view layout, std::string_view odd,
                                   bool batch_first, double dropout_p, bool training) {
-  return add_with_dropout(x, start, 0, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
-                          training);
+  return add_with_dropout(x, as_samples(x, start, batch_first), 0, x_scale, base, freq_shift, layout, odd,
+                          dropout_p, training);
+}
+
+at::Tensor add_sinusoidal_at(const at::Tensor& x, const at::Tensor& positions, double x_scale, double base,
+                             double freq_shift, std::string_view layout, std::string_view odd,
+                             double dropout_p, bool training) {
+  return add_with_dropout(x, rows_as_samples(x, positions), 0, x_scale, base, freq_shift, layout, odd,
+                          dropout_p, training);
 }
 
 TORCH_LIBRARY_IMPL(posenc_ext, CompositeImplicitAutograd, m) {
   m.impl("sinusoidal", TORCH_FN(sinusoidal));
   m.impl("add_sinusoidal", TORCH_FN(add_sinusoidal));
   m.impl("add_sinusoidal.offsets", TORCH_FN(add_sinusoidal_offsets));
+  m.impl("add_sinusoidal.positions", TORCH_FN(add_sinusoidal_at));
 }
 
 TORCH_LIBRARY_IMPL(posenc_ext, CompositeExplicitAutograd, m) {
@@ -290,6 +344,12 @@ at::Tensor add_sinusoidal(const at::Tensor& x, const at::Tensor& start, double x
                           double dropout_p, bool training) {
   return ops::add_sinusoidal_offsets(x, start, x_scale, base, freq_shift, layout, odd, batch_first, dropout_p,
                                      training);
+}
+
+at::Tensor add_sinusoidal_at(const at::Tensor& x, const at::Tensor& positions, double x_scale, double base,
+                             double freq_shift, std::string_view layout, std::string_view odd,
+                             double dropout_p, bool training) {
+  return ops::add_sinusoidal_at(x, positions, x_scale, base, freq_shift, layout, odd, dropout_p, training);
 }
 
 }  // namespace posenc_ext

@@ -1,17 +1,25 @@
 """Modules whose bias depends on the distance between query and key in a sequence: T5 and ALiBi."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from .._sharded import replicated_for
 from ..ops import alibi_bias, alibi_slopes, t5_bias
+from ._children import CallsChildren, NormalReset, is_plain
+from ._init import fill_parameter
 
 
-class T5RelativePositionBias(nn.Module):
+class T5RelativePositionBias(CallsChildren):
     """T5's learned bias: a row of the table for each near distance, shared ones for far distances.
 
     Replaces ``relative_attention_bias`` and ``compute_bias`` of transformers' ``T5Attention`` (5.x and 4.x):
     the parameter has its name, and values are those of the original on the CPU, bit for bit. Only a stack's
     first layer owns one; the result serves every layer.
+
+    ``relative_attention_bias`` is an ``nn.Embedding``. Sharded, offloaded, quantized, parametrized, hooked or
+    with an adapter around it, it is called, once for all of its rows, and works as it does in transformers.
 
     Args:
         num_heads: attention heads.
@@ -23,9 +31,11 @@ class T5RelativePositionBias(nn.Module):
 
     Shapes and dtypes:
         relative_attention_bias.weight: parameter [num_buckets, num_heads], initially normal, std 0.02.
-        forward(q_len, k_len, q_offset=0): [1, num_heads, q_len, k_len], contiguous, in the dtype of the
-            weight (float64, float32, float16 or bfloat16). q_offset is the position of the first query: the
-            length of the cache while decoding (``past_seen_tokens``).
+        forward(q_len, k_len, q_offset=0, device=None): [1, num_heads, q_len, k_len], contiguous, in the
+            dtype of the weight (float64, float32, float16 or bfloat16). q_offset is the position of the first
+            query: the length of the cache while decoding (``past_seen_tokens``). device is where the
+            embedding is called: None is where its parameters are, or accelerate's hooks load them; it is
+            needed if something else moves them for the call (FSDP2 with a CPU offload policy).
 
     Raises:
         ValueError: num_heads, num_buckets or max_distance is too small.
@@ -61,16 +71,22 @@ class T5RelativePositionBias(nn.Module):
         self.num_buckets = num_buckets
         self.max_distance = max_distance
         self.bidirectional = bidirectional
-        # Never called: it gives the weight its name in checkpoints.
-        self.relative_attention_bias = nn.Embedding(num_buckets, num_heads)
+        embedding = nn.Embedding(num_buckets, num_heads)
+        embedding.reset_parameters = NormalReset(embedding, std=0.02)
+        self.relative_attention_bias = embedding
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.relative_attention_bias.weight, std=0.02)
-
-    def forward(self, q_len: int, k_len: int, q_offset: int = 0) -> Tensor:
+    def forward(
+        self, q_len: int, k_len: int, q_offset: int = 0, device: torch.device | None = None
+    ) -> Tensor:
+        if torch.jit.is_scripting():  # which does not compile the other branches
+            table = self._called_table(device)
+        elif is_plain(self.relative_attention_bias, nn.Embedding):
+            table = self.relative_attention_bias.weight
+        else:
+            table = self._called_table(device)
         bias = t5_bias(
-            self.relative_attention_bias.weight,
+            table,
             q_len,
             k_len,
             q_offset=q_offset,
@@ -78,6 +94,14 @@ class T5RelativePositionBias(nn.Module):
             max_distance=self.max_distance,
         )
         return bias.unsqueeze(0)
+
+    def _called_table(self, device: torch.device | None) -> Tensor:
+        if device is None:
+            device = self._dtype_and_device()[1]
+        buckets = torch.arange(self.num_buckets, device=device)
+        if not torch.jit.is_scripting():
+            buckets = replicated_for(buckets, self.relative_attention_bias)
+        return self.relative_attention_bias(buckets)
 
     def extra_repr(self) -> str:
         buckets = f"num_buckets={self.num_buckets}, max_distance={self.max_distance}"
@@ -102,9 +126,14 @@ class AlibiBias(nn.Module):
         slopes: parameter [num_heads] if learnable; else computed in every call, with nothing in
             ``state_dict()``.
         forward(q_len, k_len, q_offset=0, dtype=None, device=None): [1, num_heads, q_len, k_len] in dtype
-            (float64, float32, float16 or bfloat16), None for that of the parameter, or torch's default. A
-            result in half types is made from float32 slopes and rounded once more. q_offset is the position
-            of the first query: the length of the cache while decoding.
+            (float64, float32, float16 or bfloat16). q_offset is the position of the first query: the length
+            of the cache while decoding. Without a parameter, a result in half types is made from float32
+            slopes and rounded once more.
+        dtype, device: None is that of the parameter. Without one, it is what the module was converted to
+            (``.half()``, ``.to("cuda")``), else the default dtype of its construction and the default device
+            of the call. Tools that convert tensors one by one (FSDP's mixed precision, autocast, accelerate's
+            dispatch_model) do not know a module without a tensor: pass those of the scores, as BLOOM passes
+            its dtype to ``build_alibi_tensor``.
 
     Raises:
         ValueError: num_heads is not positive.
@@ -122,6 +151,8 @@ class AlibiBias(nn.Module):
     """
 
     slopes: nn.Parameter | None
+    _dtype: torch.dtype
+    _device: torch.device | None
 
     def __init__(self, num_heads: int, causal: bool = False, learnable: bool = False) -> None:
         super().__init__()
@@ -129,6 +160,8 @@ class AlibiBias(nn.Module):
             raise ValueError(f"AlibiBias: num_heads must be positive, got {num_heads}")
         self.num_heads = num_heads
         self.causal = causal
+        self._dtype = torch.get_default_dtype()
+        self._device = None
         if learnable:
             self.slopes = nn.Parameter(torch.empty(num_heads))
             self.reset_parameters()
@@ -137,9 +170,17 @@ class AlibiBias(nn.Module):
 
     def reset_parameters(self) -> None:
         if self.slopes is not None:
-            with torch.no_grad():
-                slopes = alibi_slopes(self.num_heads, dtype=torch.float64, device=self.slopes.device)
-                self.slopes.copy_(slopes)
+            slopes = alibi_slopes(self.num_heads, dtype=torch.float64, device=self.slopes.device)
+            fill_parameter(self.slopes, slopes)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AlibiBias":
+        before = torch.empty(0, dtype=self._dtype, device=self._device)
+        after = fn(before)
+        if after.is_floating_point():
+            self._dtype = after.dtype
+        if after.device != before.device:
+            self._device = after.device
+        return super()._apply(fn, recurse)
 
     def forward(
         self,
@@ -151,8 +192,9 @@ class AlibiBias(nn.Module):
     ) -> Tensor:
         slopes = self.slopes
         if slopes is None:
-            result = torch.empty(0, dtype=dtype).dtype  # scriptable, unlike get_default_dtype
+            result = self._dtype if dtype is None else dtype
             wide = torch.float64 if result == torch.float64 else torch.float32
+            device = self._device if device is None else device
             slopes = alibi_slopes(self.num_heads, dtype=wide, device=device)
         else:
             result = slopes.dtype if dtype is None else dtype

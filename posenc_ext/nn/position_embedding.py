@@ -1,5 +1,7 @@
 """Modules that hold a learned table of absolute positions."""
 
+import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
@@ -7,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..compositions import resample_position_embedding, sinusoidal_grid
+from .._sharded import replicated_like
+from ..compositions import is_integer, per_sample, resample_position_embedding, sinusoidal_grid
 from ..ops import add_position_embedding, sinusoidal_table
+from ._dropout import FusesDropout
+from ._init import fill_parameter
 
 
 def _pair(name: str, what: str, size: Union[int, Sequence[int]]) -> list[int]:
@@ -19,32 +24,97 @@ def _pair(name: str, what: str, size: Union[int, Sequence[int]]) -> list[int]:
     return pair
 
 
-def _check_dropout(name: str, dropout: float) -> None:
-    if not 0 <= dropout < 1:
-        raise ValueError(f"{name}: dropout must be in [0, 1), got {dropout}")
+def _is_square(count: int) -> bool:
+    return count > 0 and math.isqrt(count) ** 2 == count
 
 
-def _resample_loaded(
-    state_dict: dict[str, Any], key: str, own: Tensor, size: list[int], prefix_tokens: int, antialias: bool
-) -> None:
-    """Brings a checkpoint's embedding of another square grid to our size; leaves any other alone."""
-    loaded = state_dict.get(key)
-    if not isinstance(loaded, Tensor) or loaded.dim() != own.dim() or loaded.size(-1) != own.size(-1):
-        return
-    patches = loaded.size(-2) - prefix_tokens
-    if loaded.size(-2) != own.size(-2) and patches > 0 and round(patches**0.5) ** 2 == patches:
-        with torch.no_grad():
-            state_dict[key] = resample_position_embedding(loaded, size, prefix_tokens, antialias=antialias)
+class _GridEmbedding(nn.Module):
+    """A module with the embedding of a grid's cells, of which checkpoints of other grids are resampled.
+
+    state_dict() records the grid and the number of prefix rows in its metadata, which torch.save keeps and
+    safetensors and torch.distributed.checkpoint drop.
+    """
+
+    antialias: bool
+    checkpoint_grid: Optional[list[int]]
+
+    def _grid(self) -> tuple[str, list[int], int]:
+        """The parameter's name, the grid and the number of rows in front of it."""
+        raise NotImplementedError
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            _, size, prefix_rows = self._grid()
+            found = destination._metadata.setdefault(prefix[:-1], {})
+            found.update(grid_size=list(size), prefix_rows=prefix_rows)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        error_messages = args[-1]
+        name, size, prefix_rows = self._grid()
+        key, own = prefix + name, getattr(self, name)
+        loaded = state_dict.get(key)
+        if isinstance(loaded, Tensor) and loaded.dim() == own.dim() and loaded.shape[-1] == own.shape[-1]:
+            try:
+                old_size = self._grid_of(key, loaded.shape[-2], own.shape[-2], local_metadata)
+                if old_size is not None and old_size != size:
+                    with torch.no_grad():
+                        state_dict[key] = resample_position_embedding(
+                            loaded, size, prefix_rows, old_size, antialias=self.antialias
+                        )
+            except ValueError as error:
+                error_messages.append(str(error))
+                state_dict[key] = own  # nothing is loaded, and torch has no more to say
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def _grid_of(self, key: str, rows: int, own_rows: int, metadata: dict[str, Any]) -> Optional[list[int]]:
+        """The grid of a checkpoint's rows, None for that of this module; raises where it cannot be known."""
+        _, size, prefix_rows = self._grid()
+        mend = "checkpoint_grid=[H, W] says it"
+        recorded, recorded_rows = metadata.get("grid_size"), metadata.get("prefix_rows", 0)
+        # An entry that was replaced after state_dict() is not what the metadata tells of.
+        if recorded is not None and rows == recorded_rows + math.prod(recorded):
+            if recorded_rows != prefix_rows:
+                rule = (
+                    f"{key} must have {prefix_rows} rows in front of its {recorded} grid, got {recorded_rows}"
+                )
+                raise ValueError(f"{type(self).__name__}: {rule}")
+            return list(recorded)
+        given = self.checkpoint_grid
+        if given is not None and rows == prefix_rows + math.prod(given):
+            return given
+        patches = rows - prefix_rows
+        square = _is_square(patches)
+        others = [tokens for tokens in (0, 1, 2) if tokens != prefix_rows and _is_square(rows - tokens)]
+        if rows == own_rows and square == (size[0] == size[1]):
+            if size[0] != size[1] or others:
+                taken = f"is taken as {prefix_rows} rows and the grid {size}"
+                assumed = f"{type(self).__name__}: {key} has no record of its grid and {taken}"
+                warnings.warn(f"{assumed}; if it is another, {mend}", stacklevel=2)
+            return None
+        if rows != own_rows and square and not others:
+            return [math.isqrt(patches)] * 2
+        why = "may be more than one grid" if square else f"less {prefix_rows} are not a square"
+        found = f"{rows} rows in the checkpoint, {own_rows} here"
+        raise ValueError(f"size mismatch for {key}: {found}; {rows} rows {why}, and none is recorded: {mend}")
 
 
-class VisionPositionEmbedding(nn.Module):
+def _optional_pair(name: str, what: str, size: Optional[Sequence[int]]) -> Optional[list[int]]:
+    return None if size is None else _pair(name, what, size)
+
+
+class VisionPositionEmbedding(FusesDropout, _GridEmbedding):
     """Puts class, distillation and register tokens in front of an image's patches, adds learned positions and
     applies dropout, in one pass, at any resolution.
 
     Replaces what stands between ``patch_embed`` and the blocks of a ViT: ``cls_token``, ``dist_token``,
     ``reg_token``, ``pos_embed`` and ``_pos_embed`` of timm's ``VisionTransformer`` and
     ``VisionTransformerDistilled`` (DeiT, DeiT-3, MAE, MoCo v3). The parameters have the names and shapes of
-    theirs, so checkpoints go both ways. A ``pos_embed`` of another square grid is resampled as it is loaded.
+    theirs, so checkpoints go both ways. A ``pos_embed`` of another grid is resampled as it is loaded: of any
+    grid if state_dict() recorded it (in its metadata, which ``torch.save`` keeps), else of
+    ``checkpoint_grid`` or a square one. What may be more than one grid is an error.
 
     Args:
         grid_size: patches along the height and the width, or one number for both.
@@ -53,20 +123,22 @@ class VisionPositionEmbedding(nn.Module):
         registers: number of register tokens. The order is class, distillation, registers, patches.
         embed_prefix: True: pos_embed has rows for the tokens in front, ``cat(tokens, x) + pos_embed`` (ViT,
             DeiT). False: ``cat(tokens, x + pos_embed)`` (DeiT-3; ``no_embed_class`` of timm).
-        dropout: probability in [0, 1) of zeroing an element of the result while training.
+        dropout: probability in [0, 1] of zeroing an element of the result while training.
         antialias: of the resampling to another grid (:func:`posenc_ext.resample_position_embedding`).
+        checkpoint_grid: the grid of checkpoints that do not record theirs; None where it can be told.
 
     Shapes and dtypes:
         cls_token, dist_token: parameters [1, 1, dim]; reg_token: parameter [1, registers, dim].
         pos_embed: parameter [1, P + N, dim] with P tokens in front and N = prod(grid_size), or [1, N, dim] if
             not embed_prefix.
         x: [B, N, dim], or the map [B, dim, H, W] of a patch convolution, which is read in place; any strides.
+            A map [B, H, W, dim] is one if only its last dimension is dim.
         size: [H, W] of the patches in [B, H W, dim]; None is grid_size. Of a map it is its own.
         Result: [B, P + H W, dim], contiguous.
 
     Raises:
-        ValueError: a size or dim is not positive, registers is negative, dropout is not in [0, 1), x has
-            neither 3 nor 4 dimensions or other than H W patches, or size is given with a map.
+        ValueError: a size or dim is not positive, registers is negative, dropout is not in [0, 1], x does not
+            have 3 or 4 dimensions or does not have H W patches, or size is given with a map.
         RuntimeError: ``posenc_ext::add_position_embedding: ...``, for x of other channels or dtype.
 
     Complexity: O(B (P + N) dim), one read of x and one write of the result; at another grid than its own,
@@ -95,6 +167,7 @@ class VisionPositionEmbedding(nn.Module):
         embed_prefix: bool = True,
         dropout: float = 0.0,
         antialias: bool = True,
+        checkpoint_grid: Optional[Sequence[int]] = None,
     ) -> None:
         super().__init__()
         name = "VisionPositionEmbedding"
@@ -103,9 +176,10 @@ class VisionPositionEmbedding(nn.Module):
             raise ValueError(f"{name}: dim must be positive, got {dim}")
         if registers < 0:
             raise ValueError(f"{name}: registers must be >= 0, got {registers}")
-        _check_dropout(name, dropout)
+        self._set_dropout(dropout)
         self.embed_prefix = embed_prefix
         self.antialias = antialias
+        self.checkpoint_grid = _optional_pair(name, "checkpoint_grid", checkpoint_grid)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
         self.dist_token = nn.Parameter(torch.empty(1, 1, dim)) if dist_token else None
         self.reg_token = nn.Parameter(torch.empty(1, registers, dim)) if registers else None
@@ -113,12 +187,23 @@ class VisionPositionEmbedding(nn.Module):
         self.embedded_tokens = tokens if embed_prefix else 0
         patches = self.grid_size[0] * self.grid_size[1]
         self.pos_embed = nn.Parameter(torch.empty(1, self.embedded_tokens + patches, dim))
-        self.dropout = nn.Dropout(dropout)
+        self._sinusoids = None  # arguments of from_sinusoidal
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for parameter in self.parameters():
+        """What the constructor, or :meth:`from_sinusoidal`, made."""
+        for parameter in self.parameters(recurse=False):
             nn.init.trunc_normal_(parameter, std=0.02)
+        if self._sinusoids is not None:
+            grid = sinusoidal_grid(
+                self.grid_size,
+                self.pos_embed.size(-1),
+                extra_tokens=self.embedded_tokens,
+                dtype=self.pos_embed.dtype,
+                device=self.pos_embed.device,
+                **self._sinusoids,
+            )
+            fill_parameter(self.pos_embed, grid.unsqueeze(0))
 
     @classmethod
     def from_sinusoidal(
@@ -132,33 +217,35 @@ class VisionPositionEmbedding(nn.Module):
     ) -> "VisionPositionEmbedding":
         """The module with pos_embed set to :func:`posenc_ext.sinusoidal_grid`; zeros for the tokens in front.
 
-        ``trainable=False`` freezes pos_embed, as MAE and MoCo v3 do.
+        ``trainable=False`` freezes pos_embed, as MAE and MoCo v3 do. reset_parameters() restores it.
 
         >>> VisionPositionEmbedding.from_sinusoidal(2, 8).pos_embed[0, :2, :4]
         tensor([[0., 0., 0., 0.],
                 [0., 0., 1., 1.]], grad_fn=<SliceBackward0>)
         """
         module = cls(grid_size, dim, **options)
-        tokens = module.embedded_tokens
-        grid = sinusoidal_grid(module.grid_size, dim, order=order, base=base, extra_tokens=tokens)
-        module.pos_embed = nn.Parameter(grid.unsqueeze(0), requires_grad=trainable)
+        module._sinusoids = {"order": order, "base": base}
+        module.reset_parameters()
+        module.pos_embed.requires_grad_(trainable)
         return module
 
     def forward(self, x: Tensor, size: Optional[list[int]] = None) -> Tensor:
         if x.dim() == 4:
             if size is not None:
                 raise ValueError(f"VisionPositionEmbedding: size must be None with a map, got {size}")
+            x = _channels_first(x, self.pos_embed.size(-1))
             size = [x.size(2), x.size(3)]
             x = x.flatten(2).transpose(1, 2)
         elif x.dim() != 3:
             raise ValueError(f"VisionPositionEmbedding: x must have 3 or 4 dimensions, got {x.dim()}")
-        if size is None:
-            size = self.grid_size
-        elif len(size) != 2:
-            raise ValueError(f"VisionPositionEmbedding: size must have 2 sizes, got {size}")
-        if x.size(1) != size[0] * size[1]:
-            rule = f"x must have {size[0] * size[1]} patches for size {size}"
-            raise ValueError(f"VisionPositionEmbedding: {rule}, got {x.size(1)}")
+        else:
+            if size is None:
+                size = self.grid_size
+            elif len(size) != 2:
+                raise ValueError(f"VisionPositionEmbedding: size must have 2 sizes, got {size}")
+            if x.size(1) != size[0] * size[1]:
+                rule = f"x must have {size[0] * size[1]} patches for size {size}"
+                raise ValueError(f"VisionPositionEmbedding: {rule}, got {x.size(1)}")
         pos_embed = resample_position_embedding(
             self.pos_embed, size, self.embedded_tokens, self.grid_size, antialias=self.antialias
         )
@@ -169,27 +256,29 @@ class VisionPositionEmbedding(nn.Module):
             prefix.append(self.dist_token)
         if self.reg_token is not None:
             prefix.append(self.reg_token)
-        return add_position_embedding(
+        out = add_position_embedding(
             x,
             pos_embed,
             prefix,
             embed_prefix=self.embed_prefix,
-            dropout_p=self.dropout.p,
-            training=self.dropout.training,
+            dropout_p=self._fused_dropout_p(),
+            training=True,
         )
+        return self._called_dropout(out)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        key = prefix + "pos_embed"
-        _resample_loaded(
-            state_dict, key, self.pos_embed, self.grid_size, self.embedded_tokens, self.antialias
-        )
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def _grid(self) -> tuple[str, list[int], int]:
+        return "pos_embed", self.grid_size, self.embedded_tokens
 
     def extra_repr(self) -> str:
         return f"grid_size={self.grid_size}, dim={self.pos_embed.size(-1)}, embed_prefix={self.embed_prefix}"
 
 
-class LearnedPositionalEmbedding(nn.Module):
+def _channels_first(x: Tensor, dim: int) -> Tensor:
+    """[B, dim, H, W] of that or of [B, H, W, dim]; the first where both are possible."""
+    return x.permute(0, 3, 1, 2) if x.size(1) != dim and x.size(3) == dim else x
+
+
+class LearnedPositionalEmbedding(FusesDropout):
     """Scales x, adds the rows of a learned table for its positions and applies dropout, in one pass.
 
     Replaces the position table of BERT and GPT-2 (an ``nn.Embedding`` indexed by arange, an add, a dropout)
@@ -200,23 +289,34 @@ class LearnedPositionalEmbedding(nn.Module):
         num_embeddings: positions.
         embedding_dim: channels.
         offset: rows of the table in front of position 0; 2 for BART, which keeps them for padding.
-        dropout: probability in [0, 1) of zeroing an element of the result while training.
+        dropout: probability in [0, 1] of zeroing an element of the result while training.
         x_scale: factor on x.
         batch_first: whether x is [B, L, D] or [L, B, D].
 
     Shapes and dtypes:
         weight: parameter [num_embeddings + offset, embedding_dim], initially normal, std 0.02.
-        x: [B, L, D], or [L, B, D] without batch_first; any strides.
-        past_length: int >= 0, the position of the first row of x (decoding with a cache).
+        x: [B, L, D], or [L, B, D] without batch_first; or [L, D], one sequence, or several packed ones with
+            their position_ids; any strides.
+        past_length: the position of the first row of x (decoding with a cache): an int >= 0, or one for each
+            sample in an integer tensor [B] or [B, 1] (also [] or [1]) on the device of x. What comes before
+            position 0, as the padding of prompts padded on the left whose past_length is minus their padding,
+            is at position 0, as generate() of transformers has it.
+        position_ids: the position of every row: integers [B, L] or [1, L], whatever batch_first says, or [L]
+            for x [L, D], on the device of x; with an offset, also -offset to -1, the rows in front of
+            position 0 (OPT's -1 for padding). past_length must be 0.
         Result: like x, contiguous.
 
     Raises:
         ValueError: num_embeddings or embedding_dim is not positive, offset is negative, dropout is not in
-            [0, 1), x has not 3 dimensions, past_length is negative, or past_length + L > num_embeddings.
-        RuntimeError: ``posenc_ext::add_position_embedding: ...``, for x of other channels or dtype.
+            [0, 1], x does not have 2 or 3 dimensions, past_length is negative, past_length + L >
+            num_embeddings, past_length is a tensor of another shape or dtype, or both it and position_ids are
+            given.
+        RuntimeError: ``posenc_ext::add_position_embedding: ...``, for x of other channels or dtype, for
+            position_ids that do not fit x, and, on the CPU, for a position in a tensor that is outside the
+            table. On CUDA, where nothing is read for it, a device-side assertion fails instead.
 
-    Complexity: O(B L D), one read of x and one write of the result; no positions are stored or read.
-    Gradients: of x and weight; the sum over the batch has a fixed order.
+    Complexity: O(B L D), one read of x and one write of the result; without tensors of positions none are
+    stored or read. Gradients: of x and weight; the sums over batch and positions have a fixed order.
 
     Source: Gehring et al., "Convolutional Sequence to Sequence Learning", 2017; Devlin et al., "BERT", 2019.
 
@@ -224,6 +324,9 @@ class LearnedPositionalEmbedding(nn.Module):
         >>> embedding = LearnedPositionalEmbedding(512, 64)
         >>> x = torch.randn(2, 5, 64)
         >>> torch.equal(embedding(x, past_length=3), x + embedding.weight[3:8])
+        True
+        >>> packed, position_ids = torch.randn(5, 64), torch.tensor([0, 1, 2, 0, 1])  # of 3 and 2 tokens
+        >>> torch.equal(embedding(packed, position_ids=position_ids), packed + embedding.weight[position_ids])
         True
     """
 
@@ -244,17 +347,28 @@ class LearnedPositionalEmbedding(nn.Module):
             raise ValueError(f"{name}: embedding_dim must be positive, got {embedding_dim}")
         if offset < 0:
             raise ValueError(f"{name}: offset must be >= 0, got {offset}")
-        _check_dropout(name, dropout)
+        self._set_dropout(dropout)
         self.num_embeddings = num_embeddings
         self.offset = offset
         self.x_scale = float(x_scale)
         self.batch_first = batch_first
         self.weight = nn.Parameter(torch.empty(num_embeddings + offset, embedding_dim))
-        self.dropout = nn.Dropout(dropout)
+        self._sinusoids = None  # arguments of from_sinusoidal
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=0.02)
+        """What the constructor, or :meth:`from_sinusoidal`, made."""
+        if self._sinusoids is None:
+            nn.init.normal_(self.weight, std=0.02)
+        else:
+            table = sinusoidal_table(
+                self.num_embeddings,
+                self.weight.size(1),
+                dtype=self.weight.dtype,
+                device=self.weight.device,
+                **self._sinusoids,
+            )
+            fill_parameter(self.weight, F.pad(table, (0, 0, self.offset, 0)))
 
     @classmethod
     def from_sinusoidal(
@@ -270,7 +384,7 @@ class LearnedPositionalEmbedding(nn.Module):
     ) -> "LearnedPositionalEmbedding":
         """The module with its positions set to :func:`posenc_ext.sinusoidal_table`; zeros before the offset.
 
-        Whisper's encoder is freq_shift=1, layout="concat", trainable=False.
+        Whisper's encoder is freq_shift=1, layout="concat", trainable=False. reset_parameters() restores it.
 
         >>> LearnedPositionalEmbedding.from_sinusoidal(2, 2, offset=1, trainable=False).weight
         Parameter containing:
@@ -279,41 +393,71 @@ class LearnedPositionalEmbedding(nn.Module):
                 [0.8415, 0.5403]])
         """
         module = cls(num_embeddings, embedding_dim, **options)
-        table = sinusoidal_table(
-            num_embeddings, embedding_dim, base=base, freq_shift=freq_shift, layout=layout, odd=odd
-        )
-        table = F.pad(table, (0, 0, module.offset, 0))
-        module.weight = nn.Parameter(table, requires_grad=trainable)
+        module._sinusoids = {"base": base, "freq_shift": freq_shift, "layout": layout, "odd": odd}
+        module.reset_parameters()
+        module.weight.requires_grad_(trainable)
         return module
 
-    def forward(self, x: Tensor, past_length: int = 0) -> Tensor:
-        if x.dim() != 3:
-            raise ValueError(f"LearnedPositionalEmbedding: x must have 3 dimensions, got {x.dim()}")
-        length = x.size(1) if self.batch_first else x.size(0)
-        if past_length < 0:
-            raise ValueError(f"LearnedPositionalEmbedding: past_length must be >= 0, got {past_length}")
-        if past_length + length > self.num_embeddings:
-            rule = f"past_length + L must be at most {self.num_embeddings}"
-            raise ValueError(f"LearnedPositionalEmbedding: {rule}, got {past_length} + {length}")
-        return add_position_embedding(
+    def forward(
+        self, x: Tensor, past_length: Union[int, Tensor] = 0, position_ids: Optional[Tensor] = None
+    ) -> Tensor:
+        if x.dim() != 2 and x.dim() != 3:
+            raise ValueError(f"LearnedPositionalEmbedding: x must have 2 or 3 dimensions, got {x.dim()}")
+        batch_first = self.batch_first or x.dim() == 2
+        length = x.size(-2) if batch_first else x.size(0)
+        if position_ids is not None:
+            rule = "past_length must be 0 with position_ids"
+            if isinstance(past_length, Tensor):
+                raise ValueError(f"LearnedPositionalEmbedding: {rule}, got a tensor")
+            elif past_length != 0:
+                raise ValueError(f"LearnedPositionalEmbedding: {rule}, got {past_length}")
+            if not is_integer(position_ids):
+                rule = f"position_ids must be integers, got {position_ids.dtype}"
+                raise ValueError(f"LearnedPositionalEmbedding: {rule}")
+            positions = position_ids.to(torch.int64)
+        elif isinstance(past_length, Tensor):
+            batch = 1 if x.dim() == 2 else x.size(0 if batch_first else 1)
+            first = per_sample("LearnedPositionalEmbedding: past_length", past_length, batch)
+            steps = replicated_like(torch.arange(length, device=first.device), first)
+            positions = (first + steps).clamp(min=0)
+            if x.dim() == 2:
+                positions = positions.squeeze(0)
+        else:
+            if past_length < 0:
+                raise ValueError(f"LearnedPositionalEmbedding: past_length must be >= 0, got {past_length}")
+            if past_length + length > self.num_embeddings:
+                rule = f"past_length + L must be at most {self.num_embeddings}"
+                raise ValueError(f"LearnedPositionalEmbedding: {rule}, got {past_length} + {length}")
+            out = add_position_embedding(
+                x if x.dim() == 3 else x.unsqueeze(0),
+                self.weight.narrow(0, self.offset + past_length, length),
+                x_scale=self.x_scale,
+                batch_first=batch_first,
+                dropout_p=self._fused_dropout_p(),
+                training=True,
+            )
+            return self._called_dropout(out if x.dim() == 3 else out.squeeze(0))
+        out = add_position_embedding(
             x,
-            self.weight.narrow(0, self.offset + past_length, length),
+            self.weight,
             x_scale=self.x_scale,
-            batch_first=self.batch_first,
-            dropout_p=self.dropout.p,
-            training=self.dropout.training,
+            dropout_p=self._fused_dropout_p(),
+            training=True,
+            positions=(positions if batch_first else positions.t()) + self.offset,
         )
+        return self._called_dropout(out)
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.weight.size(1)}, offset={self.offset}"
 
 
-class AttentionPool2d(nn.Module):
+class AttentionPool2d(_GridEmbedding):
     """Pools a map by one attention query, its mean, at any size of the map.
 
     Replaces ``AttentionPool2d`` of CLIP and open_clip: same arguments and parameters, so checkpoints go both
-    ways; those of another square map are resampled as they are loaded. The map is read in place: no
-    (HW + 1)-token copy is made for the mean before the positions are added, and only the mean makes a query.
+    ways; those of another map are resampled as they are loaded (see :class:`VisionPositionEmbedding`). The
+    map is read in place: no (HW + 1)-token copy is made for the mean before the positions are added, and only
+    the mean makes a query.
 
     Args:
         spacial_dim: height and width of the map that positional_embedding is for (CLIP's spelling), or both.
@@ -321,16 +465,18 @@ class AttentionPool2d(nn.Module):
         num_heads: attention heads.
         output_dim: channels of the result; None is embed_dim.
         antialias: of the resampling to another size (:func:`posenc_ext.resample_position_embedding`).
+        checkpoint_grid: the size of the map in checkpoints that do not record it; None where it can be told.
 
     Shapes and dtypes:
         positional_embedding: parameter [spacial_dim ** 2 + 1, embed_dim], initially normal, std embed_dim **
             -0.5; the first row is the mean's.
         q_proj, k_proj, v_proj, c_proj: ``nn.Linear``.
-        x: [B, embed_dim, H, W], any strides, in the dtype of the projections.
+        x: [B, embed_dim, H, W], any strides, in the dtype of the projections; [B, H, W, embed_dim] if only
+            its last dimension is embed_dim.
         Result: [B, output_dim].
 
     Raises:
-        ValueError: a size is not positive, embed_dim is no multiple of num_heads, or x is not a map of
+        ValueError: a size is not positive, embed_dim is not a multiple of num_heads, or x is not a map of
             embed_dim channels and at least one cell.
 
     Complexity: O(B H W embed_dim^2), two projections of the map. Gradients: of x and all parameters.
@@ -353,6 +499,7 @@ class AttentionPool2d(nn.Module):
         num_heads: int,
         output_dim: Optional[int] = None,
         antialias: bool = True,
+        checkpoint_grid: Optional[Sequence[int]] = None,
     ) -> None:
         super().__init__()
         name = "AttentionPool2d"
@@ -366,16 +513,26 @@ class AttentionPool2d(nn.Module):
             raise ValueError(f"{name}: output_dim must be positive, got {output_dim}")
         self.num_heads = num_heads
         self.antialias = antialias
+        self.checkpoint_grid = _optional_pair(name, "checkpoint_grid", checkpoint_grid)
         self.positional_embedding = nn.Parameter(torch.empty(self.size[0] * self.size[1] + 1, embed_dim))
         self.k_proj = nn.Linear(embed_dim, embed_dim)
         self.q_proj = nn.Linear(embed_dim, embed_dim)
         self.v_proj = nn.Linear(embed_dim, embed_dim)
         self.c_proj = nn.Linear(embed_dim, embed_dim if output_dim is None else output_dim)
-        nn.init.normal_(self.positional_embedding, std=embed_dim**-0.5)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """What the constructor made, in the projections too."""
+        nn.init.normal_(self.positional_embedding, std=self.positional_embedding.size(1) ** -0.5)
+        for child in self.children():
+            if hasattr(child, "reset_parameters"):
+                child.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         dim = self.positional_embedding.size(1)
-        if x.dim() != 4 or x.size(1) != dim or x.size(2) * x.size(3) == 0:
+        if x.dim() == 4:
+            x = _channels_first(x, dim)
+        if x.dim() != 4 or x.size(1) != dim or x.size(2) < 1 or x.size(3) < 1:
             raise ValueError(
                 f"AttentionPool2d: x must be [B, {dim}, H, W] with H, W > 0, got {list(x.shape)}"
             )
@@ -391,10 +548,8 @@ class AttentionPool2d(nn.Module):
         pooled = F.scaled_dot_product_attention(query, key, value)
         return self.c_proj(pooled.flatten(1))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        key = prefix + "positional_embedding"
-        _resample_loaded(state_dict, key, self.positional_embedding, self.size, 1, self.antialias)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def _grid(self) -> tuple[str, list[int], int]:
+        return "positional_embedding", self.size, 1
 
     def extra_repr(self) -> str:
         return f"size={self.size}, num_heads={self.num_heads}, antialias={self.antialias}"

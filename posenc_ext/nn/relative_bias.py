@@ -1,16 +1,20 @@
 """Modules that hold, or compute, a table of biases for the relative positions in a window."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Optional
 
 import torch
 from torch import Tensor, nn
 
+from .._sharded import replicated_for, replicated_like
 from ..compositions import resample_window_table
 from ..ops import gather_bias, window_bias
 from ..reference import window_index
 from ._checkpoints import ComputesKeys, rename_keys
+from ._children import CallsChildren
+from ._init import fill_parameter
 
 
 def _check_window(name: str, window: list[int], num_heads: int) -> None:
@@ -24,6 +28,18 @@ def _check_window(name: str, window: list[int], num_heads: int) -> None:
 
 def _row_count(window: list[int]) -> int:
     return math.prod(2 * size - 1 for size in window)
+
+
+def _cross_window_index(window: list[int], key_window: list[int], device: torch.device | None) -> Tensor:
+    """The table row of each query of a window and key of another, [Q, K]: query minus key, row-major."""
+    index = torch.zeros([1, 1], dtype=torch.int64, device=device)
+    for queries, keys in zip(window, key_window):
+        offset = (
+            torch.arange(queries, device=device).unsqueeze(1) - torch.arange(keys, device=device) + keys - 1
+        )
+        index = index.unsqueeze(1).unsqueeze(3) * (queries + keys - 1) + offset.unsqueeze(1)
+        index = index.flatten(2).flatten(0, 1)
+    return index
 
 
 def _legacy_rows(h: int, w: int, device: torch.device | None) -> Tensor:
@@ -85,15 +101,17 @@ class RelativePositionBias(ComputesKeys):
         self.w = w
         self.legacy_stride = legacy_stride
         self.relative_position_bias_table = nn.Parameter(torch.empty(_row_count([h, w]), num_heads))
+        self._register_emitted()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.relative_position_bias_table, std=0.02)
+        self._restore_emitted()
 
     def forward(self, H: int, W: int) -> Tensor:
         table = self.relative_position_bias_table
         if self.legacy_stride and self.h < self.w:
-            rows = _legacy_rows(self.h, self.w, table.device)
+            rows = replicated_like(_legacy_rows(self.h, self.w, table.device), table)
             table = gather_bias(table, rows).flatten(1).t()
         bias = window_bias(table, [self.h, self.w], query_size=[H, W])
         return bias.unsqueeze(0)
@@ -115,16 +133,23 @@ class WindowRelativePositionBias(ComputesKeys):
     Replaces the pair ``relative_position_bias_table``, ``relative_position_index`` and the code around it:
 
     - torchvision 0.29: ``ShiftedWindowAttention`` (emit_index="flat"), ``ShiftedWindowAttention3d`` and
-      MaxViT's ``RelativePositionalMultiHeadAttention`` ("square"). A 3-D window clipped to N tokens uses
-      ``bias()[..., :N, :N]``.
+      MaxViT's ``RelativePositionalMultiHeadAttention`` ("square").
     - timm 1.0: ``RelPosBias``, Swin's ``WindowAttention``, BEiT's ``Attention`` (prefix_tokens=1; "square"
       for older releases, which keep the index), ``RelPosBiasTf`` of MaxViT-TF (heads_first=True).
     - transformers 5.x: ``SwinRelativePositionBias``; ``BeitRelativePositionBias`` (prefix_tokens=1; square
       windows alone, the original mixes up the axes of others). 4.x keeps the index: "square".
     - the first releases of Swin, Video Swin and BEiT ("square").
+    - HAT's ``OCAB``, whose queries attend to a larger, overlapping window (key_window; "square").
+
+    Where the map is smaller than the window, ``forward`` takes the smaller window: ``bias((4, 7, 7))``. For N
+    tokens of a clipped 3-D window, torchvision and Video Swin take ``bias()[..., :N, :N]`` instead: the same
+    if the first axis alone is clipped, else biases of other pairs; do so where their results are wanted.
 
     Their tables load; ``relative_position_index`` is dropped in square or flat form. A table of another
     window is an error; load it into a module of its own window and take that module's ``resampled(window)``.
+    HAT's index, key minus query plus an offset, is negative for some pairs, which read its table from the
+    end: with n = q + k - 1 cells a side, row i of this module's table is its row
+    ``(q * (n + 1) - i) % n**2``.
 
     Args:
         window: sizes of the window, one to three of them, outermost axis first.
@@ -134,33 +159,44 @@ class WindowRelativePositionBias(ComputesKeys):
             and timm's ``RelPosBiasTf`` keep it; without prefix_tokens.
         emit_index: "flat" or "square" for a ``state_dict()`` that holds ``relative_position_index`` as [N*N]
             or [N, N], for modules that keep it in theirs; None for the table alone.
+        key_window: sizes of the keys' window, where it is another than that of the queries; without
+            prefix_tokens. The table then has prod(q + k - 1) rows, in the order of query minus key.
 
     Shapes and dtypes:
         relative_position_bias_table: parameter [prod(2s-1) + 3 prefix_tokens, num_heads], initially truncated
             normal, std 0.02.
-        Result: [1, num_heads, N, N] with N = prod(window) + prefix_tokens, in the dtype of the table
-            (float64, float32, float16 or bfloat16). Values are the table's, bit for bit.
+        forward(window=None): [1, num_heads, N, N] with N = prod(window) + prefix_tokens, in the dtype of the
+            table (float64, float32, float16 or bfloat16). Values are the table's, bit for bit. window is the
+            module's, or a smaller one, whose pairs have the biases that they have there.
+        With key_window: [1, num_heads, prod(window), prod(key_window)] and no argument.
 
     Raises:
         ValueError: window has no size or more than three, a size or num_heads is not positive,
-            prefix_tokens is neither 0 nor 1, or is 1 with heads_first, emit_index is another string.
+            prefix_tokens is neither 0 nor 1, or is 1 with heads_first or key_window, emit_index is another
+            string, key_window does not have as many positive sizes as window; from ``forward``, for a window
+            that is not within the module's, or is given with key_window.
         RuntimeError: from ``load_state_dict``, for a table of another window, or a
             ``relative_position_index`` of this window's size with other values.
 
     Complexity: O(num_heads N N) forward and backward, the size of the result; no index is stored or read.
+    With key_window an index [Q, K] is computed in the call and read.
 
-    Source: Liu et al., "Swin Transformer", 2021, section 3.2; Bao et al., "BEiT", 2021, for the class token.
+    Source: Liu et al., "Swin Transformer", 2021, section 3.2; Bao et al., "BEiT", 2021, for the class token;
+    Chen et al., "Activating More Pixels in Image Super-Resolution Transformer", 2023, for key_window.
 
     Example:
         >>> bias = WindowRelativePositionBias((7, 7), num_heads=3)
         >>> bias().shape
         torch.Size([1, 3, 49, 49])
+        >>> bias((7, 5)).shape
+        torch.Size([1, 3, 35, 35])
         >>> WindowRelativePositionBias((7, 7), num_heads=3, emit_index="flat").state_dict().keys()
         odict_keys(['relative_position_bias_table', 'relative_position_index'])
     """
 
     _dropped_keys = ("relative_position_index",)
     window: list[int]
+    key_window: list[int]
 
     def __init__(
         self,
@@ -169,10 +205,12 @@ class WindowRelativePositionBias(ComputesKeys):
         prefix_tokens: int = 0,
         heads_first: bool = False,
         emit_index: str | None = None,
+        key_window: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         name = "WindowRelativePositionBias"
         self.window = list(window)
+        self.key_window = self.window if key_window is None else list(key_window)
         self.num_heads = num_heads
         self.prefix_tokens = prefix_tokens
         self.heads_first = heads_first
@@ -181,46 +219,92 @@ class WindowRelativePositionBias(ComputesKeys):
             raise ValueError(f"{name}: prefix_tokens must be 0 or 1, got {prefix_tokens}")
         if heads_first and prefix_tokens:
             raise ValueError(f"{name}: prefix_tokens must be 0 with heads_first, got {prefix_tokens}")
+        if len(self.key_window) != len(self.window) or min(self.key_window) < 1:
+            rule = f"key_window must have {len(self.window)} positive sizes, got {self.key_window}"
+            raise ValueError(f"{name}: {rule}")
+        if prefix_tokens and self.key_window != self.window:
+            raise ValueError(f"{name}: prefix_tokens must be 0 with key_window, got {prefix_tokens}")
         self._set_emit_index(emit_index)
-        rows = _row_count(self.window) + 3 * prefix_tokens
-        shape = [num_heads, *(2 * size - 1 for size in self.window)] if heads_first else [rows, num_heads]
+        # Cells of the table along each axis.
+        self._cells = [q + k - 1 for q, k in zip(self.window, self.key_window, strict=True)]
+        rows = math.prod(self._cells) + 3 * prefix_tokens
+        shape = [num_heads, *self._cells] if heads_first else [rows, num_heads]
         self.relative_position_bias_table = nn.Parameter(torch.empty(shape))
+        self._register_emitted()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self._restore_emitted()
 
     def resampled(self, window: Sequence[int]) -> "WindowRelativePositionBias":
-        """A module for another 2-D window whose table is this one's, resampled bicubically.
+        """A module for another window of as many axes, whose table is this one's, resampled by cubics.
 
         See :func:`posenc_ext.resample_window_table`: a new parameter of the same dtype and device; the rows
-        of a class token stay.
+        of a class token stay. A module with key_window is an error.
         """
-        options = (self.num_heads, self.prefix_tokens, self.heads_first, self.emit_index)
-        other = WindowRelativePositionBias(window, *options)
+        if self.key_window != self.window:
+            name = "WindowRelativePositionBias"
+            raise ValueError(f"{name}: key_window must be window to resample, got {self.key_window}")
         table = self.relative_position_bias_table.detach()
         rows = table.flatten(1).t() if self.heads_first else table
-        rows = resample_window_table(rows, self.window, other.window, self.prefix_tokens)
+        rows = resample_window_table(rows, self.window, list(window), self.prefix_tokens)
+        with torch.device("meta"):  # no values are drawn
+            options = (self.num_heads, self.prefix_tokens, self.heads_first, self.emit_index)
+            other = WindowRelativePositionBias(window, *options)
         shape = other.relative_position_bias_table.shape
-        rows = rows.t().reshape(shape) if self.heads_first else rows
-        other.relative_position_bias_table = nn.Parameter(rows.clone())
+        other.to_empty(device=table.device).to(table.dtype)
+        other._restore_emitted()
+        fill_parameter(
+            other.relative_position_bias_table, rows.t().reshape(shape) if self.heads_first else rows
+        )
         return other.train(self.training)
 
-    def forward(self) -> Tensor:
+    def forward(self, window: Optional[list[int]] = None) -> Tensor:
         table = self.relative_position_bias_table
         if self.heads_first:
             table = table.flatten(1).flip(1).t()  # the reversed rows are those of query minus key
-        bias = window_bias(table, self.window, prefix_tokens=self.prefix_tokens)
+        sizes = self.window
+        if window is not None:
+            sizes = list(window)
+            table = table.index_select(0, replicated_like(self._rows_of(sizes, table.device), table))
+        if self.key_window != self.window:
+            index = _cross_window_index(self.window, self.key_window, table.device)
+            bias = gather_bias(table, replicated_like(index, table))
+        else:
+            bias = window_bias(table, sizes, prefix_tokens=self.prefix_tokens)
         return bias.unsqueeze(0)
 
+    def _rows_of(self, window: list[int], device: torch.device) -> Tensor:
+        """The rows of the table that a smaller window has: the inner cells, and the prefix's."""
+        name = "WindowRelativePositionBias"
+        if self.key_window != self.window:
+            raise ValueError(f"{name}: window must be None with key_window, got {window}")
+        fits = len(window) == len(self.window)
+        for size, full in zip(window, self.window):
+            fits = fits and 1 <= size <= full
+        if not fits:
+            raise ValueError(f"{name}: window must be within {self.window}, got {window}")
+        rows, count = torch.zeros([1], dtype=torch.int64, device=device), 1
+        for size, full in zip(window, self.window):
+            cells = torch.arange(full - size, full + size - 1, device=device)
+            rows = (rows.unsqueeze(1) * (2 * full - 1) + cells).flatten()
+            count *= 2 * full - 1
+        prefix = torch.arange(count, count + 3 * self.prefix_tokens, device=device)
+        return torch.cat([rows, prefix])
+
     def _computed(self) -> dict[str, Tensor]:
-        index = window_index(self.window, prefix_tokens=self.prefix_tokens)
-        return {"relative_position_index": _row_count(self.window) - 1 - index if self.heads_first else index}
+        if self.key_window != self.window:
+            index = _cross_window_index(self.window, self.key_window, None)
+        else:
+            index = window_index(self.window, prefix_tokens=self.prefix_tokens)
+        return {"relative_position_index": math.prod(self._cells) - 1 - index if self.heads_first else index}
 
     def extra_repr(self) -> str:
         heads_first = ", heads_first=True" if self.heads_first else ""
+        keys = f", key_window={self.key_window}" if self.key_window != self.window else ""
         sizes = f"window={self.window}, num_heads={self.num_heads}"
-        return f"{sizes}, prefix_tokens={self.prefix_tokens}{heads_first}"
+        return f"{sizes}, prefix_tokens={self.prefix_tokens}{heads_first}{keys}"
 
 
 def _log_coordinates(
@@ -238,20 +322,22 @@ def _log_coordinates(
     return signed if natural else signed / 3.0
 
 
-# Where the MLP's first and second layer stand in the checkpoints of the modules that are replaced.
-_MLP_KEYS = {
-    "cpb_mlp": ("cpb_mlp.0.", "cpb_mlp.2."),
-    "continuous_position_bias_mlp": ("continuous_position_bias_mlp.0.", "continuous_position_bias_mlp.2."),
-    "mlp": ("mlp.fc1.", "mlp.fc2."),
-    "meta_mlp": ("meta_mlp.fc1.", "meta_mlp.fc2."),
+# The names of the MLP in the modules that are replaced, and of its layers.
+_MLP_LAYERS = {
+    "cpb_mlp": ("0", "1", "2"),
+    "continuous_position_bias_mlp": ("0", "1", "2"),
+    "mlp": ("fc1", "act", "fc2"),
+    "meta_mlp": ("fc1", "act", "fc2"),
 }
 
 
-def _rename_mlp(module: "LogCoordinatePositionBias", state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-    rename_keys(state_dict, prefix, dict(zip(_MLP_KEYS["cpb_mlp"], _MLP_KEYS[module.mlp_name], strict=True)))
+def _mlp_keys(name: str) -> list[str]:
+    """Where keys of the MLP's first and second layer begin."""
+    first, _, second = _MLP_LAYERS[name]
+    return [f"{name}.{first}.", f"{name}.{second}."]
 
 
-class LogCoordinatePositionBias(ComputesKeys):
+class LogCoordinatePositionBias(ComputesKeys, CallsChildren):
     """A window's bias from a small MLP over log-spaced relative coordinates: Swin v2's continuous bias.
 
     bias = 16 sigmoid(MLP(sign(c) log2(1 + abs(8 c / (s - 1))) / 3)), c being the relative coordinates in a
@@ -273,22 +359,28 @@ class LogCoordinatePositionBias(ComputesKeys):
             None or zeros for those of window. A size of 1 divides by 1 (torchvision divides by 0).
         mode: "swin", or timm's "cr": coordinates sign(c) log(1 + abs(c)), an MLP with a bias in its last
             layer, and no sigmoid.
-        dropout: probability in [0, 1) of zeroing a hidden feature while training.
+        dropout: probability in [0, 1] of zeroing a hidden feature while training. ``module.dropout`` is the
+            child of the MLP that does it; another module may be put there.
         prefix_tokens: rows and columns of zeros in front of the bias.
-        mlp_name: the name of the MLP's keys in ``state_dict()``: "cpb_mlp", "continuous_position_bias_mlp",
-            "mlp" or "meta_mlp"; ``load_state_dict`` accepts each. The attribute is ``cpb_mlp``.
+        mlp_name: the name of the MLP, and of its keys in ``state_dict()``: "cpb_mlp",
+            "continuous_position_bias_mlp", "mlp" or "meta_mlp"; ``load_state_dict`` accepts the keys of each.
         emit_index: "flat" or "square" for a ``state_dict()`` that also holds ``relative_coords_table`` and
             ``relative_position_index`` [N*N] or [N, N], for modules that keep them in theirs.
 
     Shapes and dtypes:
-        cpb_mlp: Linear(axes, hidden_features), ReLU, Linear(hidden_features, num_heads).
-        Result: [1, num_heads, N, N] with N = prod(window) + prefix_tokens, in the dtype of the weights
-            (float64, float32, float16 or bfloat16). Coordinates are float32, then rounded to that dtype.
+        cpb_mlp: Sequential of Linear(axes, hidden_features), ReLU and Dropout, Linear(hidden_features,
+            num_heads); the Linears are children "0" and "2", or "fc1" and "fc2" of "mlp" and "meta_mlp".
+        forward(window=None, device=None): [1, num_heads, N, N] with N = prod(window) + prefix_tokens, in the
+            dtype of the weights (float64, float32, float16 or bfloat16). Coordinates are float32, then
+            rounded to that dtype. Another window than the module's, smaller or larger, has coordinates on the
+            same scale: a smaller one's pairs have the biases that they have in the module's. device is where
+            the MLP is called: None is where its parameters are, or accelerate's hooks load them.
 
     Raises:
         ValueError: window has no size or more than three, a size, num_heads or hidden_features is not
             positive, pretrained_window has another number of sizes or a negative one, mode, mlp_name or
-            emit_index is another string, dropout is not in [0, 1), prefix_tokens is negative.
+            emit_index is another string, dropout is not in [0, 1], prefix_tokens is negative; from
+            ``forward``, for a window of another number of sizes, or one that is not positive.
         RuntimeError: from ``load_state_dict``, for an index or coordinates of this window's size with other
             values; for coordinates, pretrained_window is another.
 
@@ -310,6 +402,7 @@ class LogCoordinatePositionBias(ComputesKeys):
         "rel_coords_log",
         "relative_coordinates_log",
     )
+    __jit_unused_properties__: ClassVar = ["dropout"]
     window: list[int]
     pretrained_window: list[int]
 
@@ -339,39 +432,58 @@ class LogCoordinatePositionBias(ComputesKeys):
             raise ValueError(f"{name}: hidden_features must be positive, got {hidden_features}")
         if mode not in ("swin", "cr"):
             raise ValueError(f'{name}: mode must be "swin" or "cr", got {mode!r}')
-        if not 0 <= dropout < 1:
-            raise ValueError(f"{name}: dropout must be in [0, 1), got {dropout}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"{name}: dropout must be in [0, 1], got {dropout}")
         if prefix_tokens < 0:
             raise ValueError(f"{name}: prefix_tokens must not be negative, got {prefix_tokens}")
-        if mlp_name not in _MLP_KEYS:
-            raise ValueError(f"{name}: mlp_name must be one of {list(_MLP_KEYS)}, got {mlp_name!r}")
+        if mlp_name not in _MLP_LAYERS:
+            raise ValueError(f"{name}: mlp_name must be one of {list(_MLP_LAYERS)}, got {mlp_name!r}")
         self._set_emit_index(emit_index)
         self.num_heads = num_heads
         self.mode = mode
         self.prefix_tokens = prefix_tokens
         self.mlp_name = mlp_name
-        self.cpb_mlp = nn.Sequential(
+        layers = (
             nn.Linear(len(self.window), hidden_features),
-            nn.ReLU(),
+            nn.Sequential(nn.ReLU(), nn.Dropout(dropout)),  # one child: the next Linear is "2" in checkpoints
             nn.Linear(hidden_features, num_heads, bias=mode == "cr"),
         )
-        self.dropout = nn.Dropout(dropout)
-        # The names of a child's keys are the parent's matter, and known when all are saved.
-        self.register_state_dict_post_hook(_rename_mlp)
+        self.add_module(mlp_name, nn.Sequential(OrderedDict(zip(_MLP_LAYERS[mlp_name], layers, strict=True))))
+        self._register_emitted()
+
+    @property
+    def dropout(self) -> nn.Module:
+        return getattr(self, self.mlp_name)[1][1]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "dropout":  # nn.Module would make it a child of this module, and never call it
+            getattr(self, self.mlp_name)[1][1] = value
+        else:
+            super().__setattr__(name, value)
 
     def reset_parameters(self) -> None:
-        self.cpb_mlp[0].reset_parameters()
-        self.cpb_mlp[2].reset_parameters()
+        super().reset_parameters()
+        self._restore_emitted()
 
-    def forward(self) -> Tensor:
-        weight = self.cpb_mlp[0].weight
+    def forward(self, window: Optional[list[int]] = None, device: Optional[torch.device] = None) -> Tensor:
         natural = self.mode == "cr"
-        coordinates = _log_coordinates(self.window, self.pretrained_window, natural, weight.device)
-        hidden = self.cpb_mlp[1](self.cpb_mlp[0](coordinates.to(weight.dtype)))
-        table = self.cpb_mlp[2](self.dropout(hidden)).view(-1, self.num_heads)
+        sizes = self.window
+        if window is not None:
+            sizes = list(window)
+            if len(sizes) != len(self.window) or min(sizes) < 1:
+                rule = f"window must have {len(self.window)} positive sizes, got {sizes}"
+                raise ValueError(f"LogCoordinatePositionBias: {rule}")
+        dtype, own_device = self._dtype_and_device()
+        device = own_device if device is None else device
+        table = _log_coordinates(sizes, self.pretrained_window, natural, device).to(dtype)
+        for mlp in self.children():  # the only one, under a name that TorchScript cannot look up
+            if not torch.jit.is_scripting():
+                table = replicated_for(table, mlp)
+            table = mlp(table)
+        table = table.flatten(0, -2)
         if not natural:
             table = 16 * torch.sigmoid(table)
-        bias = window_bias(table, self.window)
+        bias = window_bias(table, sizes)
         if self.prefix_tokens > 0:
             bias = nn.functional.pad(bias, [self.prefix_tokens, 0, self.prefix_tokens, 0])
         return bias.unsqueeze(0)
@@ -381,9 +493,10 @@ class LogCoordinatePositionBias(ComputesKeys):
         return {"relative_coords_table": coordinates, "relative_position_index": window_index(self.window)}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name, theirs in _MLP_KEYS.items():
-            if name != "cpb_mlp":
-                rename_keys(state_dict, prefix, dict(zip(theirs, _MLP_KEYS["cpb_mlp"], strict=True)))
+        for name in _MLP_LAYERS:
+            if name != self.mlp_name:
+                names = dict(zip(_mlp_keys(name), _mlp_keys(self.mlp_name), strict=True))
+                rename_keys(state_dict, prefix, names)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:

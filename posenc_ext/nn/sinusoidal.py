@@ -1,47 +1,57 @@
 """Modules that make sinusoids."""
 
 import math
-from collections.abc import Callable
 from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor, nn
 
-from ..compositions import padding_positions
+from .._sharded import replicated_like
+from ..compositions import padding_positions, per_sample
 from ..ops import add_sinusoidal, sinusoidal, sinusoidal_table
 from ._checkpoints import DropsKeys
+from ._dropout import FusesDropout
+from ._init import fill_parameter
 
 
-class SinusoidalPositionalEncoding(DropsKeys):
-    """Scales embeddings by sqrt(dim), adds sinusoids and applies dropout in one pass, with no ``pe`` buffer.
+class SinusoidalPositionalEncoding(FusesDropout):
+    """Scales embeddings by sqrt(dim), adds sinusoids and applies dropout in one pass, with no ``pe`` to read.
 
     Replaces the classic ``PositionalEncoding`` of OpenNMT-py up to 2.3 and its many copies. Their
     checkpoints load (``pe`` is dropped, whatever its length); its own state_dict is empty, unless
-    ``emit_pe`` asks for a ``pe`` that the classic module can load. OpenNMT-py's own takes dropout before
-    dim: :meth:`opennmt`.
+    ``emit_pe`` asks for a buffer ``pe`` that the classic module can load. OpenNMT-py's own takes dropout
+    before dim: :meth:`opennmt`. The result has the dtype of emb, where the float32 ``pe`` of the classic
+    module promotes half embeddings unless ``.half()`` converts it.
 
     Args:
         dim: channels of the embedding, even.
-        dropout: probability in [0, 1) of zeroing an element of the result while training.
+        dropout: probability in [0, 1] of zeroing an element of the result while training.
         max_len: kept so that calls to the classic module still work; there is no limit on the length.
         batch_first: whether emb is [B, L, dim], as in many copies.
-        emit_pe: whether state_dict() has ``pe``, [max_len, 1, dim] or, batch first, [1, max_len, dim].
+        emit_pe: whether there is a buffer ``pe``, for state_dict() alone.
 
     Shapes and dtypes:
-        emb: [L, B, dim], or [B, L, dim] with batch_first; float64, float32, float16 or bfloat16, any strides.
+        emb: [L, B, dim], or [B, L, dim] with batch_first; or [L, dim], one sequence, or several packed ones
+            with their position_ids; float64, float32, float16 or bfloat16, any strides.
         step: an int.
-        start: an int, or an integer tensor [B] with one position per sample, on the device of emb.
+        start: an int, or an integer tensor on the device of emb with one position for each sample, [B] or
+            [B, 1], or for all, [] or [1]. It may be negative.
+        position_ids: the position of every row: integers [B, L] or [1, L], whatever batch_first says, or [L]
+            for emb [L, dim], on the device of emb.
+        pe: buffer with emit_pe, [max_len, 1, dim] or [1, max_len, dim]. It has the dtype that ``.half()`` and
+            the like say, is loaded by nothing, and reset_parameters() makes it again.
         Result: like emb, contiguous. The sum is made in float64 and rounded once, in every dtype.
 
     ``step`` is the classic one: every row of emb is at position ``step``, as in decoding one token at a
     time. ``start`` is the position of the first row, the others follow: a chunk of a sequence (``pe[step:step
     + L]`` of later OpenNMT-py), or per sample, prompts padded on the left and caches of different lengths.
+    ``position_ids`` is for what is neither. At most one of them is given.
 
     Raises:
-        ValueError: dim is odd, dropout is not in [0, 1), emb has other than dim channels, or step is given
-            together with a start.
+        ValueError: dim is odd, dropout is not in [0, 1], emb does not have dim channels, or more than one of
+            step, start and position_ids is given.
         RuntimeError: ``posenc_ext::add_sinusoidal: ...``, for emb of a wrong dtype or number of dimensions,
-            or a start that is no integer [B].
+            and for start or position_ids of a wrong dtype, shape or device.
 
     Complexity: O(L B dim) time, one read of emb and one write of the result, no state.
 
@@ -53,9 +63,12 @@ class SinusoidalPositionalEncoding(DropsKeys):
         tensor([[[0.0000, 1.0000, 0.0000, 1.0000]],
         <BLANKLINE>
                 [[0.8415, 0.5403, 0.0100, 0.9999]]])
+        >>> packed = torch.zeros(3, 4)  # sequences of 1 and 2 tokens
+        >>> encoding(packed, position_ids=torch.tensor([0, 0, 1]))
+        tensor([[0.0000, 1.0000, 0.0000, 1.0000],
+                [0.0000, 1.0000, 0.0000, 1.0000],
+                [0.8415, 0.5403, 0.0100, 0.9999]])
     """
-
-    _dropped_keys = ("pe",)
 
     def __init__(
         self,
@@ -68,14 +81,24 @@ class SinusoidalPositionalEncoding(DropsKeys):
         super().__init__()
         if dim % 2 != 0:
             raise ValueError(f"Cannot use sin/cos positional encoding with odd dim (got dim={dim})")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"SinusoidalPositionalEncoding: dropout must be in [0, 1), got {dropout}")
+        self._set_dropout(dropout)
         self.dim = dim
         self.max_len = max_len
         self.batch_first = batch_first
         self.emit_pe = emit_pe
-        # Never called: it keeps p and train()/eval() where code for the classic module looks for them.
-        self.dropout = nn.Dropout(dropout)
+        if emit_pe:
+            self.register_buffer("pe", self._computed_pe())
+
+    def reset_parameters(self) -> None:
+        """Computes ``pe``, where there is one."""
+        if self.emit_pe:
+            fill_parameter(self.pe, self._computed_pe(self.pe.dtype, self.pe.device))
+
+    def _computed_pe(
+        self, dtype: Optional[torch.dtype] = None, device: Optional[torch.device] = None
+    ) -> Tensor:
+        table = sinusoidal_table(self.max_len, self.dim, dtype=dtype, device=device)
+        return table.unsqueeze(0 if self.batch_first else 1)
 
     @classmethod
     def opennmt(cls, dropout: float, dim: int, max_len: int = 5000) -> "SinusoidalPositionalEncoding":
@@ -86,33 +109,49 @@ class SinusoidalPositionalEncoding(DropsKeys):
         """
         return cls(dim, dropout, max_len)
 
-    def forward(self, emb: Tensor, step: Optional[int] = None, start: Union[int, Tensor] = 0) -> Tensor:
+    def forward(
+        self,
+        emb: Tensor,
+        step: Optional[int] = None,
+        start: Union[int, Tensor] = 0,
+        position_ids: Optional[Tensor] = None,
+    ) -> Tensor:
+        name = "SinusoidalPositionalEncoding"
         if emb.size(-1) != self.dim:
-            rule = f"emb must have {self.dim} channels, got {emb.size(-1)}"
-            raise ValueError(f"SinusoidalPositionalEncoding: {rule}")
+            raise ValueError(f"{name}: emb must have {self.dim} channels, got {emb.size(-1)}")
+        if position_ids is not None and step is not None:
+            raise ValueError(f"{name}: step must be None with position_ids, got {step}")
+        if position_ids is not None or step is not None:
+            if isinstance(start, Tensor):
+                raise ValueError(f"{name}: start must be 0 with step or position_ids, got a tensor")
+            elif start != 0:
+                raise ValueError(f"{name}: start must be 0 with step or position_ids, got {start}")
         scale = math.sqrt(self.dim)
-        p = self.dropout.p if self.dropout.training else 0.0
-        if step is None:
-            # Without what is at its default: reading that takes longer than adding to a short sequence.
-            if not torch.jit.is_scripting() and isinstance(start, int) and start == 0 and p == 0.0:
-                return add_sinusoidal(emb, x_scale=scale, batch_first=self.batch_first)
-            return add_sinusoidal(
+        p = self._fused_dropout_p()
+        if position_ids is not None:
+            positions = position_ids if self.batch_first or emb.dim() < 3 else position_ids.t()
+            out = add_sinusoidal(emb, x_scale=scale, dropout_p=p, training=True, positions=positions)
+        elif step is not None:
+            # All rows of emb as the batch of one position: that adds the same row of the table to each.
+            rows = emb.flatten(0, -2).unsqueeze(0)
+            out = add_sinusoidal(rows, step, x_scale=scale, batch_first=False, dropout_p=p, training=True)
+            out = out.view(emb.shape)
+        else:
+            out = add_sinusoidal(
                 emb, start, x_scale=scale, batch_first=self.batch_first, dropout_p=p, training=True
             )
-        if isinstance(start, Tensor):
-            raise ValueError("SinusoidalPositionalEncoding: start must be 0 with step, got a tensor")
-        elif start != 0:
-            raise ValueError(f"SinusoidalPositionalEncoding: start must be 0 with step, got {start}")
-        # All rows of emb as the batch of one position: that adds the same row of the table to each.
-        rows = emb.flatten(0, 1).unsqueeze(0)
-        out = add_sinusoidal(rows, step, x_scale=scale, batch_first=False, dropout_p=p, training=True)
-        return out.view(emb.shape)
+        return self._called_dropout(out)
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        loaded = state_dict.pop(prefix + "pe", None)
         if self.emit_pe:
-            table = sinusoidal_table(self.max_len, self.dim, device=torch.device("cpu"))
-            destination[prefix + "pe"] = table.unsqueeze(0 if self.batch_first else 1)
+            pe = self.pe
+            if pe.is_meta and local_metadata.get("assign_to_params_buffers", False):
+                pe = torch.empty(0) if loaded is None else loaded  # where the module goes
+            state_dict[prefix + "pe"] = self._computed_pe(pe.dtype, pe.device)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, batch_first={self.batch_first}"
@@ -137,14 +176,23 @@ class SinusoidalPositionalEmbedding(DropsKeys):
     Shapes and dtypes:
         input_ids: [B, L], integer.
         inputs_embeds: [B, L, anything], in place of input_ids; without tokens nothing is padding.
-        past_key_values_length: int >= 0, tokens in the cache.
+        past_key_values_length: tokens in the cache, an int >= 0, or one for each sample in an integer tensor
+            [B] or [B, 1] (also [] or [1]), whose values are not checked.
+        attention_mask: [B, L], bool or integer, 0 where there is padding, whatever the tokens are; or [B, M]
+            with M > L, as generate() of transformers passes it: for the cache and then the input, and
+            past_key_values_length is not read, since the mask tells it.
+        position_ids: the positions themselves, integers [B, L] or [1, L], alone or with input_ids or
+            inputs_embeds; the other arguments are not read. Padding is at padding_idx.
         Result: [B, L, embedding_dim] in ``self.dtype``: torch's default dtype at construction, then what
-            ``.to()``, ``.half()``, ``.bfloat16()`` and the like say. Correctly rounded in every one. From
-            inputs_embeds it is one [L, embedding_dim] expanded along the batch.
+            ``.to()``, ``.half()``, ``.bfloat16()``, FSDP's buffer_dtype and the like say. Correctly rounded
+            in every one. From inputs_embeds alone it is one [L, embedding_dim] expanded along the batch.
+
+    A buffer ``_float_tensor`` that is not in state_dict() has that dtype, as in fairseq.
 
     Raises:
-        ValueError: embedding_dim is under 4, padding_idx is negative, neither or both of input_ids and
-            inputs_embeds are given, or what :func:`posenc_ext.padding_positions` says.
+        ValueError: embedding_dim is under 4, padding_idx is negative, both or none of input_ids and
+            inputs_embeds are given, attention_mask is not [B, M] with M >= L, past_key_values_length is
+            negative or of another shape or dtype, or what :func:`posenc_ext.padding_positions` says.
 
     Complexity: O(B L embedding_dim), no state. Nothing to differentiate.
 
@@ -160,7 +208,7 @@ class SinusoidalPositionalEmbedding(DropsKeys):
     """
 
     _dropped_keys = ("weights", "_float_tensor")
-    dtype: torch.dtype
+    _float_tensor: Tensor
 
     def __init__(self, num_positions: int, embedding_dim: int, padding_idx: int) -> None:
         super().__init__()
@@ -172,7 +220,15 @@ class SinusoidalPositionalEmbedding(DropsKeys):
         self.num_positions = num_positions
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
-        self.dtype = torch.get_default_dtype()
+        self.register_buffer("_float_tensor", torch.zeros(1), persistent=False)
+
+    def reset_parameters(self) -> None:
+        """For loops that call it on every module with a buffer."""
+        self._float_tensor.zero_()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._float_tensor.dtype
 
     @classmethod
     def fairseq(
@@ -189,35 +245,56 @@ class SinusoidalPositionalEmbedding(DropsKeys):
         self,
         input_ids: Optional[Tensor] = None,
         inputs_embeds: Optional[Tensor] = None,
-        past_key_values_length: int = 0,
+        past_key_values_length: Union[int, Tensor] = 0,
+        attention_mask: Optional[Tensor] = None,
+        position_ids: Optional[Tensor] = None,
     ) -> Tensor:
-        if input_ids is not None and inputs_embeds is None:
+        name = "SinusoidalPositionalEmbedding"
+        if input_ids is not None and inputs_embeds is not None:
+            raise ValueError(f"{name}: one of input_ids and inputs_embeds must be given, got both")
+        given = input_ids if input_ids is not None else inputs_embeds
+        if position_ids is not None:
+            positions = position_ids
+            if given is not None:
+                positions = positions.expand(given.size(0), given.size(1))
+        elif given is None:
+            raise ValueError(f"{name}: one of input_ids and inputs_embeds must be given, got neither")
+        elif attention_mask is not None:
+            length = given.size(1)
+            if attention_mask.dim() != 2 or attention_mask.size(1) < length:
+                rule = f"attention_mask must be [B, M] with M >= {length}"
+                raise ValueError(f"{name}: {rule}, got {list(attention_mask.shape)}")
+            tokens = attention_mask.ne(0).to(torch.int64) + self.padding_idx  # padding_idx is padding
+            if attention_mask.size(1) > length:
+                positions = padding_positions(tokens, self.padding_idx)[:, -length:]
+            else:
+                positions = padding_positions(tokens, self.padding_idx, past_key_values_length)
+        elif input_ids is not None:
             positions = padding_positions(input_ids, self.padding_idx, past_key_values_length)
-            out = sinusoidal(
-                positions, self.embedding_dim, freq_shift=1.0, layout="concat", odd="zero", dtype=self.dtype
-            )
-            return out.masked_fill_(positions.eq(self.padding_idx).unsqueeze(-1), 0.0)
-        if inputs_embeds is not None and input_ids is None:
+        elif isinstance(past_key_values_length, Tensor):
+            past = per_sample(f"{name}: past_key_values_length", past_key_values_length, given.size(0))
+            first = past + self.padding_idx + 1
+            positions = first + replicated_like(torch.arange(given.size(1), device=first.device), first)
+        else:
+            if past_key_values_length < 0:
+                rule = f"past_key_values_length must be >= 0, got {past_key_values_length}"
+                raise ValueError(f"{name}: {rule}")
             table = sinusoidal_table(
-                inputs_embeds.size(1),
+                given.size(1),
                 self.embedding_dim,
                 start=self.padding_idx + 1 + past_key_values_length,
                 freq_shift=1.0,
                 layout="concat",
                 odd="zero",
                 dtype=self.dtype,
-                device=inputs_embeds.device,
+                device=given.device,
             )
-            return table.expand(inputs_embeds.size(0), -1, -1)
-        given = "both" if input_ids is not None else "neither"
-        rule = f"one of input_ids and inputs_embeds must be given, got {given}"
-        raise ValueError(f"SinusoidalPositionalEmbedding: {rule}")
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SinusoidalPositionalEmbedding":
-        super()._apply(fn, recurse)
-        # What .to(), .half() and the like would do to the table of the replaced class.
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        return self
+            return replicated_like(table, given).expand(given.size(0), -1, -1)
+        out = sinusoidal(
+            positions, self.embedding_dim, freq_shift=1.0, layout="concat", odd="zero", dtype=self.dtype
+        )
+        out = out.masked_fill_(positions.eq(self.padding_idx).unsqueeze(-1), 0.0)
+        return out if given is None else out.expand(given.size(0), -1, -1)
 
     def extra_repr(self) -> str:
         return f"embedding_dim={self.embedding_dim}, padding_idx={self.padding_idx}"
@@ -236,7 +313,8 @@ class TimestepEmbedding(nn.Module):
         downscale_freq_shift: subtracted from num_channels // 2 in the exponent.
         scale: multiplies the timesteps.
         max_period: base of the geometric progression of wavelengths.
-        dtype: of the result; diffusers has float32 alone.
+        dtype: of the result, whatever ``.half()`` and the like say; diffusers has float32 alone, which its
+            models convert.
 
     Shapes and dtypes:
         timesteps: any shape, integer or floating; read exactly, also float64 (diffusers rounds to float32).

@@ -4,15 +4,15 @@
 // halves.
 #include "core/phase.h"
 
-#include <quadmath.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <random>
 #include <vector>
 
 #include "core/scalar.h"
+#include "quad.h"
 
 namespace {
 
@@ -23,9 +23,9 @@ struct Errors {
   double pair = 0.0;  // of the unrounded pairs, relative, in 2^-26
   int64_t values = 0;
 
-  void add(FloatPair got, __float128 exact) {
-    const __float128 error = (static_cast<__float128>(got.hi) + got.lo - exact) / exact;
-    if (exact != 0) pair = std::max(pair, static_cast<double>(fabsq(error)) * 0x1p26);
+  void add(FloatPair got, Quad exact) {
+    const Quad error = (static_cast<Quad>(got.hi) + got.lo - exact) / exact;
+    if (exact != 0) pair = std::max(pair, static_cast<double>(POSENC_QUAD(fabs)(error)) * 0x1p26);
   }
 
   // `exact` and `rest` sum to the right value.
@@ -61,7 +61,7 @@ const Spec kSpecs[] = {{"transformer", 512, 10000.0, 0.0, 1.0},
                        {"scale 1e-7", 64, 10000.0, 0.0, 1e-7}};  // angles near zero that no position reduces
 
 struct Pair {
-  __float128 turns;  // per position
+  Quad turns;  // per position
   DoubleDouble quarters;
   FixedFrequency fixed;
 };
@@ -73,10 +73,9 @@ std::vector<Pair> pairs_of(const Spec& spec) {
   const FrequencyDigits digits = make_digits(s);
   std::vector<Pair> pairs;
   for (int64_t j = 0; j < s.pairs(); ++j) {
-    const __float128 exponent =
-        -static_cast<__float128>(j) / (static_cast<double>(spec.dim / 2) - spec.shift);
+    const Quad exponent = -static_cast<Quad>(j) / (static_cast<double>(spec.dim / 2) - spec.shift);
     const DoubleDouble f = frequency(s, digits, j);
-    pairs.push_back({powq(spec.base, exponent) * spec.scale / (2 * M_PIq), f, to_fixed(f)});
+    pairs.push_back({POSENC_QUAD(pow)(spec.base, exponent) * spec.scale / (2 * kPi), f, to_fixed(f)});
   }
   return pairs;
 }
@@ -89,9 +88,9 @@ FloatAngle angle_of(double p, const Pair& pair) {
 FloatSineCosine of_kernel(double p, const Pair& pair) { return sine_cosine(angle_of(p, pair)); }
 
 void against_quad(Errors& errors, double p, const Pair& pair) {
-  const __float128 turns = static_cast<__float128>(p) * pair.turns;
-  __float128 sine, cosine;
-  sincosq((turns - rintq(turns)) * (2 * M_PIq), &sine, &cosine);
+  const Quad turns = static_cast<Quad>(p) * pair.turns;
+  Quad sine, cosine;
+  POSENC_QUAD(sincos)((turns - POSENC_QUAD(rint)(turns)) * (2 * kPi), &sine, &cosine);
   const FloatSineCosine got = of_kernel(p, pair);
   const double s = static_cast<double>(sine), c = static_cast<double>(cosine);
   errors.add(got.sine, s, static_cast<double>(sine - s));
@@ -99,17 +98,18 @@ void against_quad(Errors& errors, double p, const Pair& pair) {
   // As the gradient takes them: of any order.
   const FloatAngle angle = angle_of(p, pair);
   const FloatPairSineCosine rest = sine_cosine_pairs(angle);
-  const __float128 orders[] = {sine, cosine, -sine, -cosine};
+  const Quad orders[] = {sine, cosine, -sine, -cosine};
   for (int32_t order = 0; order < 5; ++order) errors.add(sine_at(rest, angle, order), orders[order % 4]);
 }
 
-bool test_every_position() {
+// Every position, or every `step`-th.
+bool test_every_position(int64_t step) {
   bool fine = true;
   const std::vector<Pair> pairs = pairs_of(kSpecs[0]);
   for (const int64_t j : {int64_t{0}, int64_t{77}, int64_t{255}}) {
     const Pair& pair = pairs[static_cast<size_t>(j)];
     Errors errors;
-    for (int64_t p = 0; p <= int64_t{1} << 24; ++p) {
+    for (int64_t p = 0; p <= int64_t{1} << 24; p += step) {
       const QuarterTurns turns = reduce<false>(static_cast<double>(p), pair.quarters);
       const SineCosine exact = sine_cosine(turns);  // to 2^-52
       const FloatSineCosine got = sine_cosine(reduce(to_steps(p), pair.fixed));
@@ -149,18 +149,19 @@ bool test_near_zeros(const Spec& spec) {
   Errors errors;
   double nearest = 1.0;
   for (const Pair& pair : pairs_of(spec)) {
-    __float128 rest = fabsq(4 * pair.turns);
-    __float128 before = 1, position = 0;
+    Quad rest = POSENC_QUAD(fabs)(4 * pair.turns);
+    Quad before = 1, position = 0;
     while (true) {
-      const __float128 whole = floorq(rest), next = whole * position + before;
-      if (next > 0x1p24Q) break;
+      const Quad whole = POSENC_QUAD(floor)(rest), next = whole * position + before;
+      if (next > 0x1p24) break;
       before = position;
       position = next;
-      for (__float128 p = position; p <= 0x1p24Q && p <= 3 * position && p > 0; p += position) {
+      for (Quad p = position; p <= 0x1p24 && p <= 3 * position && p > 0; p += position) {
         against_quad(errors, static_cast<double>(p), pair);
         against_quad(errors, -static_cast<double>(p), pair);
-        const __float128 quarters = 4 * p * pair.turns;
-        nearest = std::min(nearest, static_cast<double>(fabsq(quarters - rintq(quarters))));
+        const Quad quarters = 4 * p * pair.turns;
+        nearest =
+            std::min(nearest, static_cast<double>(POSENC_QUAD(fabs)(quarters - POSENC_QUAD(rint)(quarters))));
       }
       rest = 1 / (rest - whole);
     }
@@ -220,12 +221,14 @@ bool test_special_positions() {
 
 }  // namespace
 
-int main() {
+// phase [share]: a share of the positions, 1 in so many; for slow machines.
+int main(int count, char** arguments) {
+  const int share = count > 1 ? std::atoi(arguments[1]) : 1;
   bool fine = test_special_positions();
   fine = test_stored_positions() && fine;
-  fine = test_every_position() && fine;
+  fine = test_every_position(share) && fine;
   for (const Spec& spec : kSpecs) {
-    fine = test_random_positions(spec, 20000) && fine;
+    fine = test_random_positions(spec, 20000 / share) && fine;
     fine = test_near_zeros(spec) && fine;
   }
   std::puts(fine ? "passed" : "FAILED");

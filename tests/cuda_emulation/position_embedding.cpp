@@ -6,6 +6,7 @@
 
 // Kernels come after check.h, which says what CUDA's words mean here.
 #include "cpu/kernels/position_embedding.h"
+#include "cpu/kernels/positions.h"
 #include "cuda/kernels/position_embedding.cu"
 
 namespace {
@@ -225,6 +226,146 @@ void test_sum_of(DType type) {
   test_sum<T>(type, 5, 1, 64, 0, 0, 0, false, true);  // an expanded gradient
 }
 
+// Rows [tokens, dim] in memory with gaps or with channels apart, of finite values.
+template <class T>
+struct Rows {
+  int64_t row_stride, channel_stride;
+  Buffer<T> memory;
+
+  Rows(int64_t rows, int64_t dim, Form form)
+      : row_stride(form == Form::image              ? 1
+                   : form == Form::odd_tokens       ? dim + 1
+                   : form == Form::gaps             ? dim + 16
+                   : form == Form::strided_channels ? 2 * dim
+                                                    : dim),
+        channel_stride(form == Form::image              ? rows
+                       : form == Form::strided_channels ? 2
+                                                        : 1),
+        memory(rows == 0 ? 0 : (rows - 1) * row_stride + (dim - 1) * channel_stride + 1,
+               form == Form::off_boundary ? 1 : 0) {
+    for (int64_t i = 0; i < memory.size(); ++i) memory[i] = round_to<T>(draw.normal_like());
+  }
+  Strided at(int64_t rows) const { return {1, {rows}, {row_stride}}; }
+};
+
+// `bad`: a position that is no row, planted once.
+template <class T, class Position>
+void test_positions(DType type, int64_t count, int64_t rows, int64_t dim, Form form, double x_scale, double p,
+                    int64_t bad = -1) {
+  const bool plant = bad != -1;
+  const std::string what = std::string(name(type)) + " form " + std::to_string(static_cast<int>(form)) +
+                           " count " + std::to_string(count) + " rows " + std::to_string(rows) + " dim " +
+                           std::to_string(dim);
+  Rows<T> x(count, dim, form), pos(rows, dim, draw.below(3) == 0 ? form : Form::contiguous);
+  const int64_t position_stride = 1 + draw.below(3);
+  Buffer<Position> positions(count * position_stride);
+  const int64_t favourite = draw.below(rows);
+  std::vector<std::vector<int64_t>> tokens_of(static_cast<size_t>(rows));
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = draw.below(3) == 0 ? favourite : draw.below(rows);
+    positions[i * position_stride] = static_cast<Position>(row);
+    tokens_of[static_cast<size_t>(row)].push_back(i);
+  }
+  const Strided at{1, {count}, {position_stride}};
+  const int64_t seed = draw.below(int64_t{1} << 60);
+  const Dropout dropout = make_dropout(p);
+  const int64_t* seeded = p > 0.0 ? &seed : nullptr;
+  Buffer<T> wanted(count * dim);
+  const PositionType kind = sizeof(Position) == 8 ? PositionType::i64 : PositionType::i32;
+  cpu::AddPositions host{type,
+                         dim,
+                         x.memory.data(),
+                         x.at(count),
+                         x.channel_stride,
+                         x_scale,
+                         {positions.data(), kind, at, 0},
+                         pos.memory.data(),
+                         pos.row_stride,
+                         pos.channel_stride,
+                         {dropout, seeded, {}},
+                         wanted.data(),
+                         false};
+  cpu::baseline::add_positions(host, 0, count);
+  Buffer<double> exact(count * dim), wide_x(x.memory.size()), wide_pos(pos.memory.size());
+  for (int64_t i = 0; i < wide_x.size(); ++i) wide_x[i] = to_double(x.memory[i]);
+  for (int64_t i = 0; i < wide_pos.size(); ++i) wide_pos[i] = to_double(pos.memory[i]);
+  host.dtype = DType::float64;
+  host.x = wide_x.data(), host.table = wide_pos.data(), host.out = exact.data();
+  cpu::baseline::add_positions(host, 0, count);
+  const int64_t planted = count / 2;
+  if (plant) positions[planted * position_stride] = static_cast<Position>(bad);
+  cuda::AddPositions device{type,
+                            count,
+                            rows,
+                            dim,
+                            x.memory.data(),
+                            x.at(count),
+                            x.channel_stride,
+                            x_scale,
+                            positions.data(),
+                            sizeof(Position) == 8,
+                            at,
+                            pos.memory.data(),
+                            pos.row_stride,
+                            pos.channel_stride,
+                            {dropout, seeded},
+                            nullptr};
+  on_all_machines(name(type), [&] {
+    Buffer<T> got(count * dim, draw.below(4) == 0 ? 1 : 0);
+    device.out = got.data();
+    cuda::add_positions(device, nullptr);
+    if ((take_failed_assertions() > 0) != plant)
+      report("add_positions %s: a position outside and an assertion go together", what.c_str());
+    if (plant) return;
+    if (type == DType::float64) return void(all_same(got, wanted, "add_positions " + what));
+    all_near(got, wanted, exact, 0.5 + 0x1p-20, [](int64_t) { return 0.0; }, "add_positions " + what);
+  });
+
+  // The sums are added in the CPU's order: the same bits.
+  std::vector<int64_t> first{0}, terms, sorted, order;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (const int64_t token : tokens_of[static_cast<size_t>(row)]) {
+      terms.push_back(token * x.row_stride);
+      sorted.push_back(row);
+      order.push_back(token);
+    }
+    first.push_back(static_cast<int64_t>(terms.size()));
+  }
+  Buffer<T> sums(rows * dim);
+  const cpu::SumPositions host_sum{
+      type, rows, dim, first.data(), terms.data(), x.memory.data(), x.channel_stride, sums.data()};
+  cpu::baseline::sum_positions(host_sum, 0, host_sum.items());
+  if (plant) (bad < 0 ? sorted.front() : sorted.back()) = bad;
+  cuda::SumPositions sum{
+      type,   rows, dim, count, sorted.data(), order.data(), x.memory.data(), x.at(count), x.channel_stride,
+      nullptr};
+  on_all_machines(name(type), [&] {
+    Buffer<T> got(rows * dim, draw.below(4) == 0 ? 1 : 0);
+    sum.out = got.data();
+    cuda::sum_positions(sum, nullptr);
+    if ((take_failed_assertions() > 0) != plant)
+      report("sum_positions %s: a position outside and an assertion go together", what.c_str());
+    if (!plant) all_same(got, sums, "sum_positions " + what);
+  });
+}
+
+template <class T>
+void test_positions_of(DType type) {
+  for (const Form form : kForms) {
+    if (form == Form::expanded) continue;
+    for (const int64_t dim : {int64_t{1}, int64_t{16}, 8 * (1 + draw.below(9)), 2 + draw.below(40)}) {
+      const double x_scale = draw.of({1.0, -1.5707963267948966}), p = draw.of({0.0, 0.4});
+      test_positions<T, int64_t>(type, 1 + draw.below(40), 1 + draw.below(9), dim, form, x_scale, p);
+      test_positions<T, int32_t>(type, 1 + draw.below(40), 1 + draw.below(60), dim, form, x_scale, p);
+    }
+  }
+  test_positions<T, int64_t>(type, 9, 4, 16, Form::contiguous, 1e70, 0.3);  // a scale no float pair holds
+  test_positions<T, int64_t>(type, 9, 4, 16, Form::contiguous, 1.0, 1.0);   // all is dropped
+  for (const int64_t bad : {int64_t{5}, int64_t{-2}, int64_t{1} << 40})
+    test_positions<T, int64_t>(type, 9, 5, 16, Form::contiguous, 1.0, 0.0, bad);
+  test_positions<T, int32_t>(type, 9, 5, 7, Form::contiguous, 1.0, 0.0, -3);
+}
+
 // Strides beyond 2^32 elements: an index cut to 32 bits anywhere would land on another sample or token.
 void test_long_strides() {
   constexpr int64_t kStride = (int64_t{1} << 32) + 16;
@@ -279,6 +420,24 @@ void test_long_strides() {
       check("tokens");
     });
   }
+  // Rows of x and of pos so far apart, by vectors; and the sum of such rows.
+  const int32_t positions[] = {1, 0};
+  const int64_t sorted[] = {0, 0}, order[] = {0, 1};
+  const Strided far{1, {2}, {kStride}}, near{1, {2}, {1}};
+  on_all_machines("bfloat16", [&] {
+    alignas(16) BFloat16 got[32] = {}, sum[16] = {};
+    cuda::add_positions(
+        {DType::bfloat16, 2, 2, 16, out, far, 1, 1.0, positions, false, near, out, kStride, 1, {}, got},
+        nullptr);
+    cuda::sum_positions({DType::bfloat16, 1, 16, 2, sorted, order, out, far, 1, sum}, nullptr);
+    for (int64_t c = 0; c < 32; ++c) {
+      if (to_float(got[c]) != static_cast<float>(32 + 4 * (c % 16)))
+        report("add_positions with long strides");
+    }
+    for (int64_t c = 0; c < 16; ++c) {
+      if (to_float(sum[c]) != static_cast<float>(32 + 4 * c)) report("sum_positions with long strides");
+    }
+  });
   on_all_machines("bfloat16", [&] {
     BFloat16 got[16] = {};
     cuda::sum_batch({DType::bfloat16, 2, 1, 16, out, kStride, 0, 1, got, 0, 1}, nullptr);
@@ -327,6 +486,45 @@ void test_large_counts() {
         report("add_position_embedding of many elements, kind %d", static_cast<int>(kind));
     }
   }
+  {
+    const int64_t count = (int64_t{1} << 28) + 1, dim = 16, zero = 0;
+    Buffer<BFloat16> row(dim);
+    for (int64_t c = 0; c < dim; ++c) row[c] = value(static_cast<double>(c));
+    SparseMemory memory(static_cast<size_t>(count * dim) * sizeof(BFloat16));
+    const Strided same{1, {count}, {0}};
+    const auto check_last = [&](const char* what, double factor) {
+      for (int64_t c = 0; c < dim; ++c) {
+        if (!same_bits(memory.as<BFloat16>()[(count - 1) * dim + c], value(factor * to_double(row[c]))))
+          report("%s of many elements", what);
+      }
+    };
+    on_the_ends_of_a_large_grid("bfloat16", [&] {
+      cuda::add_positions({DType::bfloat16,
+                           count,
+                           1,
+                           dim,
+                           row.data(),
+                           same,
+                           1,
+                           1.0,
+                           &zero,
+                           true,
+                           same,
+                           row.data(),
+                           dim,
+                           1,
+                           {},
+                           memory.as<void>()},
+                          nullptr);
+    });
+    check_last("add_positions", 2.0);
+    const int64_t last = count - 1;
+    on_the_ends_of_a_large_grid("bfloat16", [&] {
+      cuda::sum_positions(
+          {DType::bfloat16, count, dim, 1, &last, &zero, row.data(), same, 1, memory.as<void>()}, nullptr);
+    });
+    check_last("sum_positions", 1.0);
+  }
   for (const int64_t column_stride : {1, 2}) {
     const int64_t rows = (int64_t{1} << 22) + 1, columns = 1024;
     Buffer<BFloat16> grad(columns * column_stride);
@@ -353,9 +551,10 @@ int main(int argc, char** argv) {
     POSENC_DISPATCH_DTYPE(type, {
       test_add_of<scalar_t>(type);
       test_sum_of<scalar_t>(type);
+      test_positions_of<scalar_t>(type);
     })
   }
   test_long_strides();
   test_large_counts();
-  return finish();  // four dtypes of five kernels
+  return finish();  // four dtypes of nine kernels
 }

@@ -493,6 +493,44 @@ void test_long_strides() {
 }
 
 // More than 2^31 rows, or elements: an int anywhere would overflow. Of large results the ends are looked at.
+// Positions of 64 bits from 2^53 on: seen, in the loop of exact steps and in that of others.
+void test_inexact_positions() {
+  const Sinusoid spec = make_sinusoid(16, 10000.0, 0.0, 1.0, Layout::concat, Odd::error);
+  for (const DType type : {DType::float64, DType::float32, DType::bfloat16}) {
+    for (const uint64_t position :
+         {uint64_t{5}, (uint64_t{1} << 53) - 1, uint64_t{1} << 53, uint64_t{1} << 62, uint64_t{1} << 63}) {
+      for (const PositionType kind : {PositionType::i64, PositionType::u64}) {
+        const bool inexact = position >= uint64_t{1} << 53;
+        const uint64_t positions[] = {0, position, 1};
+        on_all_machines(name(type), [&] {
+          Buffer<double> got(3 * 16);
+          cuda::sinusoid_rows({spec, {positions, kind, {1, {3}, {1}}, 0}, 0, type, got.data(), 16, 1, 3},
+                              nullptr);
+          if ((take_failed_assertions() > 0) != inexact)
+            report("sinusoid_rows at %g", static_cast<double>(position));
+          cuda::AddSinusoidal a{};
+          a.spec = spec;
+          a.batch = 3;
+          a.length = 1;
+          a.offsets = positions;
+          a.offset_type = kind;
+          a.offset_stride = 1;
+          a.x_scale = 1.0;
+          a.dtype = type;
+          a.x = got.data();
+          a.x_batch_stride = a.out_batch_stride = a.x_length_stride = a.out_length_stride = 16;
+          a.x_channel_stride = 1;
+          Buffer<double> sum(3 * 16);
+          a.out = sum.data();
+          cuda::add_sinusoidal(a, nullptr);
+          if ((take_failed_assertions() > 0) != inexact)
+            report("add_sinusoidal at %g", static_cast<double>(position));
+        });
+      }
+    }
+  }
+}
+
 void test_large_counts() {
   if (emulation::kFindsRaces) return;
   constexpr int kMultiprocessors = 1 << 16;  // so that each of them has a stretch of rows
@@ -626,6 +664,7 @@ int main(int argc, char** argv) {
       test_scale_dropout_of<scalar_t>(type);
     })
   }
+  test_inexact_positions();
   test_long_strides();
   test_large_counts();
   return finish();  // four dtypes of two kinds of vectors, and one for all other rows

@@ -94,6 +94,8 @@ def test_torchvision_video_swin(compare, window):
     tokens = clipped[0] * clipped[1] * clipped[2]
     theirs = original.get_relative_position_bias(clipped)
     compare("torchvision", f"{name}, clipped", ours()[..., :tokens, :tokens], theirs)
+    theirs = original.get_relative_position_bias([clipped[0], *window[1:]])
+    compare("torchvision", f"{name}, clipped along its first axis", ours([clipped[0], *window[1:]]), theirs)
 
 
 @pytest.mark.parametrize("size", [7, 3])

@@ -13,6 +13,7 @@
 #include "cpu/kernels/position_embedding_body.h"
 
 #include "cpu/kernels/sinusoidal_body.h"
+#include "cpu/kernels/positions_body.h"
 #include "cpu/kernels/sinusoidal_writer.h"
 #include "cpu/kernels/sinusoidal_rows_body.h"
 #include "cpu/kernels/add_sinusoidal_body.h"

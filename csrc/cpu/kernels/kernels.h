@@ -6,5 +6,6 @@
 #include "cpu/kernels/dropout.h"
 #include "cpu/kernels/gather_bias.h"
 #include "cpu/kernels/position_embedding.h"
+#include "cpu/kernels/positions.h"
 #include "cpu/kernels/relative_bias.h"
 #include "cpu/kernels/sinusoidal.h"

@@ -3,9 +3,9 @@
 
 namespace {
 
-template <class T, class Stride, class PosStride>
-inline void embed_row(const AddPositionEmbedding& a, int64_t first, int64_t count, Row<T, Stride> x,
-                      double x_scale, Row<T, PosStride> pos) {
+template <class T, class Stride, class PosStride, class Arguments>
+inline void embed_row(const Arguments& a, int64_t first, int64_t count, Row<T, Stride> x, double x_scale,
+                      Row<T, PosStride> pos) {
   T* y = static_cast<T*>(a.out) + first;
   const Doubles scale = all_of(x_scale);
   if (pos.first == nullptr) {

@@ -127,7 +127,9 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
         bool skipped = false;
         if constexpr (Pairs::kExact) {
           encode(a.spec, frequencies + in_tile,
-                 added_position(a, block.first_position + n, block.first_sample + sample), 0, pairs.own);
+                 checked(added_position(a, block.first_position + n, block.first_sample + sample),
+                         a.offset_type),
+                 0, pairs.own);
         } else {
           const Steps p = added_steps(a, block.first_position + n, block.first_sample + sample);
           skipped = !p.exact;
@@ -148,7 +150,8 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
         for (int sample = 0; sample < block.samples; ++sample, row.next_sample()) {
           const int64_t l = block.first_position + n, own = block.first_sample + sample;
           if (added_steps(a, l, own).exact) continue;
-          give_far<Pairs::kPairs>(a.spec, frequencies + in_tile, pair, added_position(a, l, own), row);
+          const double p = checked(added_position(a, l, own), a.offset_type);
+          give_far<Pairs::kPairs>(a.spec, frequencies + in_tile, pair, p, row);
         }
       }
     }

@@ -9,10 +9,6 @@
 namespace posenc_ext::cuda {
 namespace {
 
-__device__ __forceinline__ int64_t load_index(const void* index, bool wide, int64_t i) {
-  return wide ? static_cast<const int64_t*>(index)[i] : int64_t{static_cast<const int32_t*>(index)[i]};
-}
-
 // 1 launch. Must write samples x heads x pairs elements and read the index and the table; reads the index
 // once per group of heads, and an element of the table per element, from cache but for the first time, in the
 // table's order. A unit, a block's work, is kPlaneTile pairs of a sample x a group of heads: the block reads

@@ -3,6 +3,8 @@
 
 #include <type_traits>
 
+#include "cuda/kernels/positions.cuh"
+
 namespace posenc_ext::cuda {
 namespace {
 
@@ -16,9 +18,15 @@ bool in_vectors(const Tokens& tokens, int64_t size) {
          is_aligned(tokens.token_stride, size);
 }
 
+bool in_vectors(const void* data, const Strided& rows, int64_t channel_stride, int64_t size) {
+  bool aligned = channel_stride == 1 && is_aligned(data);
+  for (int32_t d = 0; d < rows.dims; ++d) aligned = aligned && is_aligned(rows.stride[d], size);
+  return aligned;
+}
+
 // Calls f with the scales in float pairs, unless T is double or they do not fit.
-template <class T, class F>
-void with_scales(const AddPositionEmbedding& a, F f) {
+template <class T, class Arguments, class F>
+void with_scales(const Arguments& a, F f) {
   const Scales<double> scales{a.x_scale, a.dropout.dropout.scale};
   if constexpr (!std::is_same_v<T, double>) {
     if (fits_float_pair(a.x_scale)) return f(to_float_pairs(scales));
@@ -85,6 +93,34 @@ void sum_batch(const SumBatch& a, cudaStream_t stream) {
   } else {
     POSENC_DISPATCH_DTYPE(a.dtype, launch(sum_batch_strided_kernel<scalar_t>, blocks, threads, stream, a))
   }
+}
+
+void add_positions(const AddPositions& a, cudaStream_t stream) {
+  const int64_t size = size_of(a.dtype);
+  const bool vectors = is_aligned(a.dim, size) && in_vectors(a.x, a.x_at, a.x_channel_stride, size) &&
+                       in_vectors({a.pos, 0, a.pos_row_stride, a.pos_channel_stride}, size) &&
+                       is_aligned(a.out);
+  const int64_t columns = vectors ? a.dim * size / kVectorBytes : a.dim;
+  const Divide divide = make_divide(columns, a.count * columns);
+  const int64_t blocks = clamped_grid(divide_up(a.count * columns, kThreads), kBlocksPerMultiprocessor);
+  POSENC_DISPATCH_DTYPE(a.dtype, with_scales<scalar_t>(a, [&]<class Real>(const Scales<Real>& scales) {
+                          const auto kernel = vectors ? add_positions_kernel<scalar_t, Real>
+                                                      : add_positions_strided_kernel<scalar_t, Real>;
+                          launch(kernel, blocks, kThreads, stream, a, divide, scales);
+                        }))
+}
+
+void sum_positions(const SumPositions& a, cudaStream_t stream) {
+  const int64_t size = size_of(a.dtype);
+  const bool vectors =
+      is_aligned(a.dim, size) && in_vectors(a.grad, a.grad_at, a.channel_stride, size) && is_aligned(a.out);
+  const int64_t columns = vectors ? a.dim * size / kVectorBytes : a.dim;
+  const Divide divide = make_divide(columns, a.rows * columns);
+  const int64_t blocks = clamped_grid(divide_up(a.rows * columns, kThreads), kBlocksPerMultiprocessor);
+  POSENC_DISPATCH_DTYPE(a.dtype, {
+    const auto kernel = vectors ? sum_positions_kernel<scalar_t> : sum_positions_strided_kernel<scalar_t>;
+    launch(kernel, blocks, kThreads, stream, a, divide);
+  })
 }
 
 }  // namespace posenc_ext::cuda

@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include "core/scalar.h"
+#include "core/strided.h"
 #include "cuda/kernels/dropout.h"
 
 namespace posenc_ext::cuda {
@@ -43,8 +44,40 @@ struct SumBatch {
   int64_t out_row_stride, out_column_stride;
 };
 
-// Each needs at least one element of the result.
+// y[i] = dropout(x[i] * x_scale + pos[position i]) for rows i < count of x
+struct AddPositions {
+  core::DType dtype;
+  int64_t count, rows, dim;  // rows: of pos
+  const void* x;
+  core::Strided x_at;  // of its rows
+  int64_t x_channel_stride;
+  double x_scale;
+  const void* positions;  // int32 or int64
+  bool wide;              // int64
+  core::Strided positions_at;
+  const void* pos;
+  int64_t pos_row_stride, pos_channel_stride;
+  SeededDropout dropout;
+  void* out;  // contiguous
+};
+
+// out[row] = the sum of grad[order[n]] over all n < count with sorted[n] == row, in this order
+struct SumPositions {
+  core::DType dtype;
+  int64_t rows, dim, count;
+  const int64_t* sorted;
+  const int64_t* order;
+  const void* grad;
+  core::Strided grad_at;  // of its rows
+  int64_t channel_stride;
+  void* out;  // contiguous
+};
+
+// Each needs at least one element of the result, and sum_positions of the gradient. A position that is no row
+// is a failed assertion on the device.
 void add_position_embedding(const AddPositionEmbedding&, cudaStream_t);
 void sum_batch(const SumBatch&, cudaStream_t);
+void add_positions(const AddPositions&, cudaStream_t);
+void sum_positions(const SumPositions&, cudaStream_t);
 
 }  // namespace posenc_ext::cuda

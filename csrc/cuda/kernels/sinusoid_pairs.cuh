@@ -78,6 +78,14 @@ __device__ __forceinline__ double position_of(const Positions& p, int64_t i) {
   return p.data == nullptr ? position_after(p.start, i) : load_position(p.data, p.type, p.at.offset(i));
 }
 
+// A position of 64 bits that a double may not hold is a failed assertion on the device.
+__device__ __forceinline__ double checked(double p, PositionType type) {
+  const bool position_is_below_2_to_the_53rd =
+      (type != PositionType::i64 && type != PositionType::u64) || fabs(p) < 0x1p53;
+  POSENC_KERNEL_ASSERT(position_is_below_2_to_the_53rd);
+  return p;
+}
+
 __device__ __forceinline__ QuarterTurns reduce_any(double p, DoubleDouble f, bool huge) {
   return huge ? reduce<true>(p, f) : reduce<false>(p, f);
 }

@@ -52,7 +52,8 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
     for (int n = static_cast<int>(threadIdx.y); n < rows; n += static_cast<int>(blockDim.y)) {
       Pairs pairs;
       if constexpr (Pairs::kExact) {
-        encode(a.spec, frequencies + in_tile, position_of(a.positions, first + n), a.order, pairs);
+        const double p = checked(position_of(a.positions, first + n), a.positions.type);
+        encode(a.spec, frequencies + in_tile, p, a.order, pairs);
       } else {
         const Steps p = steps_of(a.positions, first + n);
         far = far || !p.exact;
@@ -66,8 +67,8 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
         continue;  // the other rows have a loop of their own, so as not to take registers from this one
       for (int n = static_cast<int>(threadIdx.y); n < rows; n += static_cast<int>(blockDim.y)) {
         if (steps_of(a.positions, first + n).exact) continue;
-        give_far<Pairs::kPairs>(a.spec, frequencies + in_tile, pair, position_of(a.positions, first + n),
-                                row_at(n));
+        const double p = checked(position_of(a.positions, first + n), a.positions.type);
+        give_far<Pairs::kPairs>(a.spec, frequencies + in_tile, pair, p, row_at(n));
       }
     }
   }

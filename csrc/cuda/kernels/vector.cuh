@@ -88,6 +88,11 @@ __device__ __forceinline__ void store_rounded(T* to, const Real (&value)[kWidth]
   pack.store(to);
 }
 
+// Element i of an array of int64 where it is wide, else of int32.
+__device__ __forceinline__ int64_t load_index(const void* index, bool wide, int64_t i) {
+  return wide ? static_cast<const int64_t*>(index)[i] : int64_t{static_cast<const int32_t*>(index)[i]};
+}
+
 // Element i of an array of this dtype.
 template <class Real>
 __device__ __forceinline__ Real load_as(core::DType dtype, const void* from, int64_t i) {

@@ -1,0 +1,40 @@
+"""Runs a module of ours as soon as one that costs time to import has been imported by somebody else."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+
+class _Hook(MetaPathFinder):
+    def __init__(self, awaited: str, ours: str) -> None:
+        self.awaited, self.ours = awaited, ours
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != self.awaited or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_both(module: ModuleType) -> None:
+            execute(module)
+            importlib.import_module(self.ours)
+
+        spec.loader.exec_module = execute_both  # type: ignore[method-assign]
+        return spec
+
+
+def import_after(awaited: str, ours: str) -> None:
+    """Imports `ours` now if `awaited` is imported already, else right after it."""
+    if awaited in sys.modules:
+        importlib.import_module(ours)
+    else:
+        sys.meta_path.insert(0, _Hook(awaited, ours))

@@ -1,0 +1,469 @@
+// Every CPU kernel, at the level in use, on fixed inputs: a line with a hash of the result per kernel and
+// dtype, to be compared between levels, compilers and machines. No torch.
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "core/t5_buckets.h"
+#include "cpu/kernels/kernels.h"
+
+namespace {
+
+using namespace posenc_ext;
+using namespace posenc_ext::core;
+
+struct alignas(64) Line {
+  unsigned char bytes[64];
+};
+
+// Zeroed memory that begins with a cache line.
+class Memory {
+ public:
+  explicit Memory(int64_t bytes) : bytes_(bytes), lines_(static_cast<size_t>(bytes / 64 + 4)) {}
+  void* data() { return lines_.data(); }
+  template <class T>
+  T* as() {
+    return static_cast<T*>(data());
+  }
+  uint64_t hash() const {  // FNV-1a
+    uint64_t value = 0xcbf29ce484222325u;
+    const auto* bytes = reinterpret_cast<const unsigned char*>(lines_.data());
+    for (int64_t i = 0; i < bytes_; ++i) value = (value ^ bytes[i]) * 0x100000001b3u;
+    return value;
+  }
+
+ private:
+  int64_t bytes_;
+  std::vector<Line> lines_;
+};
+
+constexpr DType kDTypes[] = {DType::float64, DType::float32, DType::float16, DType::bfloat16};
+
+int64_t size_of(DType type) { return type == DType::float64 ? 8 : type == DType::float32 ? 4 : 2; }
+
+const char* name(DType type) {
+  const char* names[] = {"float64", "float32", "float16", "bfloat16"};
+  return names[static_cast<int>(type)];
+}
+
+// Numbers of many bits and of either sign, below 8 in magnitude; no zero.
+Memory numbers(DType type, int64_t count) {
+  Memory memory(count * size_of(type));
+  POSENC_DISPATCH_DTYPE(type, {
+    for (int64_t i = 0; i < count; ++i) {
+      const uint64_t random = (static_cast<uint64_t>(i) + 1) * 0x9E3779B97F4A7C15u;
+      const double whole = static_cast<double>(static_cast<int64_t>(random ^ (random >> 29)) | 1);
+      memory.as<scalar_t>()[i] = round_to<scalar_t>(whole * 0x1p-60);
+    }
+  })
+  return memory;
+}
+
+void print(const std::string& kernel, DType type, const Memory& result) {
+  std::printf("%s %s %016llx\n", kernel.c_str(), name(type), static_cast<unsigned long long>(result.hash()));
+}
+
+struct SinusoidTables {
+  std::vector<double> hi, lo;
+  cpu::Frequencies frequencies;
+  std::vector<cpu::SixteenPairs> steps;
+  std::vector<float> doubt;
+  std::vector<cpu::AnchorPairs> anchors;
+  cpu::AngleSteps angles{};
+
+  explicit SinusoidTables(const Sinusoid& spec) {
+    const size_t sixteens = static_cast<size_t>((spec.frequencies() + 15) / 16);
+    hi.resize(16 * sixteens);
+    lo.resize(hi.size());
+    for (int64_t j = 0; j < spec.frequencies(); ++j) {
+      const DoubleDouble f = frequency(spec, j);
+      hi[static_cast<size_t>(j)] = f.hi;
+      lo[static_cast<size_t>(j)] = f.lo;
+    }
+    frequencies = {spec, hi.data(), lo.data()};
+    constexpr int64_t kNear = 4 * cpu::AngleSteps::kBlock;
+    steps.resize(sixteens * (cpu::AngleSteps::kReach + 1));
+    doubt.resize(16 * sixteens);
+    anchors.resize(sixteens * (kNear / cpu::AngleSteps::kBlock));
+    const int64_t count = static_cast<int64_t>(sixteens);
+    POSENC_AT_LEVEL(sinusoid_steps, frequencies, count, steps.data(), doubt.data());
+    angles = {count, steps.data(), doubt.data(), anchors.data(), kNear};
+    POSENC_AT_LEVEL(sinusoid_anchors, frequencies, angles, anchors.data());
+  }
+  SinusoidTables(const SinusoidTables&) = delete;
+};
+
+void sinusoids(DType type) {
+  for (const Layout layout : {Layout::interleaved, Layout::concat, Layout::concat_cos_first}) {
+    for (const int64_t dim : {int64_t{7}, int64_t{40}, int64_t{130}}) {
+      const double shift = dim == 40 ? 1.0 : 0.0, scale = dim == 130 ? 1000.0 : 1.0;
+      const SinusoidTables tables(make_sinusoid(dim, 10000.0, shift, scale, layout, Odd::sin));
+      const std::string which =
+          " layout " + std::to_string(static_cast<int>(layout)) + " dim " + std::to_string(dim);
+      for (int32_t order = 0; order < 3; ++order) {
+        constexpr int64_t kRows = 90;
+        Memory fractions = numbers(DType::float64, kRows), out(kRows * dim * size_of(type));
+        cpu::SinusoidRows a{};
+        a.frequencies = tables.frequencies;
+        a.positions = {fractions.data(), PositionType::f64, {1, {kRows}, {1}}, 0};
+        a.order = order;
+        a.dtype = type;
+        a.out = out.data();
+        a.row_stride = dim;
+        POSENC_AT_LEVEL(sinusoid_rows, a, 0, kRows);
+        print("sinusoid_rows" + which + " order " + std::to_string(order), type, out);
+        if (order == 0) {
+          a.positions = {nullptr, PositionType::i64, {}, -5};
+          a.angles = tables.angles;
+          POSENC_AT_LEVEL(sinusoid_rows, a, 0, kRows);
+          print("sinusoid_rows" + which + " whole positions", type, out);
+        }
+        Memory grad = numbers(type, kRows * dim), sums(kRows * 8);
+        cpu::SinusoidBackward b{};
+        b.frequencies = tables.frequencies;
+        b.positions = {fractions.data(), PositionType::f64, {1, {kRows}, {1}}, 0};
+        b.order = order;
+        b.grad_dtype = type;
+        b.grad = grad.data();
+        b.grad_row = {1, {kRows}, {dim}};
+        b.grad_channel_stride = 1;
+        b.dtype = DType::float64;
+        b.out = sums.data();
+        POSENC_AT_LEVEL(sinusoid_backward, b, 0, kRows);
+        print("sinusoid_backward" + which + " order " + std::to_string(order), type, sums);
+      }
+      if (type == DType::float64) continue;
+      constexpr int64_t kLength = 700;
+      Memory table(kLength * dim * size_of(type));
+      cpu::SinusoidTable t{};
+      t.frequencies = tables.frequencies;
+      t.angles = tables.angles;
+      t.start = -300;
+      t.length = kLength;
+      t.dtype = type;
+      t.out = table.data();
+      t.row_stride = dim;
+      POSENC_AT_LEVEL(sinusoid_table, t, 0, t.blocks());
+      print("sinusoid_table" + which, type, table);
+    }
+  }
+}
+
+const int64_t kSeed = 0x123456789abcdef;
+
+cpu::SeededDropout dropout(bool drops) { return {make_dropout(0.3), drops ? &kSeed : nullptr, {}}; }
+
+void adds(DType type) {
+  const int64_t batch = 5, length = 70, dim = 40, kept_rows = 16;
+  const SinusoidTables tables(make_sinusoid(dim, 10000.0, 0.0, 1.0, Layout::interleaved, Odd::error));
+  Memory kept(kept_rows * dim * 8);
+  cpu::SinusoidRows rows{};
+  rows.frequencies = tables.frequencies;
+  rows.positions = {nullptr, PositionType::i64, {}, 0};
+  rows.dtype = DType::float64;
+  rows.out = kept.data();
+  rows.row_stride = dim;
+  POSENC_AT_LEVEL(sinusoid_rows, rows, 0, kept_rows);
+  Memory x = numbers(type, batch * length * dim);
+  const int64_t offsets[] = {0, -3, 7, 1000, 65535};
+  for (const bool batch_first : {false, true}) {
+    for (const double x_scale : {1.0, 0.37}) {
+      for (const bool drops : {false, true}) {
+        Memory out(batch * length * dim * size_of(type));
+        cpu::AddSinusoidal a{};
+        a.frequencies = tables.frequencies;
+        a.kept = kept.as<double>();
+        a.kept_positions = kept_rows;
+        a.batch = batch;
+        a.length = length;
+        a.start = 1;
+        a.offsets = batch_first ? offsets : nullptr;
+        a.offset_type = PositionType::i64;
+        a.offset_stride = 1;
+        a.x_scale = x_scale;
+        a.dropout = dropout(drops);
+        a.dtype = type;
+        a.x = x.data();
+        a.x_batch_stride = a.out_batch_stride = batch_first ? length * dim : dim;
+        a.x_length_stride = a.out_length_stride = batch_first ? dim : batch * dim;
+        a.x_channel_stride = 1;
+        a.out = out.data();
+        POSENC_AT_LEVEL(add_sinusoidal, a, 0, a.items());
+        print(std::string("add_sinusoidal ") + (batch_first ? "batch first" : "length first") +
+                  (drops ? " dropout" : "") + (x_scale == 1.0 ? "" : " scaled"),
+              type, out);
+      }
+    }
+  }
+  const int64_t count = batch * length * dim;
+  for (const bool drops : {false, true}) {
+    Memory out(count * size_of(type));
+    cpu::ScaleDropout a{};
+    a.scale = 1.7;
+    a.dropout = dropout(drops);
+    a.dtype = type;
+    a.x = x.data();
+    a.inner = 4096;
+    a.inner_stride = 1;
+    a.outer = {1, {(count + 4095) / 4096}, {4096}};
+    a.total = count;
+    a.out = out.data();
+    POSENC_AT_LEVEL(scale_dropout, a, 0, (count + 4095) / 4096);
+    print(drops ? "scale_dropout" : "scale_dropout p=0", type, out);
+  }
+  Memory mask((count + 7) / 8);
+  const cpu::DropoutMask m{dropout(true), count, mask.as<uint8_t>()};
+  POSENC_AT_LEVEL(dropout_mask, m, 0, m.items());
+  print("dropout_mask", type, mask);
+}
+
+void embeddings(DType type) {
+  const int64_t batch = 6, tokens = 37, dim = 44, length = tokens + 1;
+  Memory x = numbers(type, batch * tokens * dim), prefix = numbers(type, dim),
+         pos = numbers(type, length * dim);
+  for (const double x_scale : {1.0, 2.3}) {
+    for (const bool drops : {false, true}) {
+      for (const bool side_by_side : {true, false}) {  // of the channels of x
+        Memory out(batch * length * dim * size_of(type));
+        cpu::AddPositionEmbedding a{};
+        a.dtype = type;
+        a.batch = batch;
+        a.length = length;
+        a.prefix_length = 1;
+        a.dim = dim;
+        a.x = {x.data(), tokens * dim, side_by_side ? dim : 1, side_by_side ? 1 : tokens};
+        a.x_scale = x_scale;
+        a.prefixes = 1;
+        a.prefix[0] = {prefix.data(), 0, dim, 1};
+        a.prefix_end[0] = 1;
+        a.pos = pos.data();
+        a.pos_token_stride = dim;
+        a.pos_channel_stride = 1;
+        a.dropout = dropout(drops);
+        a.out = out.data();
+        a.out_batch_stride = length * dim;
+        a.out_token_stride = dim;
+        a.whole_samples = !side_by_side;
+        a.item_tokens = 32;
+        a.item_samples = side_by_side ? 4 : 1;
+        POSENC_AT_LEVEL(add_position_embedding, a, 0, a.items());
+        print(std::string("add_position_embedding") + (side_by_side ? "" : " transposed") +
+                  (drops ? " dropout" : "") + (x_scale == 1.0 ? "" : " scaled"),
+              type, out);
+      }
+    }
+  }
+  for (const bool transposed : {false, true}) {
+    const int64_t rows = 37, columns = 260, samples = 70;
+    Memory grad = numbers(type, samples * rows * columns), out(rows * columns * size_of(type));
+    cpu::SumBatch a{};
+    a.dtype = type;
+    a.batch = samples;
+    a.rows = rows;
+    a.columns = columns;
+    a.grad = grad.data();
+    a.batch_stride = rows * columns;
+    a.row_stride = transposed ? 1 : columns;
+    a.column_stride = transposed ? rows : 1;
+    a.out = out.data();
+    a.out_row_stride = columns;
+    a.out_column_stride = 1;
+    POSENC_AT_LEVEL(sum_batch, a, 0, a.items());
+    print(transposed ? "sum_batch transposed" : "sum_batch", type, out);
+  }
+}
+
+void given_positions(DType type) {
+  const int64_t rows = 9, dim = 44, count = 150;
+  std::vector<int64_t> positions, first(1), terms;
+  for (int64_t i = 0; i < count; ++i) positions.push_back(i * i * 7919 % rows);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (positions[static_cast<size_t>(i)] == row) terms.push_back(i * dim);
+    }
+    first.push_back(static_cast<int64_t>(terms.size()));
+  }
+  Memory x = numbers(type, count * dim), table = numbers(type, rows * dim);
+  for (const double x_scale : {1.0, 2.3}) {
+    for (const bool drops : {false, true}) {
+      Memory out(count * dim * size_of(type));
+      cpu::AddPositions a{};
+      a.dtype = type;
+      a.dim = dim;
+      a.x = x.data();
+      a.x_at = {1, {count}, {dim}};
+      a.x_channel_stride = 1;
+      a.x_scale = x_scale;
+      a.positions = {positions.data(), PositionType::i64, {1, {count}, {1}}, 0};
+      a.table = table.data();
+      a.table_row_stride = dim;
+      a.table_channel_stride = 1;
+      a.dropout = dropout(drops);
+      a.out = out.data();
+      POSENC_AT_LEVEL(add_positions, a, 0, count);
+      print(std::string("add_positions") + (drops ? " dropout" : "") + (x_scale == 1.0 ? "" : " scaled"),
+            type, out);
+    }
+  }
+  Memory out(rows * dim * size_of(type));
+  cpu::SumPositions s{};
+  s.dtype = type;
+  s.rows = rows;
+  s.dim = dim;
+  s.first = first.data();
+  s.terms = terms.data();
+  s.grad = x.data();
+  s.channel_stride = 1;
+  s.out = out.data();
+  POSENC_AT_LEVEL(sum_positions, s, 0, s.items());
+  print("sum_positions", type, out);
+}
+
+void reduce(DType type, int64_t rows, int64_t heads, int64_t blocks, Memory& partial, Memory& out) {
+  const cpu::BiasReduce a{type, rows, heads, blocks, partial.data(), out.data()};
+  POSENC_AT_LEVEL(bias_reduce, a, 0, heads);
+}
+
+template <class Scheme>
+void bias(const std::string& name, const Scheme& scheme, DType type, bool cut = true) {
+  const int64_t heads = 6, rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
+  Memory table = numbers(type, rows * heads), out(heads * queries * keys * size_of(type));
+  cpu::BiasForward a{};
+  a.element_size = size_of(type);
+  a.table = table.data();
+  a.row_stride = heads;
+  a.head_stride = 1;
+  a.out = out.data();
+  Memory scratch(a.scratch_bytes(scheme));
+  POSENC_AT_LEVEL(bias_forward, scheme, a, scratch.data(), 0, heads * queries);
+  print(name, type, out);
+
+  const int64_t sum_size = type == DType::float64 ? 8 : 4, parts = cpu::BiasBackward::parts(scheme);
+  for (const int64_t part : {parts, cut ? (parts + 2) / 3 : parts}) {
+    const int64_t blocks = (parts + part - 1) / part;
+    Memory grad = numbers(type, heads * queries * keys), sums(rows * heads * size_of(type)),
+           partial(heads * blocks * rows * sum_size);
+    cpu::BiasBackward b{};
+    b.dtype = type;
+    b.grad = grad.data();
+    b.head_stride = queries * keys;
+    b.query_stride = keys;
+    b.key_stride = 1;
+    b.heads = heads;
+    b.parts_per_block = part;
+    b.blocks = blocks;
+    b.partial = blocks > 1 ? partial.data() : nullptr;
+    b.out = sums.data();
+    Memory memory(b.scratch_bytes(scheme, sum_size));
+    POSENC_AT_LEVEL(bias_backward, scheme, b, memory.data(), 0, heads * blocks);
+    if (blocks > 1) reduce(type, rows, heads, blocks, partial, sums);
+    print(name + " backward, blocks: " + std::to_string(blocks), type, sums);
+  }
+}
+
+void biases(DType type) {
+  bias("window 7x7", WindowScheme{{7, 1, 7}, {7, 1, 7}, 0}, type, /*cut=*/false);  // as small ones never are
+  bias("window 5x9 with a prefix", WindowScheme{{5, 1, 9}, {5, 1, 9}, 1}, type);
+  bias("window 2x4x12", WindowScheme{{2, 4, 12}, {2, 4, 12}, 0}, type);
+  bias("window 16x16", WindowScheme{{16, 1, 16}, {16, 1, 16}, 0}, type);
+  bias("window 6x5 expanded", WindowScheme{{6, 1, 5}, {13, 1, 11}, 0}, type);
+  for (const bool bidirectional : {false, true}) {
+    T5Scheme scheme = make_t5_scheme(32, bidirectional, 128);
+    scheme.query_count = 70;
+    scheme.key_count = 190;
+    scheme.q_offset = 60;
+    bias(bidirectional ? "t5" : "t5 causal", scheme, type);
+  }
+}
+
+void gather(DType type) {
+  const int64_t samples = 2, queries = 23, keys = 37, rows = 50, heads = 6;
+  const int64_t pairs = samples * queries * keys, lines = samples * queries;
+  std::vector<int64_t> index;
+  for (int64_t i = 0; i < pairs; ++i) index.push_back(i * i * 7919 % rows);
+  const cpu::LinesOfIndex by_line{index.data(), true, {1, {lines}, {keys}}, 1, queries, keys};
+  int64_t place = -1;
+  POSENC_AT_LEVEL(find_out_of_range, by_line, rows, 0, lines, &place);
+  if (place != -1) std::puts("FAILED find_out_of_range");
+  POSENC_AT_LEVEL(find_out_of_range, by_line, rows - 1, 0, lines, &place);
+  if (place < 0 || index[static_cast<size_t>(place)] != rows - 1) std::puts("FAILED find_out_of_range");
+
+  Memory table = numbers(type, rows * heads), reversed(rows * heads * size_of(type)),
+         out(heads * pairs * size_of(type));
+  const cpu::ReverseTable reverse{size_of(type), rows, table.data(), heads, 1, reversed.data()};
+  POSENC_AT_LEVEL(reverse_table, reverse, 0, heads);
+  const cpu::GatherForward a{by_line, size_of(type), reversed.data(), rows, heads, out.data(), false};
+  POSENC_AT_LEVEL(gather_forward, a, 0, lines);
+  print("gather", type, out);
+
+  const int64_t blocks = 3, lines_per_block = (lines + blocks - 1) / blocks;
+  Memory grad = numbers(type, heads * pairs),
+         partial(heads * blocks * rows * (type == DType::float64 ? 8 : 4)),
+         sums(rows * heads * size_of(type));
+  cpu::GatherBackward b{};
+  b.index = by_line;
+  b.lines = lines;
+  b.lines_per_block = lines_per_block;
+  b.blocks = blocks;
+  b.rows = rows;
+  b.dtype = type;
+  b.grad = grad.data();
+  b.sample = {1, {samples}, {heads * queries * keys}};
+  b.head_stride = queries * keys;
+  b.query_stride = keys;
+  b.key_stride = 1;
+  b.partial = partial.data();
+  POSENC_AT_LEVEL(gather_backward, b, 0, heads * blocks);
+  reduce(type, rows, heads, blocks, partial, sums);
+  print("gather backward", type, sums);
+}
+
+void alibi(DType type) {
+  const int64_t heads = 6, queries = 45, keys = 101;
+  for (const bool causal : {false, true}) {
+    const AlibiDistance distance{40, causal};
+    const std::string which = causal ? "alibi causal" : "alibi";
+    Memory slopes = numbers(type, heads), out(heads * queries * keys * size_of(type));
+    cpu::AlibiForward a{};
+    a.distance = distance;
+    a.dtype = type;
+    a.slopes = slopes.data();
+    a.slope_stride = 1;
+    a.queries = queries;
+    a.keys = keys;
+    a.out = out.data();
+    POSENC_AT_LEVEL(alibi_forward, a, 0, heads * queries);
+    print(which, type, out);
+    Memory grad = numbers(type, heads * queries * keys), partial(heads * queries * 8),
+           sums(heads * size_of(type));
+    cpu::AlibiBackward b{};
+    b.distance = distance;
+    b.dtype = type;
+    b.grad = grad.data();
+    b.head_stride = queries * keys;
+    b.query_stride = keys;
+    b.key_stride = 1;
+    b.queries = queries;
+    b.keys = keys;
+    b.partial = partial.as<double>();
+    POSENC_AT_LEVEL(alibi_backward, b, 0, heads * queries);
+    const cpu::AlibiReduce r{type, partial.as<double>(), queries, sums.data()};
+    POSENC_AT_LEVEL(alibi_reduce, r, 0, heads);
+    print(which + " backward", type, sums);
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (const DType type : kDTypes) {
+    sinusoids(type);
+    adds(type);
+    embeddings(type);
+    given_positions(type);
+    biases(type);
+    gather(type);
+    alibi(type);
+  }
+}

@@ -1,0 +1,79 @@
+"""Ops and modules on DTensors, in processes of their own, which run tests/distributed_cases.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support import same_bits
+
+import posenc_ext
+
+dist = pytest.importorskip("torch.distributed")
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch is built without torch.distributed")
+
+
+@pytest.mark.parametrize(("world", "meshes"), [(2, [(2,)]), (4, [(4,), (2, 2)])])
+def test_sharded_calls_equal_one_process(world, meshes, tmp_path):
+    import distributed_cases
+    from torch import multiprocessing
+
+    multiprocessing.spawn(distributed_cases.work, (world, meshes, str(tmp_path)), nprocs=world)
+    for rank in range(world):
+        report = (tmp_path / f"{rank}.txt").read_text()
+        count, *failures = report.split("\n", 1)
+        assert int(count.split()[0]) > 100
+        assert not failures, f"rank {rank}: {failures[0]}"
+
+
+def test_every_op_of_tensors_has_ways():
+    """All that has a kernel, but for what writes into `out`; the mask of a seed is made of plain tensors."""
+    from posenc_ext import distributed
+
+    names = {s.name for s in torch._C._jit_get_all_schemas() if s.name.startswith("posenc_ext::")}
+    kernels = {n.split("::")[1] for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(n, "Meta")}
+    assert kernels - {"_dropout_mask"} == set(distributed._WAYS)
+
+
+@pytest.mark.parametrize("takes_masks", [True, False])
+@pytest.mark.parametrize("p", [0.3, 0.5])
+def test_what_is_kept_of_a_shard_is_given(takes_masks, p):
+    """A mask in place of a seed on the CPU; elsewhere a result without dropout is scaled and cleared."""
+    from posenc_ext import distributed
+
+    x = torch.randn(3, 5, 7)
+    kept = torch.rand(x.shape) < 0.5
+    values = {"x": x, "scale": 1.0, "dropout_p": p, "seed": torch.tensor([1])}
+    op = torch.ops.posenc_ext._scale_dropout.default
+    result = distributed._call_dropping(op, values, kept, takes_masks)
+    exact = torch.where(kept, x.double() / (1 - p), 0)
+    assert torch.equal(result == 0, ~kept)
+    torch.testing.assert_close(result.double(), exact, rtol=2**-22, atol=0)
+    if takes_masks or p == 0.5:
+        assert same_bits(result, exact.float())
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import posenc_ext; assert not hasattr(posenc_ext, 'distributed'); import torch.distributed.tensor",
+        "import torch.distributed.tensor, posenc_ext",
+        "import posenc_ext.distributed, torch.distributed.tensor",
+        "import posenc_ext; from torch.distributed._tensor import Shard",
+    ],
+)
+def test_registers_with_whichever_import_comes_last(imports):
+    check = (
+        "table = torch.distributed.tensor.DTensor._op_dispatcher._custom_op_handlers\n"
+        "assert torch.ops.posenc_ext.t5_bias.default in table\n"
+        "assert not [f for f in sys.meta_path if type(f).__module__.startswith('posenc_ext')]\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys, torch\n{imports}\n{check}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(posenc_ext.__file__).resolve().parents[1],
+    )
+    assert run.returncode == 0, run.stderr
