@@ -76,6 +76,7 @@ version-%:
 	$(MAKE) --no-print-directory VENV=.venv-torch$* REQUIREMENTS=build/requirements-torch$*.txt .venv-torch$*/.posenc-environment
 	PATH="$(CURDIR)/.venv-torch$*/bin:$$PATH" POSENC_FORCE_CUDA=$${POSENC_FORCE_CUDA:-0} .venv-torch$*/bin/python \
 	  -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	rm -rf posenc_ext.egg-info  # it asks for this torch
 	TORCHINDUCTOR_CACHE_DIR="$(CURDIR)/build/inductor-torch$*" .venv-torch$*/bin/pytest \
 	  $(if $(filter $*,$(WHOLE)),,$(QUICK)) $(ARGS)
 

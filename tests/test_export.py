@@ -50,6 +50,11 @@ def test_every_op(op, sample):
     assert same_bits(program.module()(*tensors), function(*tensors))
 
 
+@pytest.mark.xfail(
+    torch.__version__ < "2.12",
+    reason="AOTInductor gives ops another dtype than the exported one: pytorch/pytorch#169157",
+    strict=True,
+)
 def test_aot_inductor(tmp_path):
     """Compiled ahead of time to a package that runs without Python's dispatcher."""
     module = Everything()
