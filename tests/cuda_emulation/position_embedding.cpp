@@ -359,8 +359,10 @@ void test_positions_of(DType type) {
       test_positions<T, int32_t>(type, 1 + draw.below(40), 1 + draw.below(60), dim, form, x_scale, p);
     }
   }
-  test_positions<T, int64_t>(type, 9, 4, 16, Form::contiguous, 1e70, 0.3);  // a scale no float pair holds
-  test_positions<T, int64_t>(type, 9, 4, 16, Form::contiguous, 1.0, 1.0);   // all is dropped
+  for (const int64_t dim : {16, 7}) {  // in vectors or not; a scale no float pair holds
+    test_positions<T, int64_t>(type, 9, 4, dim, Form::contiguous, 1e70, 0.3);
+  }
+  test_positions<T, int64_t>(type, 9, 4, 16, Form::contiguous, 1.0, 1.0);  // all is dropped
   for (const int64_t bad : {int64_t{5}, int64_t{-2}, int64_t{1} << 40})
     test_positions<T, int64_t>(type, 9, 5, 16, Form::contiguous, 1.0, 0.0, bad);
   test_positions<T, int32_t>(type, 9, 5, 7, Form::contiguous, 1.0, 0.0, -3);
