@@ -3,10 +3,18 @@
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+
+def _import_ours(awaited: str, ours: str) -> None:
+    try:
+        importlib.import_module(ours)
+    except Exception as error:  # what they import has to work all the same
+        warnings.warn(f"{ours} does not know this {awaited}, and is not used: {error!r}", stacklevel=2)
 
 
 class _Hook(MetaPathFinder):
@@ -26,7 +34,7 @@ class _Hook(MetaPathFinder):
 
         def execute_both(module: ModuleType) -> None:
             execute(module)
-            importlib.import_module(self.ours)
+            _import_ours(self.awaited, self.ours)
 
         spec.loader.exec_module = execute_both  # type: ignore[method-assign]
         return spec
@@ -35,6 +43,6 @@ class _Hook(MetaPathFinder):
 def import_after(awaited: str, ours: str) -> None:
     """Imports `ours` now if `awaited` is imported already, else right after it."""
     if awaited in sys.modules:
-        importlib.import_module(ours)
+        _import_ours(awaited, ours)
     else:
         sys.meta_path.insert(0, _Hook(awaited, ours))

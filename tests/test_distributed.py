@@ -77,3 +77,20 @@ def test_registers_with_whichever_import_comes_last(imports):
         cwd=Path(posenc_ext.__file__).resolve().parents[1],
     )
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    "order", ["posenc_ext, torch.distributed.tensor", "torch.distributed.tensor, posenc_ext"]
+)
+def test_what_another_torch_breaks_is_a_warning(order):
+    """DTensor has to be importable, whatever becomes of what we know of it."""
+    code = f"import sys; sys.modules['posenc_ext.distributed'] = None; import torch, {order}"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(posenc_ext.__file__).resolve().parents[1],
+    )
+    assert run.returncode == 0, run.stderr
+    assert "posenc_ext.distributed does not know this torch.distributed.tensor" in run.stderr
