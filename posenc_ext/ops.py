@@ -25,6 +25,7 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
+from ._calls import passes_what_is_given
 from ._tracing import default_device, traceable
 
 __all__ = [
@@ -101,6 +102,7 @@ def sinusoidal_table(
 
 
 @traceable
+@passes_what_is_given()
 def sinusoidal(
     positions: Tensor,
     dim: int,
@@ -145,6 +147,7 @@ def sinusoidal(
     )
 
 
+@passes_what_is_given("start")
 def add_sinusoidal(
     x: Tensor,
     start: Union[int, Tensor] = 0,
@@ -265,6 +268,7 @@ def add_sinusoidal(
         )
 
 
+@passes_what_is_given("prefix_tokens")
 def add_position_embedding(
     x: Tensor,
     pos_embed: Tensor,
@@ -356,6 +360,7 @@ def add_position_embedding(
 
 
 @traceable
+@passes_what_is_given()
 def window_bias(
     table: Tensor,
     window: list[int],
@@ -403,6 +408,7 @@ def window_bias(
 
 
 @traceable
+@passes_what_is_given()
 def t5_bias(
     table: Tensor,
     q_len: int,
@@ -449,6 +455,7 @@ def t5_bias(
     )
 
 
+@passes_what_is_given()
 def gather_bias(table: Tensor, index: Tensor) -> Tensor:
     """The bias of any index: rows of a table per pair of query and key, with the heads in front of the pairs.
 
@@ -510,6 +517,7 @@ def alibi_slopes(
 
 
 @traceable
+@passes_what_is_given()
 def alibi_bias(slopes: Tensor, q_len: int, k_len: int, q_offset: int = 0, causal: bool = False) -> Tensor:
     """ALiBi: a penalty on the attention score that grows with the distance between query and key.
 
