@@ -136,6 +136,9 @@ class SinusoidalPositionalEncoding(FusesDropout):
             rows = emb.flatten(0, -2).unsqueeze(0)
             out = add_sinusoidal(rows, step, x_scale=scale, batch_first=False, dropout_p=p, training=True)
             out = out.view(emb.shape)
+        elif not torch.jit.is_scripting() and isinstance(start, int) and start == 0 and p == 0.0:
+            # Without what is at its default: reading that takes longer than adding to a short sequence.
+            out = add_sinusoidal(emb, x_scale=scale, batch_first=self.batch_first)
         else:
             out = add_sinusoidal(
                 emb, start, x_scale=scale, batch_first=self.batch_first, dropout_p=p, training=True
