@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import same_bits
+from support import each, same_bits
 
 import posenc_ext
 from posenc_ext.reference import round_once
@@ -47,7 +47,7 @@ def embedding(length=5, batch=2, dim=6, dtype=torch.float32):
 
 
 # Module and arguments of its forward, for what every module must do.
-EVERY = pytest.mark.parametrize(
+EVERY = each(
     ("build", "arguments"),
     [
         (sinusoidal, (embedding(),)),
@@ -58,7 +58,7 @@ EVERY = pytest.mark.parametrize(
     ],
     ids=["sinusoidal", "sinusoidal-step", "expanded", "window", "window-prefix"],
 )
-BIASES = pytest.mark.parametrize(
+BIASES = each(
     ("build", "arguments"),
     [
         (expanded, (4, 4)),
@@ -98,7 +98,7 @@ def exact_encoding(emb, positions):
 # Values
 
 
-@pytest.mark.parametrize("step", [None, 0, 7])
+@each("step", [None, 0, 7])
 def test_sinusoidal_matches_the_classic_module(step):
     plain, ours = pair(lambda source=posenc_ext.nn: sinusoidal(source, dim=64))
     emb = embedding(100, 3, 64)
@@ -109,8 +109,8 @@ def test_sinusoidal_matches_the_classic_module(step):
     assert ((actual - expected).abs() <= bound).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("step", [None, 7])
+@each("dtype", DTYPES)
+@each("step", [None, 7])
 def test_sinusoidal_is_rounded_once(dtype, step):
     emb = embedding(300, 2, 64, dtype)
     actual = sinusoidal(dim=64).to(dtype)(emb, step)
@@ -146,13 +146,13 @@ def test_sinusoidal_takes_any_strides():
 
 
 @BIASES
-@pytest.mark.parametrize("dtype", DTYPES)
+@each("dtype", DTYPES)
 def test_bias_is_the_gather_bit_for_bit(build, arguments, dtype):
     plain, ours = (module.to(dtype) for module in pair(build))
     assert same_bits(ours(*arguments), plain(*arguments))
 
 
-@pytest.mark.parametrize(("h", "w", "H", "W"), [(2, 3, 5, 4), (3, 2, 3, 7), (1, 4, 2, 4)])
+@each(("h", "w", "H", "W"), [(2, 3, 5, 4), (3, 2, 3, 7), (1, 4, 2, 4)])
 def test_expanded_bias_by_its_formula(h, w, H, W):
     """Rectangular grids and sizes that are no multiples, one element at a time."""
     module = posenc_ext.nn.RelativePositionBias(2, h, w)
@@ -190,7 +190,7 @@ def test_bias_gradient_in_float64(build, arguments):
 
 
 @BIASES
-@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@each("dtype", [torch.float32, *HALVES])
 def test_bias_gradient_is_accumulated_wide(build, arguments, dtype):
     """Against the float64 gradient of the same upstream: no more than the sum's rounding and the result's."""
     plain, ours = pair(build)
@@ -205,7 +205,7 @@ def test_bias_gradient_is_accumulated_wide(build, arguments, dtype):
     assert (error <= relative * exact).all()
 
 
-@pytest.mark.parametrize("step", [None, 3])
+@each("step", [None, 3])
 def test_sinusoidal_gradient(step):
     emb = embedding(dtype=torch.float64).requires_grad_()
     out = sinusoidal()(emb, step)
@@ -225,7 +225,7 @@ def test_dropout_gradient_has_the_mask_of_the_result():
 # Dropout
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5])
+@each("p", [0.1, 0.5])
 def test_dropout_in_training(p):
     module, emb = sinusoidal(dim=64, dropout=p), embedding(200, 4, 64)
     kept = module.eval()(emb)
@@ -268,12 +268,12 @@ def test_state_dict_has_parameters_alone(build, arguments):
     assert set(module.state_dict()) <= {"relative_position_bias_table"}
 
 
-@pytest.mark.parametrize("shape", [(5000, 1, 6), (17, 1, 6), (1, 5000, 6), (5000, 6)])
+@each("shape", [(5000, 1, 6), (17, 1, 6), (1, 5000, 6), (5000, 6)])
 def test_pe_of_any_shape_is_dropped(shape):
     sinusoidal().load_state_dict({"pe": torch.zeros(shape)})
 
 
-@pytest.mark.parametrize("build", [expanded, windowed, with_class_token])
+@each("build", [expanded, windowed, with_class_token])
 def test_index_of_any_form_is_dropped(build):
     plain, ours = build(plain_positions), build()
     for index in (plain.relative_position_index, plain.relative_position_index.flatten()):
@@ -294,7 +294,7 @@ def test_checkpoint_of_a_whole_model():
     assert torch.equal(ours["b"][0](), plain["b"][0]())
 
 
-@pytest.mark.parametrize(
+@each(
     ("build", "state", "message"),
     [
         (sinusoidal, {"encoding": torch.zeros(1)}, "Unexpected key"),
@@ -307,7 +307,7 @@ def test_other_keys_stay_strict(build, state, message):
         build().load_state_dict(state)
 
 
-@pytest.mark.parametrize("build", [expanded, windowed])
+@each("build", [expanded, windowed])
 def test_table_starts_small(build):
     torch.manual_seed(0)
     module = build()
@@ -374,9 +374,7 @@ def test_compiles_to_one_graph(build, arguments):
         assert same_bits(mine, theirs)
 
 
-@pytest.mark.parametrize(
-    "name", [m.name for m in pkgutil.iter_modules(posenc_ext.nn.__path__) if m.name[0] != "_"]
-)
+@each("name", [m.name for m in pkgutil.iter_modules(posenc_ext.nn.__path__) if m.name[0] != "_"])
 def test_examples_in_docstrings(name):
     result = doctest.testmod(importlib.import_module(f"posenc_ext.nn.{name}"))
     assert result.attempted >= 2
@@ -386,7 +384,7 @@ def test_examples_in_docstrings(name):
 # Errors
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "message"),
     [
         (

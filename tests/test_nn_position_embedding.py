@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from support import same_bits
+from support import each, same_bits
 from test_nn import saved_and_loaded
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
@@ -29,7 +29,7 @@ TOKENS = {
     "cls-apart": {"embed_prefix": False},
     "cls-dist-registers-apart": {"dist_token": True, "registers": 3, "embed_prefix": False},
 }
-EVERY_TOKENS = pytest.mark.parametrize("options", TOKENS.values(), ids=TOKENS)
+EVERY_TOKENS = each("options", TOKENS.values(), ids=TOKENS)
 
 
 def vision(grid=(3, 4), dim=6, **options):
@@ -58,7 +58,7 @@ MODULES = {
     "pool": (lambda: AttentionPool2d(3, 6, 2), (torch.randn(2, 6, 3, 3),)),
     "pool-resampled": (lambda: AttentionPool2d((3, 4), 6, 2, 5), (torch.randn(2, 6, 4, 2),)),
 }
-EVERY = pytest.mark.parametrize(("build", "arguments"), MODULES.values(), ids=MODULES)
+EVERY = each(("build", "arguments"), MODULES.values(), ids=MODULES)
 
 
 def results(module, arguments):
@@ -121,7 +121,7 @@ def test_compiles_to_one_graph(build, arguments):
 
 
 @EVERY
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@each("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_dtypes(build, arguments, dtype):
     module = build().to(dtype)
     output, *gradients = results(module, (arguments[0].to(dtype), *arguments[1:]))
@@ -145,7 +145,7 @@ def plain_vision(module, x, pos_embed=None):
 
 
 @EVERY_TOKENS
-@pytest.mark.parametrize("dtype", DTYPES)
+@each("dtype", DTYPES)
 def test_vision_is_concatenation_and_sum(options, dtype):
     module = vision(**options).to(dtype)
     x = torch.randn(2, 12, 6).to(dtype)
@@ -168,7 +168,7 @@ def test_gradients_of_vision(options):
 
 
 @EVERY_TOKENS
-@pytest.mark.parametrize("size", [[5, 6], [4, 3], [1, 1]])
+@each("size", [[5, 6], [4, 3], [1, 1]])
 def test_vision_at_another_size(options, size):
     module = vision(**options)
     prefix = module.pos_embed.shape[1] - 12
@@ -209,7 +209,7 @@ GRIDS = {
     "vision": ("pos_embed", lambda size, **options: vision(size, **options)),
     "pool": ("positional_embedding", lambda size, **options: AttentionPool2d(size, 8, 2, **options)),
 }
-EVERY_GRID = pytest.mark.parametrize(("name", "build"), GRIDS.values(), ids=GRIDS)
+EVERY_GRID = each(("name", "build"), GRIDS.values(), ids=GRIDS)
 
 
 @EVERY_GRID
@@ -290,9 +290,9 @@ def test_vision_leaves_what_is_no_square_to_the_error_of_torch():
         vision().load_state_dict({"pos_embed": vision().pos_embed})
 
 
-@pytest.mark.parametrize("order", ["mae", "mocov3", "timm"])
-@pytest.mark.parametrize("embed_prefix", [True, False])
-@pytest.mark.parametrize("trainable", [True, False])
+@each("order", ["mae", "mocov3", "timm"])
+@each("embed_prefix", [True, False])
+@each("trainable", [True, False])
 def test_vision_from_sinusoidal(order, embed_prefix, trainable):
     module = VisionPositionEmbedding.from_sinusoidal(
         (2, 3), 8, order, 100.0, trainable, embed_prefix=embed_prefix, dist_token=True
@@ -305,7 +305,7 @@ def test_vision_from_sinusoidal(order, embed_prefix, trainable):
     assert set(dict(module.named_parameters())) == {"cls_token", "dist_token", "pos_embed"}
 
 
-@pytest.mark.parametrize("trainable", [True, False])
+@each("trainable", [True, False])
 def test_reset_restores_sinusoids(trainable):
     """After to_empty(), in copies, in every dtype; and what is random beside them is drawn again."""
     builds = (
@@ -428,9 +428,9 @@ def test_vision_promotes_half_patches_as_cat_and_add_do(options):
 # LearnedPositionalEmbedding
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize(("offset", "past", "scale"), [(0, 0, 1.0), (2, 3, 1.0), (2, 3, math.sqrt(6))])
+@each("dtype", DTYPES)
+@each("batch_first", [True, False])
+@each(("offset", "past", "scale"), [(0, 0, 1.0), (2, 3, 1.0), (2, 3, math.sqrt(6))])
 def test_learned_is_a_sum(dtype, batch_first, offset, past, scale):
     module = LearnedPositionalEmbedding(9, 6, offset, 0.0, scale, batch_first).to(dtype)
     x = torch.randn(2, 4, 6).to(dtype)
@@ -466,8 +466,8 @@ def at_positions(module, x, positions):
     return x.double() * module.x_scale + module.weight.double()[positions + module.offset]
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("offset", [0, 2])
+@each("batch_first", [True, False])
+@each("offset", [0, 2])
 def test_learned_at_the_positions_of_each_sample(batch_first, offset):
     module = LearnedPositionalEmbedding(9, 6, offset, batch_first=batch_first)
     x = torch.randn(3, 4, 6)
@@ -519,8 +519,8 @@ def test_learned_from_sinusoidal():
 # Dropout
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5])
-@pytest.mark.parametrize("build", ["vision", "learned"])
+@each("p", [0.1, 0.5])
+@each("build", ["vision", "learned"])
 def test_dropout_in_training(build, p):
     if build == "vision":
         module, x = vision((16, 16), 32, dropout=p), torch.rand(4, 256, 32) + 1
@@ -571,9 +571,9 @@ def plain_pool(module, x, positions=None):
     return out[0]
 
 
-@pytest.mark.parametrize("size", [(5, 5), (3, 8), (1, 1)])
-@pytest.mark.parametrize("heads", [1, 4])
-@pytest.mark.parametrize("out", [None, 3])
+@each("size", [(5, 5), (3, 8), (1, 1)])
+@each("heads", [1, 4])
+@each("out", [None, 3])
 def test_pool_is_the_formula_of_clip(size, heads, out):
     module = AttentionPool2d(5, 8, heads, out).double()
     x = torch.randn(2, 8, *size, dtype=torch.float64, requires_grad=True)
@@ -631,7 +631,7 @@ def test_pool_starts_as_clip_does():
 # Errors
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "message"),
     [
         (lambda: vision(0), "VisionPositionEmbedding: grid_size must be a positive size or two, got 0"),

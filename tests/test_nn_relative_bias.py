@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from support import same_bits
+from support import each, same_bits
 from test_nn import plain_positions, saved_and_loaded
 from torch.func import functional_call
 
@@ -38,8 +38,8 @@ MODULES = {
     "alibi": (lambda: AlibiBias(3), (5, 7)),
     "alibi-learnable": (lambda: AlibiBias(3, causal=True, learnable=True), (2, 7, 5)),
 }
-EVERY = pytest.mark.parametrize(("build", "arguments"), MODULES.values(), ids=MODULES)
-WINDOWS = pytest.mark.parametrize("window", [(5,), (3, 4), (4, 3), (2, 3, 4)], ids=str)
+EVERY = each(("build", "arguments"), MODULES.values(), ids=MODULES)
+WINDOWS = each("window", [(5,), (3, 4), (4, 3), (2, 3, 4)])
 
 
 def gradients(module, output, grad):
@@ -129,7 +129,7 @@ def test_compiles_to_one_graph(build, arguments):
 
 
 @EVERY
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@each("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_dtypes(build, arguments, dtype):
     module = build().to(dtype)
     if isinstance(module, AlibiBias):
@@ -157,7 +157,7 @@ def test_empty_modules_are_made_on_the_meta_device(build, arguments):
 
 # Windows: checkpoints
 
-EMITTING = pytest.mark.parametrize(
+EMITTING = each(
     "build",
     [
         lambda form: RelativePositionBias(2, 12, 13, legacy_stride=True, emit_index=form),
@@ -170,7 +170,7 @@ EMITTING = pytest.mark.parametrize(
 
 
 @EMITTING
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@each("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_checkpoint_cast_as_a_whole_is_loaded(build, dtype):
     """In the half types the index is rounded, and is not that of the module any more."""
     source = build("square")
@@ -187,7 +187,7 @@ def test_checkpoint_cast_as_a_whole_is_loaded(build, dtype):
 
 
 @EMITTING
-@pytest.mark.parametrize("assign", [False, True])
+@each("assign", [False, True])
 def test_buffers_hold_what_is_computed(build, assign):
     """After a checkpoint with another form of the index, or none, and after `to_empty`."""
     expected = dict(build("square").named_buffers())
@@ -219,8 +219,8 @@ def test_buffers_are_converted_as_buffers_are():
 
 
 @WINDOWS
-@pytest.mark.parametrize("prefix_tokens", [0, 1])
-@pytest.mark.parametrize("form", ["flat", "square"])
+@each("prefix_tokens", [0, 1])
+@each("form", ["flat", "square"])
 def test_emitted_index_is_the_plain_module_s(window, prefix_tokens, form):
     plain = plain_positions.WindowRelativePositionBias(window, 3, prefix_tokens)
     ours = WindowRelativePositionBias(window, 3, prefix_tokens, emit_index=form)
@@ -248,7 +248,7 @@ def test_table_with_heads_first_is_read_at_key_minus_query(window):
         assert torch.equal(bias[0, :, q, k], table.flatten(1)[:, index[q, k]])
 
 
-@pytest.mark.parametrize(
+@each(
     "build",
     [
         lambda form: RelativePositionBias(2, 3, 4, emit_index=form),
@@ -296,8 +296,8 @@ def test_keys_inside_a_model():
 # Windows: another size
 
 
-@pytest.mark.parametrize("prefix_tokens", [0, 1])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@each("prefix_tokens", [0, 1])
+@each("dtype", [torch.float64, torch.bfloat16])
 def test_resampled_table(prefix_tokens, dtype):
     module = WindowRelativePositionBias((3, 4), 2, prefix_tokens, emit_index="flat").to(dtype).eval()
     other = module.resampled((6, 5))
@@ -345,10 +345,9 @@ def test_resampled_windows_of_other_axes():
 
 # Windows: a smaller one at call time
 
-SMALLER = pytest.mark.parametrize(
+SMALLER = each(
     ("window", "smaller"),
     [((5,), (2,)), ((3, 4), (2, 4)), ((3, 4), (3, 2)), ((2, 3, 4), (1, 2, 3)), ((2, 3, 4), (2, 3, 4))],
-    ids=str,
 )
 
 
@@ -360,7 +359,7 @@ def rows_of(window, smaller, prefix_tokens):
 
 
 @SMALLER
-@pytest.mark.parametrize("options", [{}, {"prefix_tokens": 1}, {"heads_first": True}], ids=str)
+@each("options", [{}, {"prefix_tokens": 1}, {"heads_first": True}])
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_smaller_window_has_the_biases_of_its_pairs(window, smaller, options):
     module = WindowRelativePositionBias(window, 3, **options)
@@ -384,7 +383,7 @@ class BiasOfMap(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize(
+@each(
     "build",
     [
         lambda: WindowRelativePositionBias((6, 7), 2, prefix_tokens=1),
@@ -407,7 +406,7 @@ def test_window_of_a_map_is_dynamic(build):
 
 
 @SMALLER
-@pytest.mark.parametrize("mode", ["swin", "cr"])
+@each("mode", ["swin", "cr"])
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_log_coordinates_of_a_smaller_window_are_on_the_same_scale(window, smaller, mode):
     module = LogCoordinatePositionBias(window, 3, 16, mode=mode, prefix_tokens=2)
@@ -429,10 +428,8 @@ def test_log_coordinates_of_a_larger_window_are_on_the_same_scale():
 # Keys of another window
 
 
-@pytest.mark.parametrize(
-    ("window", "key_window"), [((3,), (5,)), ((3, 4), (5, 2)), ((2, 3, 2), (3, 1, 4))], ids=str
-)
-@pytest.mark.parametrize("heads_first", [False, True])
+@each(("window", "key_window"), [((3,), (5,)), ((3, 4), (5, 2)), ((2, 3, 2), (3, 1, 4))])
+@each("heads_first", [False, True])
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_keys_of_another_window_are_read_at_query_minus_key(window, key_window, heads_first):
     module = WindowRelativePositionBias(
@@ -465,7 +462,7 @@ def test_equal_windows_of_keys_are_the_plain_window():
     assert same_bits(module(), plain())
 
 
-@pytest.mark.parametrize(("window", "overlapping"), [(4, 6), (3, 3), (2, 5)])
+@each(("window", "overlapping"), [(4, 6), (3, 3), (2, 5)])
 def test_table_of_hat_in_the_order_of_the_docstring(window, overlapping):
     """HAT's `calculate_rpi_oca`: key minus query + window - overlapping + 1, which is negative at times."""
     cells = window + overlapping - 1
@@ -505,7 +502,7 @@ class LegacyBias(torch.nn.Module):
         return bias.flatten(0, 1).permute(2, 0, 1).unsqueeze(0)
 
 
-LEGACY_SIZES = pytest.mark.parametrize(
+LEGACY_SIZES = each(
     ("h", "w", "H", "W"), [(4, 6, 8, 6), (4, 4, 4, 8), (1, 5, 3, 5), (2, 3, 6, 9), (3, 64, 3, 64)]
 )
 
@@ -522,7 +519,7 @@ def test_legacy_stride_is_the_copied_code_s(h, w, H, W):
 
 
 @LEGACY_SIZES
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@each("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_gradient_with_legacy_stride(h, w, H, W, dtype):
     original = LegacyBias(3, h, w).double()
     ours = RelativePositionBias(3, h, w, legacy_stride=True).double()
@@ -544,7 +541,7 @@ def test_legacy_stride_shares_rows():
         assert module(4, 6).unique().numel() == rows
 
 
-@pytest.mark.parametrize("legacy", [False, True])
+@each("legacy", [False, True])
 def test_checkpoint_of_the_other_stride_is_an_error(legacy):
     state = RelativePositionBias(2, 3, 5, legacy_stride=not legacy, emit_index="square").state_dict()
     with pytest.raises(RuntimeError, match="relative_position_index is not what RelativePositionBias"):
@@ -564,8 +561,8 @@ def exact_coordinates(window, divisors, mode):
 
 
 @WINDOWS
-@pytest.mark.parametrize("mode", ["swin", "cr"])
-@pytest.mark.parametrize("pretrained", [False, True])
+@each("mode", ["swin", "cr"])
+@each("pretrained", [False, True])
 def test_log_coordinates_follow_the_formula(window, mode, pretrained):
     divisors = [2 * size for size in window] if pretrained else window
     options = {"pretrained_window": divisors} if pretrained else {}
@@ -611,8 +608,8 @@ def test_prefix_tokens_have_bias_zero():
     assert not bias[..., :2].any()
 
 
-@pytest.mark.parametrize("name", ["cpb_mlp", "continuous_position_bias_mlp", "mlp", "meta_mlp"])
-@pytest.mark.parametrize("other", ["cpb_mlp", "mlp"])
+@each("name", ["cpb_mlp", "continuous_position_bias_mlp", "mlp", "meta_mlp"])
+@each("other", ["cpb_mlp", "mlp"])
 def test_mlp_is_loaded_under_every_name(name, other):
     source = LogCoordinatePositionBias((4, 3), 2, 8, mode="cr", mlp_name=name)
     target = LogCoordinatePositionBias((4, 3), 2, 8, mode="cr", mlp_name=other)
@@ -631,7 +628,7 @@ def test_unknown_and_missing_keys_stay_errors():
         module.load_state_dict({key: value for key, value in module.state_dict().items() if "2" not in key})
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@each("dtype", [torch.float32, torch.bfloat16])
 def test_coordinates_of_another_pretrained_window_are_an_error(dtype):
     def module(pretrained):
         return LogCoordinatePositionBias((4, 3), 2, pretrained_window=pretrained, emit_index="flat")
@@ -659,8 +656,8 @@ def test_dropout_is_drawn_while_training():
 # T5
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize("q_offset", [0, 3, 500])
+@each("bidirectional", [True, False])
+@each("q_offset", [0, 3, 500])
 def test_t5_follows_the_reference(bidirectional, q_offset):
     module = T5RelativePositionBias(3, 32, 128, bidirectional)
     expected = reference.t5_bias(
@@ -686,10 +683,10 @@ def test_t5_weight_is_named_as_in_transformers():
 # ALiBi
 
 
-@pytest.mark.parametrize("num_heads", [1, 8, 12, 13])
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("learnable", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@each("num_heads", [1, 8, 12, 13])
+@each("causal", [False, True])
+@each("learnable", [False, True])
+@each("dtype", [torch.float64, torch.float32])
 def test_alibi_follows_the_definition(num_heads, causal, learnable, dtype):
     module = AlibiBias(num_heads, causal, learnable).to(dtype)
     slopes = module.slopes if learnable else reference.alibi_slopes(num_heads, dtype=dtype)
@@ -699,7 +696,7 @@ def test_alibi_follows_the_definition(num_heads, causal, learnable, dtype):
     assert torch.equal(bias[0], expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each("dtype", [torch.float16, torch.bfloat16])
 def test_alibi_in_half_types_is_made_from_float32_slopes(dtype):
     module = AlibiBias(12)
     assert same_bits(module(3, 1000, 0, dtype), module(3, 1000).to(dtype))
@@ -744,7 +741,7 @@ def test_alibi_slopes_learn():
 # Errors
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "message"),
     [
         (
@@ -869,7 +866,7 @@ def test_value_errors(call, message):
         call()
 
 
-@pytest.mark.parametrize(
+@each(
     ("build", "arguments", "message"),
     [
         (lambda: T5RelativePositionBias(2), (-1, 3), "t5_bias: q_len must be non-negative, got -1"),
