@@ -1,12 +1,9 @@
 """The modules against the plain PyTorch code they replace (examples/plain_positions.py) and the formulas."""
 
-import copy
 import doctest
 import importlib
-import io
 import itertools
 import math
-import pickle
 import pkgutil
 import re
 import sys
@@ -15,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import each, same_bits
+from test_nn_every import saved_and_loaded
 
 import posenc_ext
 from posenc_ext.reference import round_once
@@ -46,18 +44,6 @@ def embedding(length=5, batch=2, dim=6, dtype=torch.float32):
     return torch.randn(length, batch, dim, dtype=torch.float64).to(dtype)
 
 
-# Module and arguments of its forward, for what every module must do.
-EVERY = each(
-    ("build", "arguments"),
-    [
-        (sinusoidal, (embedding(),)),
-        (sinusoidal, (embedding(), 3)),
-        (expanded, (8, 12)),
-        (windowed, ()),
-        (with_class_token, ()),
-    ],
-    ids=["sinusoidal", "sinusoidal-step", "expanded", "window", "window-prefix"],
-)
 BIASES = each(
     ("build", "arguments"),
     [
@@ -77,13 +63,6 @@ def pair(build):
     plain, ours = build(plain_positions), build()
     ours.load_state_dict(plain.state_dict())
     return plain, ours
-
-
-def saved_and_loaded(module):
-    file = io.BytesIO()
-    torch.jit.save(torch.jit.script(module), file)
-    file.seek(0)
-    return torch.jit.load(file)
 
 
 def exact_encoding(emb, positions):
@@ -260,14 +239,6 @@ def test_dropout_is_set_where_the_classic_module_keeps_it():
 # Checkpoints
 
 
-@EVERY
-def test_state_dict_has_parameters_alone(build, arguments):
-    module = build()
-    assert list(module.buffers()) == []
-    assert set(module.state_dict()) == {name for name, _ in module.named_parameters()}
-    assert set(module.state_dict()) <= {"relative_position_bias_table"}
-
-
 @each("shape", [(5000, 1, 6), (17, 1, 6), (1, 5000, 6), (5000, 6)])
 def test_pe_of_any_shape_is_dropped(shape):
     sinusoidal().load_state_dict({"pe": torch.zeros(shape)})
@@ -321,57 +292,12 @@ def test_table_starts_small(build):
 # Copies, scripts, graphs
 
 
-@EVERY
-def test_copies_are_equal_and_independent(build, arguments):
-    module = build()
-    expected = module(*arguments).detach().clone()
-    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert same_bits(other(*arguments), expected)
-        with torch.no_grad():
-            for parameter in other.parameters():
-                parameter.zero_()
-    assert same_bits(module(*arguments), expected)
-
-
-@EVERY
-@pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_saved_script_gives_the_same_values_and_gradients(build, arguments):
-    module = build()
-    arguments = [a.clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in arguments]
-    inputs = [*module.parameters(), *(a for a in arguments if isinstance(a, torch.Tensor))]
-    expected = module(*arguments)
-    grad = torch.randn_like(expected)
-    gradients = torch.autograd.grad(expected, inputs, grad)
-    loaded = saved_and_loaded(module)
-    inputs = [*loaded.parameters(), *(a for a in arguments if isinstance(a, torch.Tensor))]
-    for _ in range(3):  # the second call profiles, the third runs optimised
-        actual = loaded(*arguments)
-        assert same_bits(actual, expected)
-        for mine, theirs in zip(torch.autograd.grad(actual, inputs, grad), gradients, strict=True):
-            assert same_bits(mine, theirs)
-
-
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_saved_script_drops_out_in_training_alone():
     emb = embedding(100)
     loaded = saved_and_loaded(sinusoidal(dropout=0.5))
     assert (loaded.train()(emb) == 0).any()
     assert same_bits(loaded.eval()(emb), sinusoidal()(emb))
-
-
-@EVERY
-def test_compiles_to_one_graph(build, arguments):
-    module = build()
-    arguments = [a.clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in arguments]
-    inputs = [*module.parameters(), *(a for a in arguments if isinstance(a, torch.Tensor))]
-    expected = module(*arguments)
-    grad = torch.randn_like(expected)
-    gradients = torch.autograd.grad(expected, inputs, grad)
-    torch._dynamo.reset()
-    actual = torch.compile(module, fullgraph=True)(*arguments)
-    assert same_bits(actual, expected)
-    for mine, theirs in zip(torch.autograd.grad(actual, inputs, grad), gradients, strict=True):
-        assert same_bits(mine, theirs)
 
 
 @each("name", [m.name for m in pkgutil.iter_modules(posenc_ext.nn.__path__) if m.name[0] != "_"])

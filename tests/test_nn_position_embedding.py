@@ -10,7 +10,7 @@ import warnings
 import pytest
 import torch
 from support import each, same_bits
-from test_nn import saved_and_loaded
+from test_nn_every import TOKENS, results, vision
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
@@ -20,114 +20,7 @@ from posenc_ext.reference import round_once
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-TOKENS = {
-    "cls": {},
-    "cls-dist": {"dist_token": True},
-    "cls-dist-registers": {"dist_token": True, "registers": 3},
-    "registers": {"class_token": False, "registers": 2},
-    "none": {"class_token": False},
-    "cls-apart": {"embed_prefix": False},
-    "cls-dist-registers-apart": {"dist_token": True, "registers": 3, "embed_prefix": False},
-}
 EVERY_TOKENS = each("options", TOKENS.values(), ids=TOKENS)
-
-
-def vision(grid=(3, 4), dim=6, **options):
-    return VisionPositionEmbedding(grid, dim, **options)
-
-
-MODULES = {
-    **{f"vision-{name}": (lambda o=o: vision(**o), (torch.randn(2, 12, 6),)) for name, o in TOKENS.items()},
-    "vision-map": (lambda: vision(), (torch.randn(2, 6, 3, 4),)),
-    "vision-resampled": (lambda: vision(dist_token=True), (torch.randn(2, 6, 4, 5),)),
-    "vision-size": (lambda: vision(antialias=False), (torch.randn(2, 10, 6), [2, 5])),
-    "learned": (lambda: LearnedPositionalEmbedding(9, 6), (torch.randn(2, 4, 6),)),
-    "learned-past": (lambda: LearnedPositionalEmbedding(9, 6, 2, 0.0, 1.5), (torch.randn(2, 4, 6), 5)),
-    "learned-seq-first": (
-        lambda: LearnedPositionalEmbedding(9, 6, batch_first=False),
-        (torch.randn(4, 2, 6),),
-    ),
-    "learned-pasts": (
-        lambda: LearnedPositionalEmbedding(9, 6, 2, batch_first=False),
-        (torch.randn(4, 2, 6), torch.tensor([-2, 5])),
-    ),
-    "learned-packed": (
-        lambda: LearnedPositionalEmbedding(9, 6, 2, 0.0, 1.5),
-        (torch.randn(4, 6), 0, torch.tensor([0, 1, 8, 1])),
-    ),
-    "pool": (lambda: AttentionPool2d(3, 6, 2), (torch.randn(2, 6, 3, 3),)),
-    "pool-resampled": (lambda: AttentionPool2d((3, 4), 6, 2, 5), (torch.randn(2, 6, 4, 2),)),
-}
-EVERY = each(("build", "arguments"), MODULES.values(), ids=MODULES)
-
-
-def results(module, arguments):
-    """The output and its gradients, of the input and of every parameter."""
-    x = arguments[0].clone().requires_grad_()
-    output = module(x, *arguments[1:])
-    upstream = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
-    return [output, *torch.autograd.grad(output, [x, *module.parameters()], upstream)]
-
-
-def close(mine, theirs, module):
-    """Equality, but where TorchScript and torch.compile have other kernels: for matrix products, and for
-    interpolation without antialiasing. These differ by a few roundings of values of order 1."""
-    if isinstance(module, AttentionPool2d) or not module.__dict__.get("antialias", True):
-        torch.testing.assert_close(mine, theirs, rtol=2**-20, atol=2**-20)
-        return True
-    return same_bits(mine, theirs)
-
-
-@EVERY
-def test_state_dict_has_parameters_alone(build, arguments):
-    module, other = build(), build()
-    assert list(module.buffers()) == []
-    assert set(module.state_dict()) == {name for name, _ in module.named_parameters()}
-    assert other.load_state_dict(module.state_dict()) == ([], [])
-    assert same_bits(other(*arguments), module(*arguments))
-
-
-@EVERY
-def test_copies_are_equal_and_independent(build, arguments):
-    module = build()
-    expected = module(*arguments).detach().clone()
-    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert same_bits(other(*arguments), expected)
-        assert repr(other) == repr(module)
-        with torch.no_grad():
-            for parameter in other.parameters():
-                parameter.zero_()
-    assert same_bits(module(*arguments), expected)
-
-
-@EVERY
-@pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_saved_script_gives_the_same_values_and_gradients(build, arguments):
-    module = build()
-    loaded = saved_and_loaded(module)
-    expected = results(module, arguments)
-    for _ in range(3):  # the second call profiles, the third runs optimised
-        for mine, theirs in zip(results(loaded, arguments), expected, strict=True):
-            assert close(mine, theirs, module)
-
-
-@EVERY
-def test_compiles_to_one_graph(build, arguments):
-    module = build()
-    torch._dynamo.reset()
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for mine, theirs in zip(results(compiled, arguments), results(module, arguments), strict=True):
-        assert close(mine, theirs, module)
-
-
-@EVERY
-@each("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_dtypes(build, arguments, dtype):
-    module = build().to(dtype)
-    output, *gradients = results(module, (arguments[0].to(dtype), *arguments[1:]))
-    assert output.dtype == dtype
-    assert {gradient.dtype for gradient in gradients} == {dtype}
-    assert output.is_contiguous()
 
 
 # VisionPositionEmbedding

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from support import each, same_bits
-from test_nn import plain_positions, saved_and_loaded
+from test_nn import plain_positions
 
 import posenc_ext
 from posenc_ext import reference
@@ -18,98 +18,6 @@ from posenc_ext.reference import round_once
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 TOKENS = torch.tensor([[5, 6, 7, 8], [1, 1, 5, 6], [5, 1, 6, 1]])
 STARTS = torch.tensor([7, 0, 10**6])
-
-# Module and arguments, for what every module must do.
-MODULES = {
-    "batch-first": (lambda: SinusoidalPositionalEncoding(6, 0.0, batch_first=True), (torch.randn(3, 5, 6),)),
-    "batch-first-step": (
-        lambda: SinusoidalPositionalEncoding(6, 0.0, batch_first=True),
-        (torch.randn(3, 5, 6), 4),
-    ),
-    "start": (lambda: SinusoidalPositionalEncoding(6, 0.0), (torch.randn(5, 3, 6), None, 9)),
-    "starts": (lambda: SinusoidalPositionalEncoding(6, 0.0), (torch.randn(5, 3, 6), None, STARTS)),
-    "position-ids": (
-        lambda: SinusoidalPositionalEncoding(6, 0.0),
-        (torch.randn(5, 3, 6), None, 0, torch.tensor([[7, 0, 10**6, 2, 2]])),
-    ),
-    "packed": (
-        lambda: SinusoidalPositionalEncoding(6, 0.0),
-        (torch.randn(4, 6), None, 0, torch.tensor([0, 1, 2, 0])),
-    ),
-    "opennmt": (lambda: SinusoidalPositionalEncoding.opennmt(0.0, 6), (torch.randn(5, 3, 6),)),
-    "tokens": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (TOKENS,)),
-    "tokens-past": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (TOKENS, None, 30)),
-    "tokens-pasts": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (TOKENS, None, STARTS)),
-    "embeds-pasts": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (None, torch.randn(3, 5, 2), STARTS)),
-    "embeds-mask": (
-        lambda: SinusoidalPositionalEmbedding(9, 7, 1),
-        (None, torch.randn(3, 4, 2), 0, TOKENS.ne(1)),
-    ),
-    "embedding-position-ids": (
-        lambda: SinusoidalPositionalEmbedding(9, 7, 1),
-        (None, None, 0, None, torch.tensor([[2, 1, 3]])),
-    ),
-    "embeds": (lambda: SinusoidalPositionalEmbedding.fairseq(8, 0), (None, torch.randn(2, 5, 3), 4)),
-    "timesteps": (lambda: TimestepEmbedding(6, True, 0), (torch.tensor([0.5, 3.0, 999.0]),)),
-    "timesteps-odd": (lambda: TimestepEmbedding(7, False, 1, 2.0, 500, torch.float64), (torch.arange(4),)),
-}
-EVERY = each(("build", "arguments"), MODULES.values(), ids=MODULES)
-
-
-def leaves(arguments):
-    """The arguments with floating tensors that require gradients, and these."""
-    given = [
-        a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
-        for a in arguments
-    ]
-    return given, [a for a in given if isinstance(a, torch.Tensor) and a.is_floating_point()]
-
-
-def results(module, arguments):
-    """The output and, where it has any, the gradients."""
-    given, inputs = leaves(arguments)
-    output = module(*given)
-    if not output.requires_grad:
-        return [output]
-    return [
-        output,
-        *torch.autograd.grad(output, inputs, torch.linspace(-1, 1, output.numel()).view_as(output)),
-    ]
-
-
-@EVERY
-def test_no_state(build, arguments):
-    module = build()
-    assert list(module.parameters()) == []
-    assert module.state_dict() == {}
-
-
-@EVERY
-def test_copies_are_equal(build, arguments):
-    module = build()
-    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert same_bits(other(*arguments), module(*arguments))
-        assert repr(other) == repr(module)
-
-
-@EVERY
-@pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_saved_script_gives_the_same(build, arguments):
-    module = build()
-    loaded = saved_and_loaded(module)
-    expected = results(module, arguments)
-    for _ in range(3):  # the second call profiles, the third runs optimised
-        for mine, theirs in zip(results(loaded, arguments), expected, strict=True):
-            assert same_bits(mine, theirs)
-
-
-@EVERY
-def test_compiles_to_one_graph(build, arguments):
-    module = build()
-    torch._dynamo.reset()
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for mine, theirs in zip(results(compiled, arguments), results(module, arguments), strict=True):
-        assert same_bits(mine, theirs)
 
 
 # SinusoidalPositionalEncoding
