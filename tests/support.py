@@ -12,10 +12,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+def seed(number: int) -> None:
+    """torch.manual_seed, which without CUDA formats a traceback for every kind of device: 0.3 ms in pytest."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(number)
+
+
 @contextmanager
 def settings() -> Iterator[None]:
     """The same random numbers for every test and sample; no global setting is left to the next one."""
-    torch.manual_seed(0)
+    seed(0)
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     try:
         yield

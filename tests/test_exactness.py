@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from exact import HALVES_AND_FLOAT32, SPECS
 from op_types import DTYPES
-from support import each, same_bits
+from support import each, same_bits, seed
 
 import posenc_ext
 from posenc_ext import reference
@@ -175,7 +175,7 @@ def strided(x: torch.Tensor) -> torch.Tensor:
 def same_as_strided(x: torch.Tensor, **options) -> bool:
     results = []
     for form in (x, strided(x)):
-        torch.manual_seed(1)
+        seed(1)
         results.append(posenc_ext.add_sinusoidal(form, **options))
     return same_bits(*results)
 
