@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def seed(number: int) -> None:
-    """torch.manual_seed, which without CUDA formats a traceback for every kind of device: 0.3 ms in pytest."""
+    """torch.manual_seed without its tracebacks for devices that are not there: 0.3 ms a call in pytest."""
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(number)
