@@ -1,6 +1,6 @@
 """What position ops weigh in whole models: python bench/end_to_end.py [--rounds N] [--print]
 
-Needs timm and transformers (requirements-models.txt). Builds a Swin-T and a T5-small with random weights,
+Needs timm and transformers (requirements/models.txt). Builds a Swin-T and a T5-small with random weights,
 three times each: as the library has it, with the position code replaced by posenc_ext.nn, and as the
 library has it again, which shows what the machine adds. The three take every step in turn. Writes
 bench/END_TO_END.md.

@@ -14,7 +14,7 @@ from gpu_bench import cases
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path += [str(Path(__file__).resolve().parents[1] / name) for name in ("tools", "tests")]
 import cuda_static
 import markdown_block
 

@@ -408,7 +408,7 @@ def test_rows_beside_libraries():
 
 
 def test_write_renews_the_marked_parts_alone(tmp_path):
-    pytest.importorskip("matplotlib", reason="the plots need matplotlib (requirements-bench.txt)")
+    pytest.importorskip("matplotlib", reason="the plots need matplotlib (requirements/bench.txt)")
     bench, readme = tmp_path / "bench", tmp_path / "README.md"
     bench.mkdir()
     for path in (readme, bench / "README.md"):
