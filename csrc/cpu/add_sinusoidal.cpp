@@ -1,6 +1,6 @@
 // The adds of the encoding, and dropout alone, on the CPU: from tensors to pointers, and threads. No work is
 // cut by thread count.
-#include "cpu/kernels/add_sinusoidal.h"
+#include "cpu/kernels/kernels.h"
 
 #include <torch/library.h>
 
@@ -45,7 +45,7 @@ void add_into(const at::Tensor& x, const std::optional<at::Tensor>& offsets, con
   a.out_length_stride = out.stride(length_axis);
   a.past_caches = out.const_data_ptr() != x.const_data_ptr() && writes_past_caches(out);
   parallel_for(a.items(), a.item_elements(),
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_sinusoidal, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().add_sinusoidal(a, begin, end); });
 }
 
 void check_starts(const std::optional<at::Tensor>& offsets, int64_t length) {
@@ -137,7 +137,7 @@ at::Tensor scale_dropout_cpu(const at::Tensor& x, double scale, double dropout_p
     a.outer = ops::to_strided(few, few.dim() - 1);
   }
   parallel_for((total + a.inner - 1) / a.inner, a.inner,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(scale_dropout, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().scale_dropout(a, begin, end); });
   return out;
 }
 
@@ -151,7 +151,7 @@ at::Tensor dropout_mask_cpu(const at::Tensor& seed, c10::SymInt count, double dr
                       out.mutable_data_ptr<uint8_t>()};
   constexpr int64_t kDrawnLikeBytes = 4;  // copied in the time of one element
   parallel_ranges(a.items(), grain(kDrawnLikeBytes * a.kItem),
-                  [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(dropout_mask, a, begin, end); });
+                  [&](int64_t begin, int64_t end) { kernels().dropout_mask(a, begin, end); });
   return out;
 }
 

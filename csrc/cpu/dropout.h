@@ -1,10 +1,12 @@
 // From an op's dropout arguments to what its kernel takes.
 #pragma once
 
-#include "cpu/kernels/dropout.h"
+#include "args/dropout.h"
 #include "ops/dropout.h"
 
 namespace posenc_ext::cpu {
+
+using namespace args;
 
 inline SeededDropout seeded(double dropout_p, const std::optional<at::Tensor>& seed) {
   SeededDropout result{core::make_dropout(dropout_p), nullptr, {}};
