@@ -38,7 +38,7 @@ test: $(BUILD)
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(BUILD) $(PLOTS)
-	$(BIN)/python bench/run.py $(ARGS)
+	$(BIN)/python bench/run.py $(or $(ARGS),--write)
 
 build: $(BUILD)
 
@@ -53,7 +53,7 @@ gpu-test: $(BUILD)
 	$(BIN)/python bench/gpu_test.py $(ARGS)
 
 gpu-bench: $(BUILD)
-	$(BIN)/python bench/gpu_bench.py $(ARGS)
+	$(BIN)/python bench/run.py --device cuda $(ARGS)
 
 # The same on a machine that is lent for minutes: the system's Python, nothing fetched, a build for its GPU alone.
 gpu-day:

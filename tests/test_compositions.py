@@ -536,3 +536,11 @@ def test_errors_of_the_ops():
         posenc_ext.sinusoidal_grid([2, 2], 4, base=-1.0)
     with pytest.raises(RuntimeError, match="posenc_ext::sinusoidal: dtype must be"):
         posenc_ext.detr_sine(MASK, 4, dtype=torch.int64)
+
+
+def test_window_index_is_that_of_the_reference():
+    for window in ([3], [2, 3], [4, 1, 2], [1, 1]):
+        for prefix_tokens in (0, 1):
+            expected = posenc_ext.reference.window_index(window, prefix_tokens=prefix_tokens)
+            actual = compositions.window_index(window, window, prefix_tokens)
+            assert torch.equal(actual, expected), (window, prefix_tokens)
