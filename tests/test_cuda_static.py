@@ -100,7 +100,7 @@ def test_occupancy_is_that_of_the_toolkit(archs):
 def test_readme_has_the_table_of_these_kernels(compiled, archs):
     needs_disassembler()
     _, table, _ = markdown_block.parts(cuda_static.README, cuda_static.COMMAND)
-    if f"nvcc {cuda_static.nvcc_release()}," in table:
+    if archs == list(ARCHS) and f"nvcc {cuda_static.nvcc_release()}," in table:
         assert table == cuda_static.markdown(compiled), f"out of date: {cuda_static.COMMAND}"
         return
     families = {f"`{kernel.family}`" for kernel in compiled}  # registers are another nvcc's
