@@ -3,7 +3,7 @@
 The contenders of a case are compared, then timed in turn in one process, on one thread and on all: eager, the
 code people copy; best eager, the fastest plain PyTorch we know, with cached tables and indices; torch.compile
 of the eager form (--compile); posenc_ext; and the memory's limit, the fastest way to fill, copy or read as
-many bytes. POSENC_CPU_ISA=avx2 times a lower CPU level.
+many bytes.
 
 Regime R (default): freed memory is used again, so kernels are compared and not page faults. Regime D: the
 allocator's defaults.
@@ -143,12 +143,17 @@ def no_gpu() -> str | None:
     return None
 
 
-def in_regime(regime: str) -> None:
-    """Starts this program again where the allocator's settings are not those of the regime."""
-    wanted = RECYCLED if regime == "R" else {}
-    if {name: os.environ[name] for name in RECYCLED if name in os.environ} != wanted:
-        rest = {name: value for name, value in os.environ.items() if name not in RECYCLED}
-        os.execve(sys.executable, [sys.executable, *sys.argv], rest | wanted)
+def restart(regime: str, level: str | None) -> None:
+    """Starts this program again where the environment is not that of the regime and the CPU level."""
+    wanted = RECYCLED if regime == "R" else dict.fromkeys(RECYCLED)
+    if level:
+        wanted = wanted | {
+            "POSENC_CPU_ISA": level,
+            "ATEN_CPU_CAPABILITY": level.replace("baseline", "default"),
+        }
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        environment = {n: v for n, v in {**os.environ, **wanted}.items() if v is not None}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
@@ -158,6 +163,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", metavar="PATTERN", default="", help="cases whose name the pattern matches")
     parser.add_argument("--threads", metavar="N[,N]", help="default: 1 and all")
     parser.add_argument("--regime", choices=("R", "D"), default="R")
+    parser.add_argument("--level", choices=("baseline", "avx2"), help="a lower CPU level, of torch, too")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a case, at 5 rounds at least")
     parser.add_argument("--compile", action="store_true", help="torch.compile, too: minutes of compilation")
     parser.add_argument("--against", type=Path, metavar="PATH", help="an older checkout, built in place")
@@ -178,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
         serve({case.name: case for case in cases})
         return 0
     if chosen.device == "cpu":
-        in_regime(chosen.regime)
+        restart(chosen.regime, chosen.level)
     elif reason := no_gpu():
         print(f"gpu-bench: {reason}")
         return 0
