@@ -1,5 +1,6 @@
-// What the memory can do: fill, copy and read, with non-temporal stores. Compiled by memory.py for the machine that
-// it runs on, and called through ctypes; the OpenMP threads are those of torch, so torch.set_num_threads applies.
+// What the memory can do: fill, copy and read, with non-temporal stores. Compiled by memory.py for the
+// machine that it runs on, and called through ctypes; the OpenMP threads are those of torch, so
+// torch.set_num_threads applies.
 #include <immintrin.h>
 #include <omp.h>
 
@@ -11,10 +12,12 @@ namespace {
 using Vector = __m512i;
 void stream(Vector* to, Vector v) { _mm512_stream_si512(to, v); }
 Vector load(const Vector* from) { return _mm512_loadu_si512(from); }
+Vector ones() { return _mm512_set1_epi32(0x3f800000); }
 #else
 using Vector = __m128i;
 void stream(Vector* to, Vector v) { _mm_stream_si128(to, v); }
 Vector load(const Vector* from) { return _mm_loadu_si128(from); }
+Vector ones() { return _mm_set1_epi32(0x3f800000); }
 #endif
 
 // f(begin, end) over whole cache lines; a parallel region costs more than it gains below 256 KiB.
@@ -34,9 +37,10 @@ void over_vectors(int64_t bytes, F f) {
 
 extern "C" {
 
+// Not with zeros, of which a Zen 5 writes 2.6 times as many a second.
 void nt_fill(Vector* to, int64_t bytes) {
   over_vectors(bytes, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i != end; ++i) stream(to + i, Vector{});
+    for (int64_t i = begin; i != end; ++i) stream(to + i, ones());
   });
 }
 

@@ -20,19 +20,20 @@ BOUNDS = (
     ("", "best eager", 0.95),  # never slower; 5 % for noise
     ("^call of 64", "eager", 0.3),  # torch.add
     ("^table", "eager", 4),
-    ("^add 512x32x512 .*p=0.1, both", "eager", 4),
+    ("^timesteps", "eager", 3),
+    ("^add 512x32x512 .*p=0.1, both", "eager", 3),
     ("^window 7x7", "eager", 3),
     ("^T5 decode", "eager", 5),
-    ("^table", "limit", 0.5),
     ("^add 512x32x512 .*p=0, forward, float32", "limit", 0.6),
     ("^ViT add.*forward, float32", "limit", 0.6),
-    ("^ViT add.*backward", "limit", 0.5),
-    ("^window 32x32.*forward", "limit", 0.6),
-    ("^window 32x32.*backward", "limit", 0.5),
-    ("^expand", "limit", 0.5),
-    ("^T5 2048.*forward", "limit", 0.6),
-    ("^T5 2048.*backward", "limit", 0.5),
+    ("^ViT add.*backward", "limit", 0.45),
+    ("^window 32x32.*forward", "limit", 0.45),
+    ("^window 32x32.*backward", "limit", 0.35),
+    ("^expand.*forward", "limit", 0.6),
+    ("^expand.*backward", "limit", 0.4),
+    ("^T5 2048", "limit", 0.5),
     ("^any index.*forward", "limit", 0.5),
+    ("^ALiBi.*forward", "limit", 0.5),
 )
 
 

@@ -3,7 +3,7 @@
 The contenders of a case are compared, then timed in turn in one process, on one thread and on all: eager, the
 code people copy; best eager, the fastest plain PyTorch we know, with cached tables and indices; torch.compile
 of the eager form (--compile); posenc_ext; and the memory's limit, the fastest way to fill, copy or read as
-many bytes. POSENC_CPU_ISA=avx2 times a lower CPU level.
+many bytes.
 
 Regime R (default): freed memory is used again, so kernels are compared and not page faults. Regime D: the
 allocator's defaults.
@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import memory
@@ -56,33 +57,33 @@ def interleaved(blocks: dict[str, Block], seconds: float) -> dict[str, float]:
     return {name: float(f"{statistics.median(each):.4g}") for name, each in times.items()}
 
 
-class Other:
-    """posenc_ext of another checkout, in a child process that times blocks on request."""
+class Child:
+    """The posenc_ext of a checkout, in a process that times blocks on request."""
 
     def __init__(self, path: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(path)}
         command = [sys.executable, __file__, "--serve"]
         pipe = subprocess.PIPE
-        self.child = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
-        found = Path(json.loads(self.child.stdout.readline()))
+        self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+        found = Path(json.loads(self.process.stdout.readline()))
         if not found.is_relative_to(path):
-            raise SystemExit(f"--against {path}: imports {found}")
+            raise SystemExit(f"{path} is not built: its process imports {found}")
 
     def block(self, case: Case, threads: int) -> Block:
         def run(number: int) -> float:
             # OpenMP threads spin for milliseconds after their work, on cores that the other process needs.
             time.sleep(0.01 if threads > 1 else 0)
-            self.child.stdin.write(json.dumps([case.name, threads, number]) + "\n")
-            self.child.stdin.flush()
-            seconds = json.loads(self.child.stdout.readline())
+            self.process.stdin.write(json.dumps([case.name, threads, number]) + "\n")
+            self.process.stdin.flush()
+            seconds = json.loads(self.process.stdout.readline())
             time.sleep(0.01 if threads > 1 else 0)
             return seconds
 
         return run
 
     def close(self) -> None:
-        self.child.stdin.close()
-        self.child.wait()
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def serve(cases: dict[str, Case]) -> None:
@@ -97,9 +98,16 @@ def serve(cases: dict[str, Case]) -> None:
         print(block(ours, threads)(number), file=answers, flush=True)
 
 
-def measure(
-    case: Case, threads: list[int], seconds: float, device: str, compiled: bool, other: Other | None
-) -> list[Result]:
+def against(case: Case, threads: list[int], seconds: float, children: dict[str, Child]) -> list[Result]:
+    """This checkout and another, both in child processes: no other contender disturbs either."""
+    results = []
+    for number in threads:
+        blocks = {name: child.block(case, number) for name, child in children.items()}
+        results.append({"case": case.name, "threads": number, "seconds": interleaved(blocks, seconds)})
+    return results
+
+
+def measure(case: Case, threads: list[int], seconds: float, device: str, compiled: bool) -> list[Result]:
     """A result for each number of threads."""
     made, nbytes = contenders(case, device, compiled)
     expected = made["eager"]()
@@ -111,8 +119,6 @@ def measure(
     results = []
     for number in threads:
         blocks = {name: block(contender, number) for name, contender in (made | limits).items()}
-        if other:
-            blocks["other"] = other.block(case, number)
         times = interleaved(blocks, seconds)
         ways = [times.pop(name) for name in limits]
         if ways:
@@ -143,12 +149,17 @@ def no_gpu() -> str | None:
     return None
 
 
-def in_regime(regime: str) -> None:
-    """Starts this program again where the allocator's settings are not those of the regime."""
-    wanted = RECYCLED if regime == "R" else {}
-    if {name: os.environ[name] for name in RECYCLED if name in os.environ} != wanted:
-        rest = {name: value for name, value in os.environ.items() if name not in RECYCLED}
-        os.execve(sys.executable, [sys.executable, *sys.argv], rest | wanted)
+def restart(regime: str, level: str | None) -> None:
+    """Starts this program again where the environment is not that of the regime and the CPU level."""
+    wanted = RECYCLED if regime == "R" else dict.fromkeys(RECYCLED)
+    if level:
+        wanted = wanted | {
+            "POSENC_CPU_ISA": level,
+            "ATEN_CPU_CAPABILITY": level.replace("baseline", "default"),
+        }
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        environment = {n: v for n, v in {**os.environ, **wanted}.items() if v is not None}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
@@ -158,9 +169,10 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", metavar="PATTERN", default="", help="cases whose name the pattern matches")
     parser.add_argument("--threads", metavar="N[,N]", help="default: 1 and all")
     parser.add_argument("--regime", choices=("R", "D"), default="R")
+    parser.add_argument("--level", choices=("baseline", "avx2"), help="a lower CPU level, of torch, too")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a case, at 5 rounds at least")
     parser.add_argument("--compile", action="store_true", help="torch.compile, too: minutes of compilation")
-    parser.add_argument("--against", type=Path, metavar="PATH", help="an older checkout, built in place")
+    parser.add_argument("--against", type=Path, metavar="PATH", help="time another checkout, built in place")
     parser.add_argument("--check", action="store_true", help="exit 1 where a bound is broken, twice")
     parser.add_argument("--json", type=Path, metavar="FILE", help="results, saved after each case")
     parser.add_argument("--write", action="store_true", help="--compile; renews README.md and results")
@@ -178,24 +190,28 @@ def main(arguments: list[str] | None = None) -> int:
         serve({case.name: case for case in cases})
         return 0
     if chosen.device == "cpu":
-        in_regime(chosen.regime)
+        restart(chosen.regime, chosen.level)
     elif reason := no_gpu():
         print(f"gpu-bench: {reason}")
         return 0
     every = [1] if chosen.device != "cpu" else sorted({1, torch.get_num_threads()})
     threads = [int(n) for n in chosen.threads.split(",")] if chosen.threads else every
-    other = Other(chosen.against.resolve()) if chosen.against else None
+    paths = {"posenc_ext": report.ROOT, "other": chosen.against.resolve()} if chosen.against else {}
+    children = {name: Child(path) for name, path in paths.items()}
     record = {"setting": setting(chosen.regime, threads, chosen.device), "results": []}
     print(record["setting"], flush=True)
-    rest = (chosen.seconds, chosen.device, chosen.compile or chosen.write, other)
+    if children:
+        timed = partial(against, children=children)
+    else:
+        timed = partial(measure, device=chosen.device, compiled=chosen.compile or chosen.write)
     faults = []
     for case in cases:
         if not re.search(chosen.only, case.name):
             continue
         torch.compiler.reset()
-        results = measure(case, threads, *rest)
+        results = timed(case, threads, chosen.seconds)
         if chosen.check and report.broken(results):  # other work on the machine does not break a bound twice
-            results = measure(case, threads, *rest)
+            results = timed(case, threads, chosen.seconds)
             faults += report.broken(results)
         record["results"] += results
         for result in results:
@@ -203,8 +219,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{result['case']}, {result['threads']} threads: {', '.join(times)}", flush=True)
         if chosen.json:
             report.save(chosen.json, record)
-    if other:
-        other.close()
+    for child in children.values():
+        child.close()
     print(f"\none thread / all threads\n\n{report.markdown(record['results'])}")
     print(*(f"BROKEN: {fault}" for fault in faults), sep="\n")
     if chosen.write:
