@@ -63,7 +63,7 @@ def missing(page: Path) -> list[str]:
         if target and not is_target(target[1]):
             found.append(f"make target {target[1]}")
         named = re.fullmatch(r"((?:\w+(?:::|\.))*\w+)(?:\(.*\)|=.*)?", span)
-        if named and span not in FOREIGN and not span.startswith("torch."):
+        if named and not {span, named[1]} & set(FOREIGN) and not span.startswith("torch."):
             last = re.split(r"::|\.", named[1])[-1]
             if re.match(r"[A-Za-z_]", last) and last not in words() and not is_file(span):
                 found.append(f"name {span}")
