@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CUDA_VENV ?= .venv-cuda
-REQUIREMENTS ?= requirements.txt
+REQUIREMENTS ?= requirements/dev.txt
 ifeq ($(origin CXX),default)
 CXX := c++
 endif
@@ -38,22 +38,22 @@ test: $(BUILD)
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(BUILD) $(PLOTS)
-	$(BIN)/python bench/run.py $(ARGS)
+	$(BIN)/python bench/run.py $(or $(ARGS),--write)
 
 build: $(BUILD)
 
 # The machine code of the CUDA kernels, for six archs: nvcc from PATH, the disassembler from the CUDA environment, where
 # torch brings it. No GPU. Writes the table in csrc/cuda/README.md; fails with the name of a fault.
 cuda-check:
-	@$(MAKE) --no-print-directory VENV=$(CUDA_VENV) REQUIREMENTS=requirements-cuda.txt $(CUDA_VENV)/.posenc-environment
-	$(CUDA_VENV)/bin/python tests/cuda_static.py --write
+	@$(MAKE) --no-print-directory VENV=$(CUDA_VENV) REQUIREMENTS=requirements/cuda.txt $(CUDA_VENV)/.posenc-environment
+	$(CUDA_VENV)/bin/python tools/cuda_static.py --write
 
 # On a machine with a GPU, in an environment whose torch has CUDA; elsewhere they say that there is none.
 gpu-test: $(BUILD)
 	$(BIN)/python bench/gpu_test.py $(ARGS)
 
 gpu-bench: $(BUILD)
-	$(BIN)/python bench/gpu_bench.py $(ARGS)
+	$(BIN)/python bench/run.py --device cuda $(ARGS)
 
 # The same on a machine that is lent for minutes: the system's Python, nothing fetched, a build for its GPU alone.
 gpu-day:
@@ -61,10 +61,10 @@ gpu-day:
 
 # Other compilers and machines. Exit status 77: something is not installed, and nothing was checked.
 clang-check: $(ENVIRONMENT)
-	$(BIN)/python tests/portability.py clang $(ARGS)
+	$(BIN)/python tools/portability.py clang $(ARGS)
 
 aarch64-check: $(ENVIRONMENT)
-	$(BIN)/python tests/portability.py aarch64
+	$(BIN)/python tools/portability.py aarch64
 
 # Builds and tests with each version of torch, in an environment of its own: the whole suite with WHOLE, a quick part
 # (what depends on torch) with the others. Kernels of the CPU alone, unless POSENC_FORCE_CUDA says otherwise.
@@ -72,7 +72,7 @@ versions: $(addprefix version-,$(VERSIONS))
 
 version-%:
 	mkdir -p build
-	printf 'torch==%s.*\n-r ../requirements-tools.txt\n' $* >build/requirements-torch$*.txt
+	printf 'torch==%s.*\n-r ../requirements/tools.txt\n' $* >build/requirements-torch$*.txt
 	$(MAKE) --no-print-directory VENV=.venv-torch$* REQUIREMENTS=build/requirements-torch$*.txt .venv-torch$*/.posenc-environment
 	PATH="$(CURDIR)/.venv-torch$*/bin:$$PATH" POSENC_FORCE_CUDA=$${POSENC_FORCE_CUDA:-0} .venv-torch$*/bin/python \
 	  -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
@@ -101,11 +101,11 @@ $(BUILD): $(ENVIRONMENT) $(BUILD_INPUTS)
 	$(BIN)/python -m posenc_ext.info
 	@touch $@
 
-$(PLOTS): requirements-bench.txt $(ENVIRONMENT)
-	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
+$(PLOTS): requirements/bench.txt $(ENVIRONMENT)
+	$(BIN)/python -m pip install --quiet -r requirements/bench.txt
 	@touch $@
 
-$(ENVIRONMENT): requirements-tools.txt $(REQUIREMENTS)
+$(ENVIRONMENT): requirements/tools.txt $(REQUIREMENTS)
 	@command -v $(PYTHON) >/dev/null || \
 	  { echo "$(PYTHON) not found: install Python 3.10 or newer, or give make PYTHON=<path>" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

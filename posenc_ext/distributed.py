@@ -30,7 +30,7 @@ Dropout zeroes the same elements as a single process with the same seed, however
 forward and backward, provided that the generators of all ranks of the mesh are in the same state (call
 ``torch.manual_seed`` with the same number on each), which torch requires as well. To this end each rank
 temporarily computes the mask of the whole result: O(global elements) time and a few bytes per element, and
-computes its shard in float64 (float32 for half types).
+computes its shard in float64 (float32 for half types, whose last bit may differ).
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The compiled CUDA kernels, without running them: what tests/cuda_static.py finds in their machine code."""
+"""The compiled CUDA kernels, without running them: what tools/cuda_static.py finds in their machine code."""
 
 import cuda_static
 import markdown_block

@@ -141,20 +141,6 @@ at::Tensor scale_dropout_cpu(const at::Tensor& x, double scale, double dropout_p
   return out;
 }
 
-at::Tensor dropout_mask_cpu(const at::Tensor& seed, c10::SymInt count, double dropout_p) {
-  ops::check_dropout_mask(seed, count, dropout_p);
-  const int64_t elements = count.expect_int();
-  at::Tensor out = new_result({ops::mask_bytes(count).expect_int()}, at::kByte);
-  if (elements == 0) return out;
-  const DropoutMask a{{core::make_dropout(dropout_p), seed.const_data_ptr<int64_t>(), {}},
-                      elements,
-                      out.mutable_data_ptr<uint8_t>()};
-  constexpr int64_t kDrawnLikeBytes = 4;  // copied in the time of one element
-  parallel_ranges(a.items(), grain(kDrawnLikeBytes * a.kItem),
-                  [&](int64_t begin, int64_t end) { kernels().dropout_mask(a, begin, end); });
-  return out;
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
@@ -163,7 +149,6 @@ TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
   m.impl("add_sinusoidal.offsets_out", TORCH_FN(add_sinusoidal_offsets_out_cpu));
   m.impl("add_sinusoidal.positions_out", TORCH_FN(add_sinusoidal_positions_out_cpu));
   m.impl("_scale_dropout", TORCH_FN(scale_dropout_cpu));
-  m.impl("_dropout_mask", TORCH_FN(dropout_mask_cpu));
 }
 
 }  // namespace posenc_ext::cpu

@@ -33,7 +33,6 @@ struct Kernels {
   Kernel<SinusoidBackward> sinusoid_backward;
   Kernel<AddSinusoidal> add_sinusoidal;
   Kernel<ScaleDropout> scale_dropout;
-  Kernel<DropoutMask> dropout_mask;
   Kernel<AddPositionEmbedding> add_position_embedding;
   Kernel<SumBatch> sum_batch;
   Kernel<AddPositions> add_positions;

@@ -1,22 +1,20 @@
-"""The README's table of what is tested for each op: python tests/op_table.py [--write]
+"""The README's table of what is tested for each op: python tools/op_table.py [--write]
 
-A mark stands where pytest collects a case of that op in the column's test; the tests walk the table of ops.
+A mark stands for a test of that op: the column's test walks the table of ops.
 """
 
-import os
-import re
-import subprocess
+import importlib
 import sys
 from pathlib import Path
 
 import markdown_block
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from op_db import OPS
 
-import posenc_ext
-
-TESTS = Path(__file__).resolve().parent
-README = TESTS.parent / "README.md"
-COMMAND = "python tests/op_table.py --write"
+README = Path(__file__).resolve().parents[1] / "README.md"
+COMMAND = "python tools/op_table.py --write"
 
 # column: the test that proves a mark
 COLUMNS = {
@@ -32,26 +30,18 @@ COLUMNS = {
 }
 
 
-def collected() -> dict[str, set[str]]:
-    """The ops that each column's test has a case of."""
-    files = sorted({str(TESTS / test.partition("::")[0]) for test in COLUMNS.values()})
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *files]
-    path = os.pathsep.join([str(Path(posenc_ext.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    # From this folder: python -m imports from its own first, and the root may hold a build for another torch.
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, check=True)
-    names = sorted((op.name for op in OPS), key=len, reverse=True)
-    found = {column: set() for column in COLUMNS}
-    for test, parameters in re.findall(r"(test_\w+\.py::\w+)\[(.*)\]", done.stdout):
-        for column, wanted in COLUMNS.items():
-            if test == wanted:
-                found[column].add(next(name for name in names if f"{parameters}-".startswith(f"{name}-")))
-    return found
+def walked(test: str) -> set[str]:
+    """The ops that a test is parametrised over."""
+    module, name = test.split(".py::")
+    marks = getattr(importlib.import_module(module), name).pytestmark
+    values = [value for mark in marks if mark.name == "parametrize" for value in mark.args[1]]
+    ops = [value.values[0] if isinstance(value, type(pytest.param())) else value for value in values]
+    return {op.name for op in ops}
 
 
 def markdown() -> str:
     """The table, its notes, and the test behind each column."""
-    found, notes = collected(), []
+    found, notes = {column: walked(test) for column, test in COLUMNS.items()}, []
 
     def cell(op, column):
         if op.name in found[column]:

@@ -1,4 +1,4 @@
-"""How exact sinusoids are: python tests/exactness_report.py [pairs]
+"""How exact sinusoids are: python tools/exactness_report.py [pairs]
 
 Samples (position, channel) pairs over several conventions, with positions up to 2^24, half of them uniform
 and half spread over the orders of magnitude. Prints, per dtype, the largest error in ulp and how many values
@@ -7,10 +7,13 @@ are not correctly rounded; float64 is judged on a tenth of the pairs, with 200-b
 
 import sys
 import time
+from pathlib import Path
 
-import exact
 import torch
-from test_exactness import HALVES_AND_FLOAT32, SPECS
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+import exact
+from exact import HALVES_AND_FLOAT32, SPECS
 
 
 def main(count: int) -> None:

@@ -1,8 +1,9 @@
-"""The table module x machinery. python tests/machinery_table.py --write renews docs/machinery.md."""
+"""The table module x machinery. python tools/machinery_table.py --write renews docs/machinery.md."""
 
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 import machinery_children
 import machinery_distributed
 import machinery_graph
@@ -27,7 +28,7 @@ HEAD = """\
 
 ✓: `tests/test_machinery.py` compares values, and gradients where there are any, with the module alone, and
 fails where they differ. A letter: there is nothing to test, for the reason at the end. Renew this page with
-`python tests/machinery_table.py --write`. The columns are:
+`python tools/machinery_table.py --write`. The columns are:
 
 """
 

@@ -1,4 +1,4 @@
-"""Building small C++ programs and finding the CUDA toolkit, for the tests that need no torch."""
+"""Building small C++ programs without torch, and finding the CUDA toolkit: for tests and tools."""
 
 import hashlib
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "native-tests"
+SOURCES = {".h", ".inc", ".cuh", ".cu", ".cpp"}
 CXX = shlex.split(os.environ.get("CXX", "c++"))
 
 # AddressSanitizer's leak check cannot run under a tracer; a preload is meant for Python, not for programs.
@@ -30,27 +31,43 @@ def run(*command: str | Path) -> subprocess.CompletedProcess:
     return subprocess.run(words, **output, env=ENVIRONMENT, cwd=ROOT, timeout=600)
 
 
+@cache
+def contents(folder: Path) -> str:
+    """A hash of every source file of ours in a folder."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*.*")):
+        if path.suffix in SOURCES:
+            found.update(f"{path}\n".encode() + path.read_bytes())
+    return found.hexdigest()
+
+
 def build(name: str, sources: list[str], flags: list[str], compiler: Sequence[str] = CXX) -> Path:
-    """What the compiler makes of these sources; made anew when any source of ours or a flag changed."""
+    """What the compiler makes of these sources; made anew when a flag or the contents of csrc or of their
+    folders have changed."""
     command = [*compiler, *flags, *sources]
     target = BUILD / f"{name}-{hashlib.sha256(shlex.join(command).encode()).hexdigest()[:10]}"
-    folders = {ROOT / "csrc", *((ROOT / source).parent for source in sources)}
-    files = [path for folder in folders for path in folder.rglob("*.*")]
-    changed = max(path.stat().st_mtime for path in files if path.suffix in (".h", ".cuh", ".cu", ".cpp"))
-    if not target.exists() or target.stat().st_mtime < changed:
+    folders = {
+        ROOT / "csrc",
+        *((ROOT / source).parent for source in sources if Path(source).suffix in SOURCES),
+    }
+    inputs = " ".join(contents(folder) for folder in sorted(folders))
+    made_of = target.with_name(f"{target.name}.inputs")
+    if not target.exists() or not made_of.exists() or made_of.read_text() != inputs:
         BUILD.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{os.getpid()}")
         done = run(*command, "-o", partial)
         assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-6000:]}"
         log_of(target).write_text(done.stdout)
         partial.rename(target)
+        made_of.write_text(inputs)
     return target
 
 
 def cpu_kernels(level: str = "baseline", compiler: Sequence[str] = CXX) -> Path:
     """The CPU kernels of one level, compiled."""
+    (source,) = (str(path.relative_to(ROOT)) for path in ROOT.glob(f"csrc/cpu/**/level_{level}.cpp"))
     flags = ["-std=c++20", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc", "-O2", "-c"]
-    return build(f"{level}.o", [f"csrc/cpu/kernels/level_{level}.cpp"], flags, compiler)
+    return build(f"{level}.o", [source], flags, compiler)
 
 
 def log_of(target: Path) -> Path:
