@@ -1,6 +1,5 @@
-"""A T5 encoder in four processes on the CPU: heads are divided between two and the batch between two, with
-torch's tensor parallelism and FSDP2. The losses are those of one process: python
-examples/tensor_parallel_t5.py
+"""A T5 encoder in four processes on the CPU, two for the heads and two for the batch, with tensor parallelism
+and FSDP2 of torch. The losses are those of one process: python examples/tensor_parallel_t5.py
 """
 
 import tempfile
