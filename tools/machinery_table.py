@@ -24,11 +24,11 @@ GROUPS = (
     machinery_modes.DIFFERENTIATION,
 )
 HEAD = """\
-# Every module under the machinery of training
+# Every module with every training feature
 
-✓: `tests/test_machinery.py` compares values, and gradients where there are any, with the module alone, and
-fails where they differ. A letter: there is nothing to test, for the reason at the end. Renew this page with
-`python tools/machinery_table.py --write`. The columns are:
+✓: `tests/test_machinery.py` compares values, and gradients if there are any, with those of the plain module,
+and fails if they differ. A letter: not applicable, for the reason at the end of the page. Update this page
+with `python tools/machinery_table.py --write`. The columns are:
 
 """
 

@@ -72,7 +72,7 @@ class _GridEmbedding(nn.Module):
     def _grid_of(self, key: str, rows: int, own_rows: int, metadata: dict[str, Any]) -> Optional[list[int]]:
         """The grid of a checkpoint, or None for the grid of this module; raises if it is ambiguous."""
         _, size, prefix_rows = self._grid()
-        mend = "checkpoint_grid=[H, W] says it"
+        hint = "checkpoint_grid=[H, W] says it"
         recorded, recorded_rows = metadata.get("grid_size"), metadata.get("prefix_rows", 0)
         # The metadata does not describe an entry that was replaced after state_dict().
         if recorded is not None and rows == recorded_rows + math.prod(recorded):
@@ -92,13 +92,13 @@ class _GridEmbedding(nn.Module):
             if size[0] != size[1] or others:
                 taken = f"is taken as {prefix_rows} rows and the grid {size}"
                 assumed = f"{type(self).__name__}: {key} has no record of its grid and {taken}"
-                warnings.warn(f"{assumed}; if it is another, {mend}", stacklevel=2)
+                warnings.warn(f"{assumed}; if it is another, {hint}", stacklevel=2)
             return None
         if rows != own_rows and square and not others:
             return [math.isqrt(patches)] * 2
         why = "may be more than one grid" if square else f"less {prefix_rows} are not a square"
         found = f"{rows} rows in the checkpoint, {own_rows} here"
-        raise ValueError(f"size mismatch for {key}: {found}; {rows} rows {why}, and none is recorded: {mend}")
+        raise ValueError(f"size mismatch for {key}: {found}; {rows} rows {why}, and none is recorded: {hint}")
 
 
 def _optional_pair(name: str, what: str, size: Optional[Sequence[int]]) -> Optional[list[int]]:
