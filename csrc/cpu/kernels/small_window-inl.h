@@ -203,7 +203,7 @@ constexpr bool kWidensFirst = POSENC_VECTOR_BYTES == 32 && sizeof(T) == 2;
 
 template <class T, class Stride>
 inline void widen_row(Row<T, Stride> row, int64_t count, float* to) {
-  write_row(false, count, to,
+  write_octets(false, count, to,
             [=](int64_t c, int64_t n) { return Octet<float>::round(widen(row.load(c, n))); });
 }
 
