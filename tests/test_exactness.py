@@ -6,25 +6,17 @@ from fractions import Fraction
 import exact
 import mpmath
 import numpy as np
-import pytest
 import torch
+from exact import HALVES_AND_FLOAT32, SPECS
 from op_types import DTYPES
-from support import same_bits
+from support import each, same_bits, seed
 
 import posenc_ext
 from posenc_ext import reference
 
-HALVES_AND_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16)
-SPECS = {
-    "transformer": {"dim": 512},
-    "tensor2tensor": {"dim": 256, "freq_shift": 1.0, "layout": "concat"},
-    "diffusion": {"dim": 320, "freq_shift": 1.0, "scale": 1000.0, "layout": "concat_cos_first"},
-    "base500": {"dim": 64, "base": 500.0, "scale": 0.37},
-}
 
-
-@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
-@pytest.mark.parametrize("name", SPECS)
+@each("dtype", HALVES_AND_FLOAT32)
+@each("name", SPECS)
 def test_sinusoids_are_correctly_rounded(name, dtype):
     positions, columns, turns, cosine = exact.sampled(20_000, SPECS[name], seed=1)
     actual = exact.encoded(positions, columns, SPECS[name], dtype)
@@ -33,15 +25,15 @@ def test_sinusoids_are_correctly_rounded(name, dtype):
     assert largest <= 0.5 + 1e-6
 
 
-@pytest.mark.parametrize("name", SPECS)
+@each("name", SPECS)
 def test_float64_is_within_an_ulp(name):
     positions, columns, turns, cosine = exact.sampled(2_000, SPECS[name], seed=2)
     actual = exact.encoded(positions, columns, SPECS[name], torch.float64)
     assert exact.ulp_errors_float64(actual, turns, cosine).max() <= 1
 
 
-@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
-@pytest.mark.parametrize("name", SPECS)
+@each("dtype", HALVES_AND_FLOAT32)
+@each("name", SPECS)
 def test_positions_near_zero_are_correctly_rounded(name, dtype):
     """Whole positions below 1024, as diffusion timesteps are: their angles are added to kept ones."""
     spec = SPECS[name]
@@ -59,7 +51,7 @@ def test_positions_near_zero_are_correctly_rounded(name, dtype):
     assert largest <= 0.5 + 1e-6
 
 
-@pytest.mark.parametrize("position", [1, -3, 12_345, 2**20, 2**24, 2.0**-20, 0.3])
+@each("position", [1, -3, 12_345, 2**20, 2**24, 2.0**-20, 0.3])
 def test_rising_frequencies_at_any_angle(position):
     """With a base below 1 the last frequency is the largest: angles are beyond every fast reduction there."""
     dim, base = 32, 1e-13
@@ -74,7 +66,7 @@ def test_rising_frequencies_at_any_angle(position):
         assert (actual - torch.tensor(expected, dtype=torch.float64)).abs().max() <= unit + frequency_error
 
 
-@pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@each("source", [torch.float32, torch.bfloat16, torch.float16])
 def test_fractional_positions_are_read_exactly(source):
     """Diffusion timesteps in a half type: the encoding is that of the number which the half type holds."""
     spec = SPECS["diffusion"]
@@ -107,21 +99,21 @@ def table_errors(length: int, start: int, spec: dict, dtype: torch.dtype) -> tup
 
 
 # Short tables are made row by row, longer ones by angle addition.
-@pytest.mark.parametrize("length", [41, 97])
-@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
-@pytest.mark.parametrize("start", [0, 4096, -45, 2**24 - 40])
+@each("length", [41, 97])
+@each("dtype", HALVES_AND_FLOAT32)
+@each("start", [0, 4096, -45, 2**24 - 40])
 def test_tables_are_correctly_rounded(start, dtype, length):
     assert table_errors(length, start, {"dim": 258}, dtype)[1] == 0
 
 
-@pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
+@each("name", SPECS)
+@each("dtype", HALVES_AND_FLOAT32)
 def test_tables_of_all_conventions_are_correctly_rounded(name, dtype):
     assert table_errors(70, 2**20 - 7, SPECS[name], dtype)[1] == 0
 
 
-@pytest.mark.parametrize("numerator", [1, 3, 355 / 113 * 2])
-@pytest.mark.parametrize("offset", [0.0, 1e-9, -3e-7, 2e-5])
+@each("numerator", [1, 3, 355 / 113 * 2])
+@each("offset", [0.0, 1e-9, -3e-7, 2e-5])
 def test_table_values_near_zero(numerator, offset):
     """Scales of nearly a quarter turn a position: in every row one of the two values is tiny."""
     spec = {"dim": 2, "scale": math.pi / 2 * numerator + offset}
@@ -137,7 +129,7 @@ def encodings(start: int, length: int, dim: int) -> np.ndarray:
     return exact.sines(turns, [c % 2 == 1 for _ in range(length) for c in range(dim)]).reshape(length, dim)
 
 
-@pytest.mark.parametrize("start", [0, 2**24 - 40])
+@each("start", [0, 2**24 - 40])
 def test_sums_are_rounded_once(start):
     """x * x_scale + encoding in float64, then one rounding; float64's own error may decide a tie."""
     batch, length, dim, x_scale, dtype = 3, 40, 128, 128**0.5, torch.float32
@@ -165,9 +157,9 @@ def half_sum_errors(
         return (np.abs(result - value) / bound)[fine]
 
 
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.97])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("start", [0, 2**24 - 40])
+@each("p", [0.0, 0.1, 0.97])
+@each("dtype", [torch.float16, torch.bfloat16])
+@each("start", [0, 2**24 - 40])
 def test_half_sums_are_within_their_bound(start, dtype, p):
     """Sums of every size: x * x_scale far below the encodings, far beyond them, and about -1 times them."""
     length, dim = 40, 128
@@ -187,7 +179,7 @@ def test_half_sums_are_within_their_bound(start, dtype, p):
         assert errors.max() <= 1, x_scale
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_are_not_rounded_by_way_of_float32(dtype):
     """Values that float32 rounds to a tie, from where a second rounding may go to the wrong side."""
     positions = torch.arange(2**20)
@@ -214,13 +206,13 @@ def strided(x: torch.Tensor) -> torch.Tensor:
 def same_as_strided(x: torch.Tensor, **options) -> bool:
     results = []
     for form in (x, strided(x)):
-        torch.manual_seed(1)
+        seed(1)
         results.append(posenc_ext.add_sinusoidal(form, **options))
     return same_bits(*results)
 
 
-@pytest.mark.parametrize("p", [0.0, 0.9])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each("p", [0.0, 0.9])
+@each("dtype", [torch.float16, torch.bfloat16])
 def test_every_half_is_scaled_within_the_bound(dtype, p):
     """Rows and single elements alike; scales that float32 does not hold are applied in float64."""
     x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
@@ -243,9 +235,9 @@ def test_every_half_is_scaled_within_the_bound(dtype, p):
         assert same_bits(sums.where(~sums.isnan(), 0), expected.where(~expected.isnan(), 0)), scale
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("p", [0.0, 0.1])
-@pytest.mark.parametrize("dtype", [torch.float64, *HALVES_AND_FLOAT32], ids=str)
+@each("batch_first", [True, False])
+@each("p", [0.0, 0.1])
+@each("dtype", [torch.float64, *HALVES_AND_FLOAT32])
 def test_rows_of_lines_are_those_of_single_elements(dtype, p, batch_first):
     x = torch.randn(7, 300, 512).to(dtype)
     assert same_as_strided(x, x_scale=512**0.5, batch_first=batch_first, dropout_p=p, training=True)
@@ -258,8 +250,8 @@ def test_rows_past_the_caches_are_the_same():
     assert same_bits(out, torch.cat([posenc_ext.add_sinusoidal(part, x_scale=3.0) for part in x.split(1)]))
 
 
-@pytest.mark.parametrize(("dim", "odd"), [(64, "error"), (65, "zero"), (65, "sin")])
-@pytest.mark.parametrize("layout", ["interleaved", "concat", "concat_cos_first"])
+@each(("dim", "odd"), [(64, "error"), (65, "zero"), (65, "sin")])
+@each("layout", ["interleaved", "concat", "concat_cos_first"])
 def test_kept_encodings_are_those_of_sinusoidal(layout, dim, odd):
     """The first 65536 / dim positions are kept: those on both sides of that end, and negative ones."""
     options = {"layout": layout, "odd": odd}
@@ -288,7 +280,7 @@ def test_the_oracle_against_mpmath():
                 assert abs(float(precise) - float(true)) <= 2.0**-53 * abs(float(true))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("dtype", DTYPES)
 def test_the_rounding_of_the_oracles(dtype):
     """Both oracles round once, to even: ties, and values within 2^-40 of a tie."""
     digits = exact.FORMATS[dtype][0]
@@ -375,8 +367,8 @@ def test_t5_buckets_over_many_configurations(capsys):
     assert distances > 5_000_000
 
 
-@pytest.mark.parametrize("batch_first", [True, False], ids=["batch-first", "length-first"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each("batch_first", [True, False], ids=["batch-first", "length-first"])
+@each("dtype", [torch.float16, torch.bfloat16])
 def test_sums_in_place(dtype, batch_first):
     x = torch.randn(40, 40, 512, generator=torch.Generator().manual_seed(8)).to(dtype)
     options = {"x_scale": 512**0.5, "batch_first": batch_first}

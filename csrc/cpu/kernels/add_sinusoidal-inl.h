@@ -37,7 +37,8 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
         T* y = static_cast<T*>(a.out) + to;
         const StridedRow<double, Contiguous> row{encoding + i * dim, {}};
         if (a.x_channel_stride == 1) {
-          add_row<Sum>(a.dropout, a.past_caches, to, dim, y, StridedRow<T, Contiguous>{x, {}}, a.x_scale, row);
+          add_row<Sum>(a.dropout, a.past_caches, to, dim, y, StridedRow<T, Contiguous>{x, {}}, a.x_scale,
+                       row);
         } else {
           add_row<Sum>(a.dropout, a.past_caches, to, dim, y, StridedRow<T, int64_t>{x, a.x_channel_stride},
                        a.x_scale, row);

@@ -10,8 +10,8 @@ namespace {
 
 // y[c] = dropout(x[c] * x_scale + pos[c]); x alone where pos is null.
 template <class Sum, class T, class Stride, class Arguments>
-inline void embed_row(const Arguments& a, int64_t first, int64_t count, StridedRow<T, Stride> x, double x_scale,
-                      StridedRow<T, Stride> pos) {
+inline void embed_row(const Arguments& a, int64_t first, int64_t count, StridedRow<T, Stride> x,
+                      double x_scale, StridedRow<T, Stride> pos) {
   T* y = static_cast<T*>(a.out) + first;
   if (pos.first == nullptr) return scale_row<Sum>(a.dropout, a.past_caches, first, count, y, x, 1.0);
   if (x_scale == 1.0 && !a.dropout.drops()) {  // as core::plain_sum
@@ -96,8 +96,8 @@ template <class Sum, class T>
 void embed_tokens(const AddPositionEmbedding& a, int64_t b, int64_t begin, int64_t end) {
   if (a.x.channel_stride > a.x.token_stride) return embed_transposed<Sum, T>(a, b, begin, end);
   for (int64_t token = begin; token < end; ++token) {
-    embed_token<Sum, T>(a, b, token, 0, a.dim, token_of<T>(a.x, b, token - a.prefix_length), a.x.channel_stride,
-                a.x_scale);
+    embed_token<Sum, T>(a, b, token, 0, a.dim, token_of<T>(a.x, b, token - a.prefix_length),
+                        a.x.channel_stride, a.x_scale);
   }
 }
 
@@ -108,7 +108,7 @@ void embed_prefixes(const AddPositionEmbedding& a, int64_t b, int64_t begin, int
     const int64_t start = i == 0 ? 0 : a.prefix_end[i - 1];
     for (; begin < min_of(end, a.prefix_end[i]); ++begin) {
       embed_token<Sum, T>(a, b, begin, 0, a.dim, token_of<T>(a.prefix[i], b, begin - start),
-                  a.prefix[i].channel_stride, 1.0);
+                          a.prefix[i].channel_stride, 1.0);
     }
   }
 }

@@ -14,8 +14,8 @@ void add_positions_typed(const AddPositions& a, int64_t begin, int64_t end, Stri
                          Stride table_stride) {
   for (int64_t i = begin; i < end; ++i) {
     const int64_t row = static_cast<int64_t>(position_of(a.positions, i));
-    embed_row<Sum, T, Stride>(a, i * a.dim, a.dim,
-                              {static_cast<const T*>(a.x) + a.x_at.offset(i), x_stride}, a.x_scale,
+    embed_row<Sum, T, Stride>(a, i * a.dim, a.dim, {static_cast<const T*>(a.x) + a.x_at.offset(i), x_stride},
+                              a.x_scale,
                               {static_cast<const T*>(a.table) + row * a.table_row_stride, table_stride});
   }
   if (a.past_caches) finish_streams();
@@ -28,20 +28,21 @@ void sum_positions_typed(const SumPositions& a, int64_t begin, int64_t end, Stri
     const int64_t* terms = a.terms + a.first[row];
     const T* grad = static_cast<const T*>(a.grad) + c * stride;
     sum_rows<SumPositions::kBlock>(
-        a.first[row + 1] - a.first[row], [&](int64_t i) { return StridedRow<T, Stride>{grad + terms[i], stride}; },
+        a.first[row + 1] - a.first[row],
+        [&](int64_t i) { return StridedRow<T, Stride>{grad + terms[i], stride}; },
         min_of(a.kBlock, a.dim - c), static_cast<T*>(a.out) + row * a.dim + c, 1);
   }
 }
 
 void add_positions(const AddPositions& a, int64_t begin, int64_t end) {
-  POSENC_DISPATCH_DTYPE(
-      a.dtype, with_sum_type<scalar_t>(a.x_scale, [&]<class Sum>(Sum) {
-        if (a.x_channel_stride == 1 && a.table_channel_stride == 1) {
-          add_positions_typed<Sum, scalar_t>(a, begin, end, Contiguous{}, Contiguous{});
-        } else {
-          add_positions_typed<Sum, scalar_t>(a, begin, end, a.x_channel_stride, a.table_channel_stride);
-        }
-      }))
+  POSENC_DISPATCH_DTYPE(a.dtype, with_sum_type<scalar_t>(a.x_scale, [&]<class Sum>(Sum) {
+                          if (a.x_channel_stride == 1 && a.table_channel_stride == 1) {
+                            add_positions_typed<Sum, scalar_t>(a, begin, end, Contiguous{}, Contiguous{});
+                          } else {
+                            add_positions_typed<Sum, scalar_t>(a, begin, end, a.x_channel_stride,
+                                                               a.table_channel_stride);
+                          }
+                        }))
 }
 
 void sum_positions(const SumPositions& a, int64_t begin, int64_t end) {
