@@ -4,7 +4,6 @@
 
 #include "args/dropout.h"
 #include "args/sinusoidal.h"
-#include "core/near_sum.h"
 #include "core/strided.h"
 
 namespace posenc_ext::args {

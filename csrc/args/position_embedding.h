@@ -2,7 +2,6 @@
 #pragma once
 
 #include "args/dropout.h"
-#include "core/position_embedding.h"
 #include "core/scalar.h"
 
 namespace posenc_ext::args {
