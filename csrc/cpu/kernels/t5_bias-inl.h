@@ -1,0 +1,96 @@
+// T5's bias as a source of rows, and its adjoint.
+#pragma once
+
+#include "cpu/kernels/bias_rows-inl.h"
+#include "cpu/simd/lane_sum-inl.h"
+#include "cpu/simd/level.h"
+
+namespace posenc_ext::cpu::POSENC_LEVEL {
+namespace {
+
+template <class T>
+struct T5Strip {
+  const T5Scheme& scheme;
+  const BiasForward& a;
+
+  void fill(int64_t head, int64_t first, int64_t last, T* to) const {
+    const T* table = static_cast<const T*>(a.table) + head * a.head_stride;
+    scheme.for_each_range(first, last, [=, this](int64_t row, int64_t begin, int64_t end) {
+      const T value = table[row * a.row_stride];
+      for (int64_t i = begin; i < end; ++i) to[i] = value;
+    });
+  }
+};
+
+// The rows of a stretch of queries are added up in a strip, then the strip in the rows of the table. The order
+// of sums is that of passes over kRowsPerPass queries, of which the sums are made first.
+template <class T>
+struct T5Sums {
+  using Sum = accumulator_t<T>;
+  static constexpr int64_t kMaxQueries = 512, kRowsPerPass = 4;
+  static int64_t parts(const T5Scheme& scheme) { return scheme.queries(); }
+
+  const T5Scheme& scheme;
+  const BiasBackward& a;
+  Scratch<Sum> scratch;
+
+  T5Sums(const T5Scheme& scheme, const BiasBackward& a)
+      : scheme(scheme), a(a), scratch(min_of(kMaxQueries, scheme.queries()) - 1 + scheme.keys()) {}
+
+  void add(const T* grad, int64_t first, int64_t last, Sum* sums) {
+    for (; first < last; first += kMaxQueries) add_strip(grad, first, min_of(last, first + kMaxQueries), sums);
+  }
+
+  void add_strip(const T* grad, int64_t first, int64_t last, Sum* sums) {
+    Sum* strip = scratch.data();
+    for (int64_t i = 0; i < last - first - 1 + scheme.keys(); ++i) strip[i] = Sum(0);
+    int64_t query = first;
+    for (; query + kRowsPerPass <= last; query += kRowsPerPass) {
+      add_pass(grad + query * a.query_stride, strip + (last - 1 - query));
+    }
+    for (; query < last; ++query) {
+      add_row(grad + query * a.query_stride, a.key_stride, scheme.keys(), strip + (last - 1 - query));
+    }
+    scheme.for_each_range(first, last, [=](int64_t row, int64_t begin, int64_t end) {
+      sums[row] += lane_sum<Sum>(end - begin, [=](int64_t i) { return strip[begin + i]; });
+    });
+  }
+
+  // The sums of each row begin one place before those of the row before it.
+  void add_pass(const T* first, Sum* sums) const {
+    const int64_t stride = a.key_stride, count = scheme.keys();
+    const int64_t common = count - (kRowsPerPass - 1);  // places that all rows reach
+    const T* row[kRowsPerPass];
+    for (int64_t n = 0; n < kRowsPerPass; ++n) {
+      const T* from = first + n * a.query_stride;
+      if (common <= 0) {
+        add_row(from, stride, count, sums - n);
+        continue;
+      }
+      add_row(from, stride, n, sums - n);
+      row[n] = from + n * stride;
+      add_row(row[n] + common * stride, stride, kRowsPerPass - 1 - n, sums + common);
+    }
+    if (common <= 0) return;
+    if (stride == 1) return add_common(row, 1, common, sums);
+    add_common(row, stride, common, sums);
+  }
+
+  static POSENC_ALONE void add_common(const T* const (&row)[kRowsPerPass], int64_t stride, int64_t count,
+                                      Sum* __restrict sums) {
+    int64_t i = 0;
+    constexpr int kWidth = 8;
+    for (; stride == 1 && i + kWidth <= count; i += kWidth) {
+      const auto at = [&](int n) { return widen(load<kWidth>(row[n] + i)); };
+      store(sums + i, load<kWidth>(sums + i) + ((at(0) + at(1)) + (at(2) + at(3))));
+    }
+    for (; i < count; ++i) {
+      const auto at = [&](int n) { return widen(row[n][i * stride]); };
+      sums[i] += (at(0) + at(1)) + (at(2) + at(3));
+    }
+  }
+};
+
+}  // namespace
+
+}  // namespace posenc_ext::cpu::POSENC_LEVEL
