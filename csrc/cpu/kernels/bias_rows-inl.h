@@ -12,8 +12,7 @@
 
 #include "args/relative_bias.h"
 #include "cpu/simd/level.h"
-#include "cpu/simd/stores-inl.h"
-#include "cpu/simd/vec-inl.h"
+#include "cpu/simd/store-inl.h"
 
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {

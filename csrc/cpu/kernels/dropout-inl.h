@@ -176,7 +176,7 @@ template <class T, class Term>
 inline void store_row(const SeededDropout& d, bool past_caches, int64_t first, int64_t count, T* y,
                       Term term) {
   if (!d.drops()) {
-    write_row(past_caches, count, y, [=](int64_t c, int64_t n) { return Octet<T>::round(term(c, n)); });
+    write_octets(past_caches, count, y, [=](int64_t c, int64_t n) { return Octet<T>::round(term(c, n)); });
     return;
   }
   const Doubles scale = all_of(d.dropout.scale);
@@ -185,7 +185,7 @@ inline void store_row(const SeededDropout& d, bool past_caches, int64_t first, i
     const int64_t block = min_of(kStoreBlock, count - c0);
     keep.fill(d, first + c0, block);
     // Bits, not a product with zero: the term may be infinite.
-    write_row(past_caches, block, y + c0, [=, &keep](int64_t c, int64_t n) {
+    write_octets(past_caches, block, y + c0, [=, &keep](int64_t c, int64_t n) {
       return Octet<T>::round(term(c0 + c, n) * scale).keep(keep(c));
     });
   }

@@ -15,13 +15,13 @@ inline void embed_row(const Arguments& a, int64_t first, int64_t count, Row<T, S
   const Doubles scale = all_of(x_scale);
   if (pos.first == nullptr) {
     if (!a.dropout.drops()) {
-      write_row(a.past_caches, count, y, [=](int64_t c, int64_t n) { return x.load(c, n); });
+      write_octets(a.past_caches, count, y, [=](int64_t c, int64_t n) { return x.load(c, n); });
     } else {
       store_row(a.dropout, a.past_caches, first, count, y,
                 [=](int64_t c, int64_t n) { return to_double(x.load(c, n)); });
     }
   } else if (x_scale == 1.0 && !a.dropout.drops()) {
-    write_row(a.past_caches, count, y,
+    write_octets(a.past_caches, count, y,
               [=](int64_t c, int64_t n) { return Octet<T>::round(plain_sum(x.load(c, n), pos.load(c, n))); });
   } else {
     store_row(a.dropout, a.past_caches, first, count, y,
