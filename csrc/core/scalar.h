@@ -169,20 +169,20 @@ POSENC_HD double load_position(const void* data, PositionType type, int64_t i) {
 }  // namespace posenc_ext::core
 
 // Runs BODY with `bits_t` set to the unsigned integer as wide as DTYPE: for kernels that copy bits.
-#define POSENC_DISPATCH_BITS(DTYPE, ...)                         \
-  switch (::posenc_ext::core::element_size(DTYPE)) {              \
-    case 8: {                                                    \
-      using bits_t = uint64_t;                                   \
-      __VA_ARGS__;                                               \
-    } break;                                                     \
-    case 4: {                                                    \
-      using bits_t = uint32_t;                                   \
-      __VA_ARGS__;                                               \
-    } break;                                                     \
-    default: {                                                   \
-      using bits_t = uint16_t;                                   \
-      __VA_ARGS__;                                               \
-    }                                                            \
+#define POSENC_DISPATCH_BITS(DTYPE, ...)             \
+  switch (::posenc_ext::core::element_size(DTYPE)) { \
+    case 8: {                                        \
+      using bits_t = uint64_t;                       \
+      __VA_ARGS__;                                   \
+    } break;                                         \
+    case 4: {                                        \
+      using bits_t = uint32_t;                       \
+      __VA_ARGS__;                                   \
+    } break;                                         \
+    default: {                                       \
+      using bits_t = uint16_t;                       \
+      __VA_ARGS__;                                   \
+    }                                                \
   }
 
 // Runs BODY with `scalar_t` set to the storage type of DTYPE.

@@ -2,7 +2,8 @@
 // row serves. A scheme is a POD with
 //   rows(), queries(), keys()
 //   row(q, k)                      the table row of a pair
-//   slots(row), pair(slots, i)     the inverse: the pairs of a row, numbered; slots that hold none, where that
+//   slots(row), pair(slots, i)     the inverse: the pairs of a row, numbered; slots that hold none, where
+//   that
 //                                  makes numbering simple, are kNoPair
 //   max_slots()                    the most slots of any row, or a bound that is cheaper to compute
 // which serve CUDA, where a thread owns an element, and whatever its CPU source needs (cpu/kernels). CUDA

@@ -48,9 +48,8 @@ void gather(const at::Tensor& table, const at::Tensor& values, at::Tensor& out) 
   const at::Tensor columns = table.t().contiguous().t();  // the rows of a head next to each other
   const GatherForward a = ops::gather_forward_args(columns, index, out);
   const bool non_temporal = writes_past_caches(out, 4);
-  parallel_for(index.lines(), index.keys * a.heads, [&](int64_t begin, int64_t end) {
-    kernels().gather_forward(a, non_temporal, begin, end);
-  });
+  parallel_for(index.lines(), index.keys * a.heads,
+               [&](int64_t begin, int64_t end) { kernels().gather_forward(a, non_temporal, begin, end); });
 }
 
 at::Tensor gather_bias_cpu(const at::Tensor& table, const at::Tensor& index) {

@@ -56,7 +56,8 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     const Pieces blocks = cut_into_blocks(scheme, heads);
     at::Tensor partial;
     if (blocks.count > 1) {
-      partial = at::empty({heads, blocks.count, rows}, grad.options().dtype(ops::sum_type(grad.scalar_type())));
+      partial =
+          at::empty({heads, blocks.count, rows}, grad.options().dtype(ops::sum_type(grad.scalar_type())));
     }
     const BiasBackward a = ops::bias_backward_args(grad, partial, out);
     const int64_t block_bytes = scheme.queries() * scheme.keys() * grad.element_size() / blocks.count;

@@ -27,7 +27,8 @@ void gather(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
   check_rows("gather_bias", index, table.size(0));
   if (out.numel() == 0) return;
   const at::Tensor few = ops::with_few_dims(index, index.dim());
-  gather_forward(ops::gather_forward_args(table, ops::index_args(few), out), c10::cuda::getCurrentCUDAStream());
+  gather_forward(ops::gather_forward_args(table, ops::index_args(few), out),
+                 c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

@@ -14,8 +14,12 @@ inline at::ScalarType sum_type(at::ScalarType type) { return type == at::kDouble
 
 // `out` is contiguous. `table` is [rows, heads], or ALiBi's slopes [heads].
 inline args::BiasForward bias_forward_args(const at::Tensor& table, const at::Tensor& out) {
-  return {to_core(table.scalar_type()), table.const_data_ptr(), table.dim() == 2 ? table.stride(0) : 0,
-          table.stride(-1),             table.size(-1),         out.mutable_data_ptr()};
+  return {to_core(table.scalar_type()),
+          table.const_data_ptr(),
+          table.dim() == 2 ? table.stride(0) : 0,
+          table.stride(-1),
+          table.size(-1),
+          out.mutable_data_ptr()};
 }
 
 // `grad` is [heads, queries, keys]; `partial` may be undefined where kernels have no use for it.
@@ -47,8 +51,14 @@ inline args::Index index_args(const at::Tensor& index) {
 
 inline args::GatherForward gather_forward_args(const at::Tensor& table, const args::Index& index,
                                                const at::Tensor& out) {
-  return {index,           to_core(table.scalar_type()), table.const_data_ptr(), table.stride(0),
-          table.stride(1), table.size(0),                table.size(1),          out.mutable_data_ptr()};
+  return {index,
+          to_core(table.scalar_type()),
+          table.const_data_ptr(),
+          table.stride(0),
+          table.stride(1),
+          table.size(0),
+          table.size(1),
+          out.mutable_data_ptr()};
 }
 
 // `grad` is [..., heads, queries, keys]. One of more dimensions than kernels take is copied to `storage`.

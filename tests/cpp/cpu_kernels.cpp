@@ -338,8 +338,10 @@ void bias(const std::string& name, const Scheme& scheme, DType type, bool cut = 
     const cpu::Pieces blocks{part, (parts + part - 1) / part};
     Memory grad = numbers(type, heads * queries * keys), sums(rows * heads * size_of(type)),
            partial(heads * blocks.count * rows * sum_size);
-    const cpu::BiasBackward b{type, grad.data(), 1,     0,
-                              queries * keys, keys,  1, heads, blocks.count > 1 ? partial.data() : nullptr, sums.data()};
+    const cpu::BiasBackward b{type,       grad.data(),    1,
+                              0,          queries * keys, keys,
+                              1,          heads,          blocks.count > 1 ? partial.data() : nullptr,
+                              sums.data()};
     cpu::kernels().bias[scheme].backward(scheme, b, blocks, 0, heads * blocks.count);
     if (blocks.count > 1) reduce(type, rows, heads, blocks.count, partial, sums);
     print(name + " backward, blocks: " + std::to_string(blocks.count), type, sums);
@@ -388,7 +390,8 @@ void gather(DType type) {
   Memory grad = numbers(type, heads * pairs), sums(rows * heads * size),
          partial(heads * blocks.count * rows * (type == DType::float64 ? 8 : 4));
   const Strided grad_at{3, {samples, queries, keys}, {heads * queries * keys, keys, 1}};
-  const cpu::GatherBackward b{index, rows, heads, type, grad.data(), grad_at, 1, queries * keys, partial.data(), sums.data()};
+  const cpu::GatherBackward b{index,   rows, heads,          type,           grad.data(),
+                              grad_at, 1,    queries * keys, partial.data(), sums.data()};
   cpu::kernels().gather_backward(b, blocks, 0, heads * blocks.count);
   reduce(type, rows, heads, blocks.count, partial, sums);
   print("gather backward", type, sums);
@@ -405,7 +408,8 @@ void alibi(DType type) {
     print(which, type, out);
     Memory grad = numbers(type, heads * queries * keys), partial(heads * queries * 8),
            sums(heads * size_of(type));
-    const cpu::BiasBackward b{type, grad.data(), 1, 0, queries * keys, keys, 1, heads, partial.data(), sums.data()};
+    const cpu::BiasBackward b{type,  grad.data(),    1,          0, queries * keys, keys, 1,
+                              heads, partial.data(), sums.data()};
     cpu::kernels().alibi_backward(scheme, b, 0, heads * queries);
     cpu::kernels().alibi_reduce(scheme, b, 0, heads);
     print(which + " backward", type, sums);

@@ -29,7 +29,8 @@ struct AlibiStrip {
     constexpr int64_t kStep = int64_t{1} << 20;
     const double slope = to_double(static_cast<const T*>(a.table)[head * a.head_stride]);
     int64_t rel = 1 - last - scheme.q_offset;
-    for (int64_t left = last - first - 1 + scheme.keys(); left > 0; left -= kStep, rel += kStep, to += kStep) {
+    for (int64_t left = last - first - 1 + scheme.keys(); left > 0;
+         left -= kStep, rel += kStep, to += kStep) {
       const int32_t count = static_cast<int32_t>(min_of(left, kStep));
       with_distance(scheme, rel, [=](auto distance) {
         for (int32_t i = 0; i < count; ++i) to[i] = round_to<T>(core::alibi_bias(slope, distance(i)));
@@ -54,7 +55,8 @@ POSENC_ALONE double row_sum(const T* grad, const double* distance, int64_t count
   int64_t k = 0;
   for (; k + kVectors * kWidth <= count; k += kVectors * kWidth) {
 #pragma GCC unroll 4
-    for (int n = 0; n < kVectors; ++n) sum[n] = add(sum[n], k + n * kWidth, load<kWidth>(grad + k + n * kWidth));
+    for (int n = 0; n < kVectors; ++n)
+      sum[n] = add(sum[n], k + n * kWidth, load<kWidth>(grad + k + n * kWidth));
   }
   for (int n = 0; k < count; ++n, k += kWidth) {
     sum[n] = add(sum[n], k, load_some<kWidth>(grad + k, min_of<int64_t>(kWidth, count - k)));
@@ -107,9 +109,10 @@ void alibi_backward_typed(const AlibiScheme& s, const BiasBackward& a, int64_t b
   }
 }
 
-void alibi_forward(const AlibiScheme& s, const BiasForward& a, bool non_temporal, int64_t begin, int64_t end) {
-  POSENC_DISPATCH_DTYPE(
-      a.dtype, copy_rows<scalar_t, StripSource<scalar_t, AlibiStrip<scalar_t>>>(s, a, non_temporal, begin, end))
+void alibi_forward(const AlibiScheme& s, const BiasForward& a, bool non_temporal, int64_t begin,
+                   int64_t end) {
+  POSENC_DISPATCH_DTYPE(a.dtype, copy_rows<scalar_t, StripSource<scalar_t, AlibiStrip<scalar_t>>>(
+                                     s, a, non_temporal, begin, end))
 }
 
 void alibi_backward(const AlibiScheme& s, const BiasBackward& a, int64_t begin, int64_t end) {

@@ -22,7 +22,8 @@ template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t count)
-      : large_(count > kSmall ? new T[static_cast<size_t>(count)] : nullptr), data_(large_ ? large_ : small_) {}
+      : large_(count > kSmall ? new T[static_cast<size_t>(count)] : nullptr),
+        data_(large_ ? large_ : small_) {}
   ~Scratch() { delete[] large_; }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

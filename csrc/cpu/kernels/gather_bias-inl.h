@@ -127,7 +127,8 @@ inline void add_chains(const T* grad, int64_t stride, const Value* index, int64_
                        Sum* const (&chain)[kChains]) {
   int64_t k = 0;
   for (; k + kChains <= count; k += kChains) {
-    for (int64_t c = 0; c < kChains; ++c) chain[c][index[(k + c) * index_stride]] += widen(grad[(k + c) * stride]);
+    for (int64_t c = 0; c < kChains; ++c)
+      chain[c][index[(k + c) * index_stride]] += widen(grad[(k + c) * stride]);
   }
   for (; k < count; ++k) chain[0][index[k * index_stride]] += widen(grad[k * stride]);
 }

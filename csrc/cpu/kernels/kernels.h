@@ -46,7 +46,8 @@ struct Kernels {
   void (*find_out_of_range)(const Index&, int64_t rows, int64_t begin, int64_t end, int64_t* place);
   void (*gather_forward)(const GatherForward&, bool non_temporal, int64_t begin, int64_t end);
   void (*gather_backward)(const GatherBackward&, const Pieces& blocks, int64_t begin, int64_t end);
-  void (*alibi_forward)(const core::AlibiScheme&, const BiasForward&, bool non_temporal, int64_t begin, int64_t end);
+  void (*alibi_forward)(const core::AlibiScheme&, const BiasForward&, bool non_temporal, int64_t begin,
+                        int64_t end);
   void (*alibi_backward)(const core::AlibiScheme&, const BiasBackward&, int64_t begin, int64_t end);
   void (*alibi_reduce)(const core::AlibiScheme&, const BiasBackward&, int64_t begin, int64_t end);
 };

@@ -3,41 +3,39 @@
 
 #include "cpu/kernels/bias_rows-inl.h"
 #include "cpu/kernels/kernels.h"
-#include "cpu/kernels/t5_bias-inl.h"
+#include "cpu/kernels/strip_bias-inl.h"
 #include "cpu/kernels/window_bias-inl.h"
 #include "cpu/simd/level.h"
 
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {
 
-// The source of a scheme's rows, and its adjoint.
-template <class Scheme, class T>
-struct SchemeRows;
-template <class T>
-struct SchemeRows<WindowScheme, T> {
-  using Source = WindowSource<T>;
-  using Sums = WindowSums<T>;
+// The source of a scheme's rows, and its adjoint: by strips, unless it says otherwise.
+template <class T, class Scheme>
+struct SchemeRows {
+  using Source = StripSource<T, TableStrip<T, Scheme>>;
+  using Sums = StripSums<T, Scheme>;
 };
 template <class T>
-struct SchemeRows<T5Scheme, T> {
-  using Source = StripSource<T, T5Strip<T>>;
-  using Sums = T5Sums<T>;
+struct SchemeRows<T, WindowScheme> {
+  using Source = WindowSource<T>;
+  using Sums = WindowSums<T>;
 };
 
 template <class Scheme>
 void bias_forward(const Scheme& s, const BiasForward& a, bool non_temporal, int64_t begin, int64_t end) {
-  POSENC_DISPATCH_BITS(a.dtype, using Source = typename SchemeRows<Scheme, bits_t>::Source;
+  POSENC_DISPATCH_BITS(a.dtype, using Source = typename SchemeRows<bits_t, Scheme>::Source;
                        copy_rows<bits_t, Source>(s, a, non_temporal, begin, end))
 }
 
 template <class Scheme>
 int64_t bias_parts(const Scheme& s) {
-  return SchemeRows<Scheme, float>::Sums::parts(s);
+  return SchemeRows<float, Scheme>::Sums::parts(s);
 }
 
 template <class Scheme>
 void bias_backward(const Scheme& s, const BiasBackward& a, const Pieces& blocks, int64_t begin, int64_t end) {
-  POSENC_DISPATCH_DTYPE(a.dtype, using Sums = typename SchemeRows<Scheme, scalar_t>::Sums;
+  POSENC_DISPATCH_DTYPE(a.dtype, using Sums = typename SchemeRows<scalar_t, Scheme>::Sums;
                         sum_rows<scalar_t, Sums>(s, a, blocks, begin, end))
 }
 

@@ -40,7 +40,7 @@ inline int64_t window_lines(const WindowScheme& s) { return (2 * s.window[0] - 1
 template <class T>
 struct WindowSource {
   static constexpr int64_t kMaxQueries = INT64_MAX;
-  static constexpr int kMove = 32;           // bytes; the last move of a run may go on beyond it
+  static constexpr int kMove = 32;            // bytes; the last move of a run may go on beyond it
   static constexpr int64_t kMaxSlabRun = 64;  // bytes
 
   const WindowScheme& scheme;
@@ -88,7 +88,8 @@ struct WindowSource {
   }
 
   const T* row_of(int64_t x, int64_t y, int64_t z) {
-    const T* from = has_slabs ? slabs + z * width * window_lines(scheme) : reversed + 3 * prefix + width - 1 - z;
+    const T* from =
+        has_slabs ? slabs + z * width * window_lines(scheme) : reversed + 3 * prefix + width - 1 - z;
     from += runs.at(x, y);
     if (prefix == 0 && runs.outer * runs.inner == 1) return from;
     T* to = row;
@@ -160,8 +161,8 @@ template <class T>
 struct WindowSums {
   using Sum = accumulator_t<T>;
   static int64_t parts(const WindowScheme& s) { return s.window[0] * s.window[1]; }
-  // Small windows are one block: all rows are added up in slabs, then the slabs in the table. Others: the rows
-  // of a line, then the lines. So their orders of sums differ.
+  // Small windows are one block: all rows are added up in slabs, then the slabs in the table. Others: the
+  // rows of a line, then the lines. So their orders of sums differ.
   static bool is_small(const WindowScheme& s) {
     return !s.is_expanded() && s.window[2] > 1 && s.window[2] <= kSumWidth && s.keys() <= 256;
   }
@@ -181,8 +182,9 @@ struct WindowSums {
         lines(window_lines(s)),
         table_runs(s, 2 * width - 1),
         slab_runs(s, width),
-        scratch((is_small(s) ? width * lines * width : line_sums() + (s.is_expanded() ? width * s.keys() : 0)) +
-                kSumWidth) {}
+        scratch(
+            (is_small(s) ? width * lines * width : line_sums() + (s.is_expanded() ? width * s.keys() : 0)) +
+            kSumWidth) {}
 
   // Sums that the queries of a line of cells reach.
   int64_t line_sums() const { return scheme.window[0] * scheme.window[1] * (2 * width - 1); }

@@ -30,8 +30,8 @@ void alibi_forward(const AlibiScheme& s, const BiasForward& a, cudaStream_t stre
 void alibi_backward(const AlibiScheme& s, const BiasBackward& a, cudaStream_t stream) {
   const Pieces pieces = cut(s.queries() * s.keys());
   const PlaneWalk walk = make_plane_walk(s.keys(), pieces.size);
-  POSENC_DISPATCH_DTYPE(a.dtype, launch_warps(alibi_backward_kernel<scalar_t>, a.heads * pieces.count, stream, s,
-                                              a, pieces, walk))
+  POSENC_DISPATCH_DTYPE(a.dtype, launch_warps(alibi_backward_kernel<scalar_t>, a.heads * pieces.count, stream,
+                                              s, a, pieces, walk))
   if (pieces.count > 1) launch_warps(alibi_reduce_kernel, a.heads, stream, a, pieces);
 }
 

@@ -38,8 +38,14 @@ BiasSplit split_heads(int64_t samples, int64_t heads, int64_t plane, bool head_f
   const int64_t wanted = max_of<int64_t>(1, 2 * multiprocessors() / tiles);
   const int64_t group_heads = divide_up(heads, min_of(heads, wanted));
   const int64_t staged = divide_up(group_heads, divide_up(group_heads, kStagedHeads<T>));
-  return {heads,       plane,    sample_tiles, tiles, divide_up(heads, group_heads),
-          group_heads, make_fast_divide(static_cast<uint32_t>(staged)), head_fast};
+  return {heads,
+          plane,
+          sample_tiles,
+          tiles,
+          divide_up(heads, group_heads),
+          group_heads,
+          make_fast_divide(static_cast<uint32_t>(staged)),
+          head_fast};
 }
 
 // A kernel whose threadIdx.x is a lane and whose warps loop over units.
@@ -65,8 +71,8 @@ struct BiasTile {
 
   // out[head, i] = source.value(number[i], head) for i < count and the heads [head, last_head), `plane`
   // elements from each other in `out`. For the block; the numbers must be in place.
-  __device__ __forceinline__ void copy(const Source& source, int64_t head, int64_t last_head, int count, T* out,
-                                       int64_t plane, const BiasSplit& split) {
+  __device__ __forceinline__ void copy(const Source& source, int64_t head, int64_t last_head, int count,
+                                       T* out, int64_t plane, const BiasSplit& split) {
     const int staged = static_cast<int>(split.staged_heads.divisor);
     for (; head < last_head; head += staged) {
       const int heads = static_cast<int>(min_of<int64_t>(staged, last_head - head));
@@ -107,21 +113,24 @@ struct BiasTile {
 };
 
 // 1 launch. Must write samples x heads x pairs elements and read the source; reads an element of a table per
-// element, from cache except the first time, in the table's order. A unit, a block's work, is kPlaneTile pairs
-// of a sample x a group of heads: the block finds their numbers, a thread a pair, without a division, then
-// brings their values through shared memory. A source has
+// element, from cache except the first time, in the table's order. A unit, a block's work, is kPlaneTile
+// pairs of a sample x a group of heads: the block finds their numbers, a thread a pair, without a division,
+// then brings their values through shared memory. A source has
 //   Number, value(number, head)           the value of a pair
 //   at(sample, first), number(at, i)      the number of the i-th pair after `first` in the plane of a sample
 template <class T, class Source>
 __global__ void __launch_bounds__(kThreads, kHalfResident)
-    bias_forward_kernel(const __grid_constant__ Source source, const __grid_constant__ BiasSplit split, T* out) {
+    bias_forward_kernel(const __grid_constant__ Source source, const __grid_constant__ BiasSplit split,
+                        T* out) {
   __shared__ BiasTile<T, Source> shared;
   for (int64_t unit = blockIdx.x; unit < split.tiles * split.groups; unit += gridDim.x) {
     const int64_t group = unit / split.tiles, tile = unit - group * split.tiles;
-    const int64_t sample = tile / split.sample_tiles, first = (tile - sample * split.sample_tiles) * kPlaneTile;
+    const int64_t sample = tile / split.sample_tiles,
+                  first = (tile - sample * split.sample_tiles) * kPlaneTile;
     const int count = static_cast<int>(min_of<int64_t>(kPlaneTile, split.plane - first));
     const auto at = source.at(sample, first);
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) shared.number[i] = source.number(at, i);
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads)
+      shared.number[i] = source.number(at, i);
     __syncthreads();
     const int64_t head = group * split.group_heads;
     shared.copy(source, head, min_of(split.heads, head + split.group_heads), count,
@@ -142,8 +151,8 @@ struct TableRow {
 };
 
 template <class T, class Source>
-void launch_forward(const Source& source, int64_t samples, int64_t heads, int64_t plane, bool head_fast, void* out,
-                    cudaStream_t stream) {
+void launch_forward(const Source& source, int64_t samples, int64_t heads, int64_t plane, bool head_fast,
+                    void* out, cudaStream_t stream) {
   const BiasSplit split = split_heads<T>(samples, heads, plane, head_fast);
   const int64_t blocks = clamped_grid(split.tiles * split.groups, kBlocksPerMultiprocessor);
   launch(bias_forward_kernel<T, Source>, blocks, dim3(kThreads), stream, source, split, static_cast<T*>(out));

@@ -22,8 +22,8 @@ void gather_forward(const GatherForward& a, cudaStream_t stream) {
   POSENC_DISPATCH_BITS(
       a.dtype, const IndexSource<bits_t> source(
                    {{static_cast<const bits_t*>(a.table), a.row_stride, a.head_stride}, a.index, a.rows});
-      launch_forward<bits_t>(source, a.index.samples, a.heads, a.index.plane(), a.head_stride < a.row_stride, a.out,
-                             stream))
+      launch_forward<bits_t>(source, a.index.samples, a.heads, a.index.plane(), a.head_stride < a.row_stride,
+                             a.out, stream))
 }
 
 void gather_backward(const GatherBackward& a, cudaStream_t stream) {

@@ -16,8 +16,8 @@ Pieces cut_rows(const Scheme& scheme) {
   return cut(core::make_device_scheme(scheme).max_slots());
 }
 
-// Each needs at least one element of work. BiasBackward::partial is [rows, heads, pieces] in the accumulator's
-// type; it has no use where there is one piece.
+// Each needs at least one element of work. BiasBackward::partial is [rows, heads, pieces] in the
+// accumulator's type; it has no use where there is one piece.
 template <class Scheme>
 struct BiasKernels {
   void (*forward)(const Scheme&, const BiasForward&, cudaStream_t);

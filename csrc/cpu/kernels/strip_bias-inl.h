@@ -1,4 +1,4 @@
-// T5's bias as a source of rows, and its adjoint.
+// Biases whose row depends on key - query alone (T5) as a source of rows, and their adjoint.
 #pragma once
 
 #include "cpu/kernels/bias_rows-inl.h"
@@ -8,9 +8,9 @@
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {
 
-template <class T>
-struct T5Strip {
-  const T5Scheme& scheme;
+template <class T, class Scheme>
+struct TableStrip {
+  const Scheme& scheme;
   const BiasForward& a;
 
   void fill(int64_t head, int64_t first, int64_t last, T* to) const {
@@ -22,23 +22,24 @@ struct T5Strip {
   }
 };
 
-// The rows of a stretch of queries are added up in a strip, then the strip in the rows of the table. The order
-// of sums is that of passes over kRowsPerPass queries, of which the sums are made first.
-template <class T>
-struct T5Sums {
+// The rows of a stretch of queries are added up in a strip, then the strip in the rows of the table. The
+// order of sums is that of passes over kRowsPerPass queries, of which the sums are made first.
+template <class T, class Scheme>
+struct StripSums {
   using Sum = accumulator_t<T>;
   static constexpr int64_t kMaxQueries = 512, kRowsPerPass = 4;
-  static int64_t parts(const T5Scheme& scheme) { return scheme.queries(); }
+  static int64_t parts(const Scheme& scheme) { return scheme.queries(); }
 
-  const T5Scheme& scheme;
+  const Scheme& scheme;
   const BiasBackward& a;
   Scratch<Sum> scratch;
 
-  T5Sums(const T5Scheme& scheme, const BiasBackward& a)
+  StripSums(const Scheme& scheme, const BiasBackward& a)
       : scheme(scheme), a(a), scratch(min_of(kMaxQueries, scheme.queries()) - 1 + scheme.keys()) {}
 
   void add(const T* grad, int64_t first, int64_t last, Sum* sums) {
-    for (; first < last; first += kMaxQueries) add_strip(grad, first, min_of(last, first + kMaxQueries), sums);
+    for (; first < last; first += kMaxQueries)
+      add_strip(grad, first, min_of(last, first + kMaxQueries), sums);
   }
 
   void add_strip(const T* grad, int64_t first, int64_t last, Sum* sums) {
