@@ -348,6 +348,55 @@ void bias(const std::string& name, const Scheme& scheme, DType type, bool cut = 
   }
 }
 
+// The sums of a batch of whole numbers, which are exact in any order.
+template <class Scheme, class Sum>
+void expect_batch(const char* name, const Scheme& scheme, int64_t rows, Sum sum,
+                  double (*factor)(const Scheme&, int64_t, int64_t),
+                  int64_t (*row)(const Scheme&, int64_t, int64_t)) {
+  const int64_t batch = 3, heads = 2, queries = scheme.queries(), keys = scheme.keys(),
+                plane = queries * keys;
+  std::vector<float> grad, out(static_cast<size_t>(rows * heads)), expected(out.size());
+  for (int64_t i = 0; i < batch * heads * plane; ++i) {
+    grad.push_back(static_cast<float>(i * i * 7919 % 9 - 4));
+    const int64_t head = i / plane % heads, q = i / keys % queries, k = i % keys;
+    expected[static_cast<size_t>(row(scheme, q, k) * heads + head)] +=
+        grad.back() * static_cast<float>(factor(scheme, q, k));
+  }
+  std::vector<double> partial(static_cast<size_t>(heads * queries));
+  sum(cpu::BiasBackward{DType::float32, grad.data(), batch, heads * plane, plane, keys, 1, heads,
+                        partial.data(), out.data()});
+  if (out != expected) std::printf("FAILED batch of %s\n", name);
+}
+
+template <class Scheme>
+void expect_batch(const char* name, const Scheme& scheme) {
+  const auto sum = [&](const cpu::BiasBackward& a) {
+    const cpu::Pieces whole{cpu::kernels().bias[scheme].parts(scheme), 1};
+    cpu::kernels().bias[scheme].backward(scheme, a, whole, 0, a.heads);
+  };
+  expect_batch<Scheme>(
+      name, scheme, scheme.rows(), sum, [](const Scheme&, int64_t, int64_t) { return 1.0; },
+      [](const Scheme& s, int64_t q, int64_t k) { return s.row(q, k); });
+}
+
+void batches() {
+  expect_batch("a small window", WindowScheme{{3, 1, 4}, {3, 1, 4}, 1});
+  expect_batch("a large window", WindowScheme{{2, 1, 9}, {2, 1, 9}, 1});
+  expect_batch("an expanded window", WindowScheme{{2, 1, 3}, {5, 1, 6}, 1});
+  T5Scheme t5 = make_t5_scheme(32, true, 128);
+  t5.query_count = 11;
+  t5.key_count = 19;
+  expect_batch("t5", t5);
+  const AlibiScheme alibi{11, 19, 3, false};
+  const auto sum = [&](const cpu::BiasBackward& a) {
+    cpu::kernels().alibi_backward(alibi, a, 0, a.heads * alibi.queries());
+    cpu::kernels().alibi_reduce(alibi, a, 0, a.heads);
+  };
+  expect_batch<AlibiScheme>(
+      "alibi", alibi, 1, sum, [](const AlibiScheme& s, int64_t q, int64_t k) { return -s.distance(q, k); },
+      [](const AlibiScheme&, int64_t, int64_t) { return int64_t{0}; });
+}
+
 void biases(DType type) {
   bias("window 7x7", WindowScheme{{7, 1, 7}, {7, 1, 7}, 0}, type, /*cut=*/false);  // as small ones never are
   bias("window 5x9 with a prefix", WindowScheme{{5, 1, 9}, {5, 1, 9}, 1}, type);
@@ -419,6 +468,7 @@ void alibi(DType type) {
 }  // namespace
 
 int main() {
+  batches();
   for (const DType type : kDTypes) {
     sinusoids(type);
     adds(type);

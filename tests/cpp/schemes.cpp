@@ -1,7 +1,6 @@
 // The views that every scheme of core/schemes.h gives of its rows, checked against each other, exhaustively
 // for small shapes: row(q, k), here and on the device, its inverse slots(row) and pair(slots, i), and what
-// its CPU source reads. A new scheme needs two things here: a specialisation of `samples`, and
-// `check_source`.
+// its CPU source reads. A new scheme needs one thing here: a specialisation of `samples`.
 #include "core/schemes.h"
 
 #include <algorithm>

@@ -7,7 +7,7 @@ namespace {
 template <class T, class Scheme>
 void launch_backward(const Scheme& scheme, const BiasBackward& a, cudaStream_t stream) {
   const Pieces pieces = cut_rows(scheme);
-  const auto device = make_device_scheme(scheme);
+  auto device = make_device_scheme(scheme);
   const int64_t units = pieces.count * scheme.rows() * divide_up(a.heads, kHeadsPerWarp<T>);
   launch_warps(bias_backward_kernel<T, decltype(device)>, units, stream, device, a, pieces, units);
   if (pieces.count == 1) return;
@@ -18,7 +18,7 @@ template <class Scheme>
 void bias_forward(const Scheme& scheme, const BiasForward& a, cudaStream_t stream) {
   const int64_t plane = scheme.queries() * scheme.keys();
   const PlaneWalk walk = make_plane_walk(scheme.keys(), kPlaneTile);
-  const auto device = make_device_scheme(scheme);
+  auto device = make_device_scheme(scheme);
   POSENC_DISPATCH_BITS(
       a.dtype, const SchemeSource<bits_t, decltype(device)> source(
                    {{static_cast<const bits_t*>(a.table), a.row_stride, a.head_stride}, device, walk});
