@@ -114,7 +114,7 @@ def save(path: Path, record: dict) -> None:
 def write(record: dict, readme: Path = ROOT / "README.md", summary: Path = SUMMARY) -> None:
     import plots
 
-    sys.path.append(str(ROOT / "tests"))
+    sys.path.append(str(ROOT / "tools"))
     import markdown_block
 
     save(summary, record)

@@ -84,7 +84,7 @@ if __name__ == "__main__":
     print(table)
     if parser.parse_args().write:
         root = Path(__file__).resolve().parents[1]
-        sys.path.append(str(root / "tests"))
+        sys.path.append(str(root / "tools"))
         import markdown_block
 
         markdown_block.write(root / "csrc" / "cuda" / "README.md", COMMAND, table)

@@ -21,7 +21,7 @@ import memory  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
 
-sys.path.append(str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
 import markdown_block  # noqa: E402
 
 # The forms of every case, at sizes that take no time.
@@ -148,7 +148,7 @@ def test_readme_has_the_block_of_the_summary():
 
 def test_a_run_writes_the_files_that_readme_shows(tmp_path):
     """In its regime, in a process of its own; only README's block changes."""
-    pytest.importorskip("matplotlib", reason="the plots need matplotlib (requirements-bench.txt)")
+    pytest.importorskip("matplotlib", reason="the plots need matplotlib (requirements/bench.txt)")
     output = tmp_path / "run.json"
     command = [sys.executable, BENCH / "run.py", "--only", "^(call|window 7x7)", "--seconds", "0"]
     subprocess.run([*command, "--threads", "1", "--json", output], check=True, capture_output=True)

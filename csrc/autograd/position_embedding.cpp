@@ -51,9 +51,8 @@ variable_list cut_gradient(const at::Tensor& grad, const Wanted& wanted, int64_t
 at::Tensor add_position_embedding_autograd(const at::Tensor& x, const at::Tensor& pos_embed,
                                            at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
                                            bool batch_first, double dropout_p,
-                                           const std::optional<at::Tensor>& drawn) {
+                                           const std::optional<at::Tensor>& seed) {
   const int64_t batch_axis = batch_first ? 0 : 1, token_axis = 1 - batch_axis;
-  std::optional<at::Tensor> seed = drawn;
   const auto forward = [&] {
     return ops::call_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale, batch_first,
                                             dropout_p, seed);
@@ -67,10 +66,9 @@ at::Tensor add_position_embedding_autograd(const at::Tensor& x, const at::Tensor
   const auto record = [&](LinearBackward<&cut_gradient>& node) {
     int64_t pos_batch_axis = -1;
     // Forward checks the arguments; what is read of them here has to be checked before.
-    if (pos_embed.dim() == 3 || !prefix_tokens.empty() || ops::drops(dropout_p, drawn)) {
+    if (pos_embed.dim() == 3 || !prefix_tokens.empty()) {
       const auto shape = ops::check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale,
-                                                           batch_first, dropout_p, drawn);
-      seed = ops::kept_for_backward(drawn, dropout_p, x, shape.sizes());
+                                                           batch_first, dropout_p, seed);
       if (pos_embed.dim() == 3) pos_batch_axis = 1 - shape.pos_token_axis;
     }
     std::vector<c10::SymInt> lengths, batches;

@@ -24,11 +24,10 @@ variable_list add_positions_backward(const at::Tensor& grad, const Wanted& wante
 
 at::Tensor add_positions_autograd(const at::Tensor& x, const at::Tensor& pos_embed,
                                   const at::Tensor& positions, double x_scale, double dropout_p,
-                                  const std::optional<at::Tensor>& drawn) {
+                                  const std::optional<at::Tensor>& seed) {
   if (pos_embed.dim() == 0) {  // the size below needs a dimension
-    ops::check_add_positions(x, pos_embed, positions, x_scale, dropout_p, drawn);
+    ops::check_add_positions(x, pos_embed, positions, x_scale, dropout_p, seed);
   }
-  std::optional<at::Tensor> seed = drawn;
   const auto forward = [&] {
     return ops::call_add_positions(x, pos_embed, positions, x_scale, dropout_p, seed);
   };
@@ -38,7 +37,6 @@ at::Tensor add_positions_autograd(const at::Tensor& x, const at::Tensor& pos_emb
   };
   using Backward = LinearBackward<&add_positions_backward>;
   const auto record = [&](Backward& node) {
-    seed = ops::kept_for_backward(drawn, dropout_p, x, x.sym_sizes());
     node.keep(positions, pos_embed.sym_size(0), x_scale, dropout_p, seed);
   };
   return differentiable_in<Backward>("add_position_embedding", forward, tangent, record, x, pos_embed);

@@ -79,10 +79,7 @@ at::Tensor same(const at::Tensor& grad) { return grad; }
 at::Tensor add_sinusoidal_autograd(const at::Tensor& x, const std::optional<at::Tensor>& offsets,
                                    c10::SymInt start, double x_scale, double base, double freq_shift,
                                    std::string_view layout, std::string_view odd, bool batch_first,
-                                   double dropout_p, const std::optional<at::Tensor>& drawn) {
-  const std::optional<at::Tensor> seed = torch::autograd::compute_requires_grad(x)
-                                             ? ops::kept_for_backward(drawn, dropout_p, x, x.sym_sizes())
-                                             : drawn;
+                                   double dropout_p, const std::optional<at::Tensor>& seed) {
   const auto forward = [&](const at::Tensor& t) {
     return ops::call_add_sinusoidal(t, offsets, start, x_scale, base, freq_shift, layout, odd, batch_first,
                                     dropout_p, seed);

@@ -1,6 +1,6 @@
 // The adds of the encoding, and dropout alone, on the CPU: from tensors to pointers, and threads. No work is
 // cut by thread count.
-#include "cpu/kernels/add_sinusoidal.h"
+#include "cpu/kernels/kernels.h"
 
 #include <torch/library.h>
 
@@ -45,7 +45,7 @@ void add_into(const at::Tensor& x, const std::optional<at::Tensor>& offsets, con
   a.out_length_stride = out.stride(length_axis);
   a.past_caches = out.const_data_ptr() != x.const_data_ptr() && writes_past_caches(out);
   parallel_for(a.items(), a.item_elements(),
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_sinusoidal, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().add_sinusoidal(a, begin, end); });
 }
 
 void check_starts(const std::optional<at::Tensor>& offsets, int64_t length) {
@@ -137,21 +137,7 @@ at::Tensor scale_dropout_cpu(const at::Tensor& x, double scale, double dropout_p
     a.outer = ops::to_strided(few, few.dim() - 1);
   }
   parallel_for((total + a.inner - 1) / a.inner, a.inner,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(scale_dropout, a, begin, end); });
-  return out;
-}
-
-at::Tensor dropout_mask_cpu(const at::Tensor& seed, c10::SymInt count, double dropout_p) {
-  ops::check_dropout_mask(seed, count, dropout_p);
-  const int64_t elements = count.expect_int();
-  at::Tensor out = new_result({ops::mask_bytes(count).expect_int()}, at::kByte);
-  if (elements == 0) return out;
-  const DropoutMask a{{core::make_dropout(dropout_p), seed.const_data_ptr<int64_t>(), {}},
-                      elements,
-                      out.mutable_data_ptr<uint8_t>()};
-  constexpr int64_t kDrawnLikeBytes = 4;  // copied in the time of one element
-  parallel_ranges(a.items(), grain(kDrawnLikeBytes * a.kItem),
-                  [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(dropout_mask, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().scale_dropout(a, begin, end); });
   return out;
 }
 
@@ -163,7 +149,6 @@ TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
   m.impl("add_sinusoidal.offsets_out", TORCH_FN(add_sinusoidal_offsets_out_cpu));
   m.impl("add_sinusoidal.positions_out", TORCH_FN(add_sinusoidal_positions_out_cpu));
   m.impl("_scale_dropout", TORCH_FN(scale_dropout_cpu));
-  m.impl("_dropout_mask", TORCH_FN(dropout_mask_cpu));
 }
 
 }  // namespace posenc_ext::cpu

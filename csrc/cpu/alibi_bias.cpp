@@ -1,5 +1,5 @@
 // ALiBi on the CPU: from tensors to pointers, and threads.
-#include "cpu/kernels/alibi_bias.h"
+#include "cpu/kernels/kernels.h"
 
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -24,7 +24,7 @@ void fill_alibi(const at::Tensor& slopes, int64_t q_offset, bool causal, at::Ten
                        out.mutable_data_ptr(),
                        writes_past_caches(out)};
   parallel_for(heads * queries, keys,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(alibi_forward, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().alibi_forward(a, begin, end); });
 }
 
 at::Tensor alibi_bias_cpu(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
@@ -59,10 +59,10 @@ at::Tensor alibi_bias_backward_cpu(const at::Tensor& grad, c10::SymInt q_offset,
                         keys,
                         partial.mutable_data_ptr<double>()};
   parallel_for(heads * queries, keys,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(alibi_backward, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().alibi_backward(a, begin, end); });
   const AlibiReduce reduce{dtype, partial.const_data_ptr<double>(), queries, out.mutable_data_ptr()};
   parallel_for(heads, queries,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(alibi_reduce, reduce, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().alibi_reduce(reduce, begin, end); });
   return out;
 }
 

@@ -23,7 +23,7 @@ std::shared_ptr<const Encodings> encodings(int64_t dim, double base, double freq
                             core::DType::float64,
                             to,
                             dim};
-    POSENC_AT_LEVEL(sinusoid_rows, rows, 0, result.positions);
+    kernels().sinusoid_rows(rows, 0, result.positions);
     return result;
   });
 }

@@ -21,11 +21,11 @@ AngleTable make_angle_table(int64_t dim, double base, double freq_shift, double 
   const size_t count = sixteens(spec.frequencies());
   table.steps.resize(count * (AngleSteps::kReach + 1));
   table.doubt.resize(count * 16);
-  POSENC_AT_LEVEL(sinusoid_steps, f, static_cast<int64_t>(count), table.steps.data(), table.doubt.data());
+  kernels().sinusoid_steps(f, static_cast<int64_t>(count), table.steps.data(), table.doubt.data());
   if (dim > kMaxNearDim || !table.reaches(kNear)) return table;
   table.near = kNear;
   table.anchors.resize(count * (kNear / AngleSteps::kBlock));
-  POSENC_AT_LEVEL(sinusoid_anchors, f, table.angles(), table.anchors.data());
+  kernels().sinusoid_anchors(f, table.angles(), table.anchors.data());
   return table;
 }
 

@@ -4,10 +4,12 @@
 #include <memory>
 #include <vector>
 
+#include "args/sinusoidal.h"
 #include "core/sinusoid.h"
-#include "cpu/kernels/sinusoidal.h"
 
 namespace posenc_ext::cpu {
+
+using namespace args;
 
 // The exact frequencies.
 struct FrequencyTable {

@@ -1,12 +1,11 @@
 // The bias of any index on the CPU: from tensors to pointers, and threads. No work is cut by thread count.
-#include "cpu/kernels/gather_bias.h"
+#include "cpu/kernels/kernels.h"
 
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <atomic>
 
-#include "cpu/kernels/relative_bias.h"
 #include "cpu/parallel.h"
 #include "cpu/result.h"
 #include "ops/gather_bias.h"
@@ -29,7 +28,7 @@ void check_range(const char* op, const at::Tensor& index, const LinesOfIndex& li
   std::atomic<int64_t> first{index.numel()};
   parallel_for(index.numel() / lines.keys, lines.keys, [&](int64_t begin, int64_t end) {
     int64_t place = -1;
-    POSENC_AT_LEVEL(find_out_of_range, lines, rows, begin, end, &place);
+    kernels().find_out_of_range(lines, rows, begin, end, &place);
     int64_t known = first;
     while (place >= 0 && place < known && !first.compare_exchange_weak(known, place)) {
     }
@@ -60,11 +59,11 @@ void gather(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
                              table.const_data_ptr(), table.stride(0),
                              table.stride(1),        reversed.mutable_data_ptr()};
   parallel_for(heads, rows,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(reverse_table, reverse, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().reverse_table(reverse, begin, end); });
   const GatherForward a{lines, table.element_size(),   reversed.const_data_ptr(), rows,
                         heads, out.mutable_data_ptr(), writes_past_caches(out, 4)};
   parallel_for(index.numel() / lines.keys, lines.keys * heads,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(gather_forward, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().gather_forward(a, begin, end); });
 }
 
 at::Tensor gather_bias_cpu(const at::Tensor& table, const at::Tensor& index) {
@@ -115,10 +114,10 @@ at::Tensor gather_bias_backward_cpu(const at::Tensor& grad, const at::Tensor& in
                          few_grad.stride(batch_dims + 2),
                          partial.mutable_data_ptr()};
   parallel_for(heads * blocks, core::min_of(block_pairs, pairs),
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(gather_backward, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().gather_backward(a, begin, end); });
   const BiasReduce reduce{dtype, rows, heads, blocks, partial.const_data_ptr(), out.mutable_data_ptr()};
   parallel_for(heads, blocks * rows,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(bias_reduce, reduce, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().bias_reduce(reduce, begin, end); });
   return out;
 }
 

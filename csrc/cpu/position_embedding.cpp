@@ -5,7 +5,7 @@
 #include <torch/library.h>
 
 #include "cpu/dropout.h"
-#include "cpu/kernels/position_embedding.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/result.h"
 
@@ -38,7 +38,7 @@ void embed_into(const ops::EmbeddedShape& shape, const at::Tensor& x, const at::
   a.item_samples = a.whole_samples ? 1 : shape.batch_first ? 4 : rows;
   parallel_for(a.items(),
                core::min_of(a.item_tokens, a.length) * core::min_of(a.item_samples, a.batch) * a.dim,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_position_embedding, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().add_position_embedding(a, begin, end); });
 }
 
 at::Tensor add_position_embedding_cpu(const at::Tensor& x, const at::Tensor& pos_embed,
@@ -81,7 +81,7 @@ at::Tensor sum_batch_cpu(const at::Tensor& grad, bool batch_first) {
   SumBatch a{};
   ops::describe_sum(a, grad, batch_first, out);
   parallel_for(a.items(), core::min_of(a.columns, a.kBlock) * a.batch,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(sum_batch, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().sum_batch(a, begin, end); });
   return out;
 }
 

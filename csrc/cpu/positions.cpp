@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cpu/dropout.h"
-#include "cpu/kernels/positions.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/result.h"
 #include "ops/positions.h"
@@ -65,7 +65,7 @@ void add_into(const at::Tensor& x, const at::Tensor& pos_embed, const at::Tensor
                        out.mutable_data_ptr(),
                        writes_past_caches(out)};
   parallel_for(out.numel() / a.dim, a.dim,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(add_positions, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().add_positions(a, begin, end); });
 }
 
 at::Tensor add_positions_cpu(const at::Tensor& x, const at::Tensor& pos_embed, const at::Tensor& positions,
@@ -130,7 +130,7 @@ at::Tensor sum_positions_cpu(const at::Tensor& grad, const at::Tensor& given, c1
                        few_grad.stride(-1),
                        out.mutable_data_ptr()};
   parallel_for(a.items(), core::min_of(dim, a.kBlock) * (count / rows + 1),
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(sum_positions, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().sum_positions(a, begin, end); });
   return out;
 }
 

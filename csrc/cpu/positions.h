@@ -3,9 +3,11 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "cpu/kernels/sinusoidal.h"
+#include "args/sinusoidal.h"
 
 namespace posenc_ext::cpu {
+
+using namespace args;
 
 // `positions` as the kernels read them; it has few dimensions (ops::with_few_dims).
 Positions positions_of(const at::Tensor& positions);

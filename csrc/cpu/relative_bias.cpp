@@ -1,6 +1,6 @@
 // The relative-position biases on the CPU: from tensors to pointers, and threads. No work is cut by thread
 // count.
-#include "cpu/kernels/relative_bias.h"
+#include "cpu/kernels/kernels.h"
 
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -87,12 +87,12 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     const int64_t block_bytes = scheme.queries() * scheme.keys() * grad.element_size() / blocks;
     parallel_ranges(heads * blocks, grain(block_bytes), [&](int64_t begin, int64_t end) {
       Scratch scratch(a.scratch_bytes(scheme, static_cast<int64_t>(c10::elementSize(sum_type))));
-      POSENC_AT_LEVEL(bias_backward, scheme, a, scratch.data(), begin, end);
+      kernels().bias(scheme).backward(scheme, a, scratch.data(), begin, end);
     });
     if (blocks == 1) return out;
     const BiasReduce reduce{dtype, rows, heads, blocks, partial.const_data_ptr(), out.mutable_data_ptr()};
     parallel_for(heads, blocks * rows,
-                 [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(bias_reduce, reduce, begin, end); });
+                 [&](int64_t begin, int64_t end) { kernels().bias_reduce(reduce, begin, end); });
     return out;
   }
 
@@ -104,7 +104,7 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     parallel_ranges(table.size(1) * scheme.queries(), grain(scheme.keys() * a.element_size),
                     [&](int64_t begin, int64_t end) {
                       Scratch scratch(a.scratch_bytes(scheme));
-                      POSENC_AT_LEVEL(bias_forward, scheme, a, scratch.data(), begin, end);
+                      kernels().bias(scheme).forward(scheme, a, scratch.data(), begin, end);
                     });
   }
 };

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "cpu/frequencies.h"
-#include "cpu/kernels/sinusoidal.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/positions.h"
 #include "cpu/result.h"
@@ -29,7 +29,7 @@ void rows_into(const AngleTable& table, const ops::Encoding& rule, const Positio
                           order == 0 ? table.angles() : AngleSteps{},
                           writes_past_caches(out, kShare)};
   parallel_for(count, rows.frequencies.spec.dim,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(sinusoid_rows, rows, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().sinusoid_rows(rows, begin, end); });
 }
 
 // Whether rows [start, start + length) can be made by angle addition: positions and angles stay exact.
@@ -56,7 +56,7 @@ void table_into(const AngleTable& table, const ops::Encoding& rule, int64_t star
                         out.stride(0),
                         writes_past_caches(out, kShare)};
   parallel_for(a.blocks(), AngleSteps::kBlock * dim,
-               [&](int64_t begin, int64_t end) { POSENC_AT_LEVEL(sinusoid_table, a, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().sinusoid_table(a, begin, end); });
 }
 
 at::Tensor& sinusoidal_table_out_cpu(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
@@ -132,9 +132,8 @@ at::Tensor sinusoidal_backward_cpu(const at::Tensor& grad, const at::Tensor& pos
                                    few_grad.stride(dims),
                                    ops::to_core(positions.scalar_type()),
                                    out.mutable_data_ptr()};
-  parallel_for(positions.numel(), dim, [&](int64_t begin, int64_t end) {
-    POSENC_AT_LEVEL(sinusoid_backward, arguments, begin, end);
-  });
+  parallel_for(positions.numel(), dim,
+               [&](int64_t begin, int64_t end) { kernels().sinusoid_backward(arguments, begin, end); });
   return out;
 }
 

@@ -86,11 +86,6 @@ at::Tensor scale_dropout_meta(const at::Tensor& x, double scale, double dropout_
   return at::empty_symint(x.sym_sizes(), x.options());
 }
 
-at::Tensor dropout_mask_meta(const at::Tensor& seed, c10::SymInt count, double dropout_p) {
-  ops::check_dropout_mask(seed, count, dropout_p);
-  return at::empty_symint({ops::mask_bytes(count)}, seed.options().dtype(at::kByte));
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) {
@@ -103,7 +98,6 @@ TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) {
   m.impl("add_sinusoidal.offsets_out", TORCH_FN(add_sinusoidal_offsets_out_meta));
   m.impl("add_sinusoidal.positions_out", TORCH_FN(add_sinusoidal_positions_out_meta));
   m.impl("_scale_dropout", TORCH_FN(scale_dropout_meta));
-  m.impl("_dropout_mask", TORCH_FN(dropout_mask_meta));
 }
 
 }  // namespace posenc_ext::meta

@@ -87,7 +87,7 @@ EmbeddedShape check_add_position_embedding(const at::Tensor& x, const at::Tensor
   const c10::SymInt rows = embed_prefix ? shape.length : shape.length - shape.prefix_length;
   shape.pos_token_axis = check_pos_embed(pos_embed, rows, shape.dim, batch_first);
   check_finite(op, "x_scale", x_scale);
-  check_dropout(op, x, dropout_p, seed, shape.sizes());
+  check_dropout(op, x, dropout_p, seed);
   return shape;
 }
 

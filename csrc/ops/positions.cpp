@@ -54,7 +54,7 @@ void check_add_positions(const at::Tensor& x, const at::Tensor& pos_embed, const
                pos_embed.sym_sizes());
   check_positions(op, positions, x);
   check_finite(op, "x_scale", x_scale);
-  check_dropout(op, x, dropout_p, seed, x.sym_sizes());
+  check_dropout(op, x, dropout_p, seed);
 }
 
 void check_sum_positions(const at::Tensor& grad, const at::Tensor& positions, const c10::SymInt& num_rows) {

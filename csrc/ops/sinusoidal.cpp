@@ -167,7 +167,7 @@ AddShape check_add_sinusoidal(const at::Tensor& x, const std::optional<at::Tenso
                  "), got ", offsets->device());
   }
   check_exact(op, start, shape.length);
-  check_dropout(op, x, dropout_p, seed, x.sym_sizes());
+  check_dropout(op, x, dropout_p, seed);
   return shape;
 }
 

@@ -87,9 +87,9 @@ struct SinusoidTables {
     doubt.resize(16 * sixteens);
     anchors.resize(sixteens * (kNear / cpu::AngleSteps::kBlock));
     const int64_t count = static_cast<int64_t>(sixteens);
-    POSENC_AT_LEVEL(sinusoid_steps, frequencies, count, steps.data(), doubt.data());
+    cpu::kernels().sinusoid_steps(frequencies, count, steps.data(), doubt.data());
     angles = {count, steps.data(), doubt.data(), anchors.data(), kNear};
-    POSENC_AT_LEVEL(sinusoid_anchors, frequencies, angles, anchors.data());
+    cpu::kernels().sinusoid_anchors(frequencies, angles, anchors.data());
   }
   SinusoidTables(const SinusoidTables&) = delete;
 };
@@ -111,12 +111,12 @@ void sinusoids(DType type) {
         a.dtype = type;
         a.out = out.data();
         a.row_stride = dim;
-        POSENC_AT_LEVEL(sinusoid_rows, a, 0, kRows);
+        cpu::kernels().sinusoid_rows(a, 0, kRows);
         print("sinusoid_rows" + which + " order " + std::to_string(order), type, out);
         if (order == 0) {
           a.positions = {nullptr, PositionType::i64, {}, -5};
           a.angles = tables.angles;
-          POSENC_AT_LEVEL(sinusoid_rows, a, 0, kRows);
+          cpu::kernels().sinusoid_rows(a, 0, kRows);
           print("sinusoid_rows" + which + " whole positions", type, out);
         }
         Memory grad = numbers(type, kRows * dim), sums(kRows * 8);
@@ -130,7 +130,7 @@ void sinusoids(DType type) {
         b.grad_channel_stride = 1;
         b.dtype = DType::float64;
         b.out = sums.data();
-        POSENC_AT_LEVEL(sinusoid_backward, b, 0, kRows);
+        cpu::kernels().sinusoid_backward(b, 0, kRows);
         print("sinusoid_backward" + which + " order " + std::to_string(order), type, sums);
       }
       if (type == DType::float64) continue;
@@ -144,7 +144,7 @@ void sinusoids(DType type) {
       t.dtype = type;
       t.out = table.data();
       t.row_stride = dim;
-      POSENC_AT_LEVEL(sinusoid_table, t, 0, t.blocks());
+      cpu::kernels().sinusoid_table(t, 0, t.blocks());
       print("sinusoid_table" + which, type, table);
     }
   }
@@ -152,7 +152,7 @@ void sinusoids(DType type) {
 
 const int64_t kSeed = 0x123456789abcdef;
 
-cpu::SeededDropout dropout(bool drops) { return {make_dropout(0.3), drops ? &kSeed : nullptr, {}}; }
+cpu::SeededDropout dropout(bool drops) { return {make_dropout(0.3), drops ? &kSeed : nullptr}; }
 
 void adds(DType type) {
   const int64_t batch = 5, length = 70, dim = 40, kept_rows = 16;
@@ -164,7 +164,7 @@ void adds(DType type) {
   rows.dtype = DType::float64;
   rows.out = kept.data();
   rows.row_stride = dim;
-  POSENC_AT_LEVEL(sinusoid_rows, rows, 0, kept_rows);
+  cpu::kernels().sinusoid_rows(rows, 0, kept_rows);
   Memory x = numbers(type, batch * length * dim);
   const int64_t offsets[] = {0, -3, 7, 1000, 65535};
   for (const bool batch_first : {false, true}) {
@@ -189,7 +189,7 @@ void adds(DType type) {
         a.x_length_stride = a.out_length_stride = batch_first ? dim : batch * dim;
         a.x_channel_stride = 1;
         a.out = out.data();
-        POSENC_AT_LEVEL(add_sinusoidal, a, 0, a.items());
+        cpu::kernels().add_sinusoidal(a, 0, a.items());
         print(std::string("add_sinusoidal ") + (batch_first ? "batch first" : "length first") +
                   (drops ? " dropout" : "") + (x_scale == 1.0 ? "" : " scaled"),
               type, out);
@@ -209,13 +209,9 @@ void adds(DType type) {
     a.outer = {1, {(count + 4095) / 4096}, {4096}};
     a.total = count;
     a.out = out.data();
-    POSENC_AT_LEVEL(scale_dropout, a, 0, (count + 4095) / 4096);
+    cpu::kernels().scale_dropout(a, 0, (count + 4095) / 4096);
     print(drops ? "scale_dropout" : "scale_dropout p=0", type, out);
   }
-  Memory mask((count + 7) / 8);
-  const cpu::DropoutMask m{dropout(true), count, mask.as<uint8_t>()};
-  POSENC_AT_LEVEL(dropout_mask, m, 0, m.items());
-  print("dropout_mask", type, mask);
 }
 
 void embeddings(DType type) {
@@ -247,7 +243,7 @@ void embeddings(DType type) {
         a.whole_samples = !side_by_side;
         a.item_tokens = 32;
         a.item_samples = side_by_side ? 4 : 1;
-        POSENC_AT_LEVEL(add_position_embedding, a, 0, a.items());
+        cpu::kernels().add_position_embedding(a, 0, a.items());
         print(std::string("add_position_embedding") + (side_by_side ? "" : " transposed") +
                   (drops ? " dropout" : "") + (x_scale == 1.0 ? "" : " scaled"),
               type, out);
@@ -269,7 +265,7 @@ void embeddings(DType type) {
     a.out = out.data();
     a.out_row_stride = columns;
     a.out_column_stride = 1;
-    POSENC_AT_LEVEL(sum_batch, a, 0, a.items());
+    cpu::kernels().sum_batch(a, 0, a.items());
     print(transposed ? "sum_batch transposed" : "sum_batch", type, out);
   }
 }
@@ -301,7 +297,7 @@ void given_positions(DType type) {
       a.table_channel_stride = 1;
       a.dropout = dropout(drops);
       a.out = out.data();
-      POSENC_AT_LEVEL(add_positions, a, 0, count);
+      cpu::kernels().add_positions(a, 0, count);
       print(std::string("add_positions") + (drops ? " dropout" : "") + (x_scale == 1.0 ? "" : " scaled"),
             type, out);
     }
@@ -316,13 +312,13 @@ void given_positions(DType type) {
   s.grad = x.data();
   s.channel_stride = 1;
   s.out = out.data();
-  POSENC_AT_LEVEL(sum_positions, s, 0, s.items());
+  cpu::kernels().sum_positions(s, 0, s.items());
   print("sum_positions", type, out);
 }
 
 void reduce(DType type, int64_t rows, int64_t heads, int64_t blocks, Memory& partial, Memory& out) {
   const cpu::BiasReduce a{type, rows, heads, blocks, partial.data(), out.data()};
-  POSENC_AT_LEVEL(bias_reduce, a, 0, heads);
+  cpu::kernels().bias_reduce(a, 0, heads);
 }
 
 template <class Scheme>
@@ -336,7 +332,7 @@ void bias(const std::string& name, const Scheme& scheme, DType type, bool cut = 
   a.head_stride = 1;
   a.out = out.data();
   Memory scratch(a.scratch_bytes(scheme));
-  POSENC_AT_LEVEL(bias_forward, scheme, a, scratch.data(), 0, heads * queries);
+  cpu::kernels().bias(scheme).forward(scheme, a, scratch.data(), 0, heads * queries);
   print(name, type, out);
 
   const int64_t sum_size = type == DType::float64 ? 8 : 4, parts = cpu::BiasBackward::parts(scheme);
@@ -356,7 +352,7 @@ void bias(const std::string& name, const Scheme& scheme, DType type, bool cut = 
     b.partial = blocks > 1 ? partial.data() : nullptr;
     b.out = sums.data();
     Memory memory(b.scratch_bytes(scheme, sum_size));
-    POSENC_AT_LEVEL(bias_backward, scheme, b, memory.data(), 0, heads * blocks);
+    cpu::kernels().bias(scheme).backward(scheme, b, memory.data(), 0, heads * blocks);
     if (blocks > 1) reduce(type, rows, heads, blocks, partial, sums);
     print(name + " backward, blocks: " + std::to_string(blocks), type, sums);
   }
@@ -384,17 +380,17 @@ void gather(DType type) {
   for (int64_t i = 0; i < pairs; ++i) index.push_back(i * i * 7919 % rows);
   const cpu::LinesOfIndex by_line{index.data(), true, {1, {lines}, {keys}}, 1, queries, keys};
   int64_t place = -1;
-  POSENC_AT_LEVEL(find_out_of_range, by_line, rows, 0, lines, &place);
+  cpu::kernels().find_out_of_range(by_line, rows, 0, lines, &place);
   if (place != -1) std::puts("FAILED find_out_of_range");
-  POSENC_AT_LEVEL(find_out_of_range, by_line, rows - 1, 0, lines, &place);
+  cpu::kernels().find_out_of_range(by_line, rows - 1, 0, lines, &place);
   if (place < 0 || index[static_cast<size_t>(place)] != rows - 1) std::puts("FAILED find_out_of_range");
 
   Memory table = numbers(type, rows * heads), reversed(rows * heads * size_of(type)),
          out(heads * pairs * size_of(type));
   const cpu::ReverseTable reverse{size_of(type), rows, table.data(), heads, 1, reversed.data()};
-  POSENC_AT_LEVEL(reverse_table, reverse, 0, heads);
+  cpu::kernels().reverse_table(reverse, 0, heads);
   const cpu::GatherForward a{by_line, size_of(type), reversed.data(), rows, heads, out.data(), false};
-  POSENC_AT_LEVEL(gather_forward, a, 0, lines);
+  cpu::kernels().gather_forward(a, 0, lines);
   print("gather", type, out);
 
   const int64_t blocks = 3, lines_per_block = (lines + blocks - 1) / blocks;
@@ -414,7 +410,7 @@ void gather(DType type) {
   b.query_stride = keys;
   b.key_stride = 1;
   b.partial = partial.data();
-  POSENC_AT_LEVEL(gather_backward, b, 0, heads * blocks);
+  cpu::kernels().gather_backward(b, 0, heads * blocks);
   reduce(type, rows, heads, blocks, partial, sums);
   print("gather backward", type, sums);
 }
@@ -433,7 +429,7 @@ void alibi(DType type) {
     a.queries = queries;
     a.keys = keys;
     a.out = out.data();
-    POSENC_AT_LEVEL(alibi_forward, a, 0, heads * queries);
+    cpu::kernels().alibi_forward(a, 0, heads * queries);
     print(which, type, out);
     Memory grad = numbers(type, heads * queries * keys), partial(heads * queries * 8),
            sums(heads * size_of(type));
@@ -447,9 +443,9 @@ void alibi(DType type) {
     b.queries = queries;
     b.keys = keys;
     b.partial = partial.as<double>();
-    POSENC_AT_LEVEL(alibi_backward, b, 0, heads * queries);
+    cpu::kernels().alibi_backward(b, 0, heads * queries);
     const cpu::AlibiReduce r{type, partial.as<double>(), queries, sums.data()};
-    POSENC_AT_LEVEL(alibi_reduce, r, 0, heads);
+    cpu::kernels().alibi_reduce(r, 0, heads);
     print(which + " backward", type, sums);
   }
 }

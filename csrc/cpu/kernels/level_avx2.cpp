@@ -1,13 +1,17 @@
 // Kernels for x86-64 with AVX2 and FMA (x86-64-v3).
 #if defined(__x86_64__)
 
-// Standard headers first: their inline functions must not be compiled for this level, other files share them.
+// Standard headers first: their inline functions are shared with other files, so they must not be compiled
+// for this level.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include <immintrin.h>
 
+#define POSENC_LEVEL avx2
 #define POSENC_VECTOR_BYTES 32
 
 #if defined(__clang__)
@@ -17,11 +21,7 @@
 #pragma GCC target("avx2,fma,f16c,bmi,bmi2")
 #endif
 
-#include "cpu/kernels/kernels.h"
-
-namespace posenc_ext::cpu::avx2 {
-#include "cpu/kernels/bodies.h"
-}  // namespace posenc_ext::cpu::avx2
+#include "cpu/kernels/kernels-inl.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -1,4 +1,4 @@
-#include "cpu/kernels/levels.h"
+#include "cpu/kernels/kernels.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -47,6 +47,14 @@ Level chosen_level() {
 Level level() {
   static const Level value = chosen_level();
   return value;
+}
+
+const Kernels& kernels() {
+#if defined(__x86_64__)
+  if (level() == Level::avx512) return avx512::kKernels;
+  if (level() == Level::avx2) return avx2::kKernels;
+#endif
+  return baseline::kKernels;
 }
 
 const char* level_name() { return kNames[static_cast<int>(level())]; }

@@ -24,12 +24,20 @@ bool in_vectors(const void* data, const Strided& rows, int64_t channel_stride, i
   return aligned;
 }
 
-// Calls f with the scales in float pairs, unless T is double or they do not fit.
+// Calls f with the scales as sums of T take them: doubles, float pairs for float, floats for the half types.
+// Doubles, too, where they do not fit.
 template <class T, class Arguments, class F>
 void with_scales(const Arguments& a, F f) {
   const Scales<double> scales{a.x_scale, a.dropout.dropout.scale};
   if constexpr (!std::is_same_v<T, double>) {
-    if (fits_float_pair(a.x_scale)) return f(to_float_pairs(scales));
+    if (fits_float_pair(a.x_scale)) {
+      const Scales<FloatPair> pairs = to_float_pairs(scales);
+      if constexpr (kIsHalf<T>) {
+        return f(Scales<float>{pairs.x.hi, pairs.kept.hi});
+      } else {
+        return f(pairs);
+      }
+    }
   }
   f(scales);
 }

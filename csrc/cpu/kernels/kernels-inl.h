@@ -1,0 +1,41 @@
+// The table of the kernels of one CPU level.
+#pragma once
+
+#include "cpu/kernels/add_sinusoidal-inl.h"
+#include "cpu/kernels/alibi_bias-inl.h"
+#include "cpu/kernels/dropout-inl.h"
+#include "cpu/kernels/gather_bias-inl.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/kernels/position_embedding-inl.h"
+#include "cpu/kernels/positions-inl.h"
+#include "cpu/kernels/relative_bias-inl.h"
+#include "cpu/kernels/sinusoidal-inl.h"
+#include "cpu/kernels/sinusoidal_rows-inl.h"
+
+namespace posenc_ext::cpu::POSENC_LEVEL {
+
+const Kernels kKernels = {
+    .sinusoid_rows = sinusoid_rows,
+    .sinusoid_steps = sinusoid_steps,
+    .sinusoid_anchors = sinusoid_anchors,
+    .sinusoid_table = sinusoid_table,
+    .sinusoid_backward = sinusoid_backward,
+    .add_sinusoidal = add_sinusoidal,
+    .scale_dropout = scale_dropout,
+    .add_position_embedding = add_position_embedding,
+    .sum_batch = sum_batch,
+    .add_positions = add_positions,
+    .sum_positions = sum_positions,
+    .reverse_table = reverse_table,
+    .bias_reduce = bias_reduce,
+    .window_bias = {bias_forward<WindowScheme>, bias_backward<WindowScheme>},
+    .t5_bias = {bias_forward<T5Scheme>, bias_backward<T5Scheme>},
+    .find_out_of_range = find_out_of_range,
+    .gather_forward = gather_forward,
+    .gather_backward = gather_backward,
+    .alibi_forward = alibi_forward,
+    .alibi_backward = alibi_backward,
+    .alibi_reduce = alibi_reduce,
+};
+
+}  // namespace posenc_ext::cpu::POSENC_LEVEL
