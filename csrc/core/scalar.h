@@ -12,6 +12,8 @@ namespace posenc_ext::core {
 
 enum class DType : int32_t { float64, float32, float16, bfloat16 };
 
+constexpr int64_t size_of(DType type) { return type == DType::float64 ? 8 : type == DType::float32 ? 4 : 2; }
+
 // What positions may be stored as: integers, and the floating dtypes.
 enum class PositionType : int32_t { u8, i8, i16, i32, i64, u16, u32, u64, f64, f32, f16, bf16 };
 

@@ -2,7 +2,7 @@
 // by level_*.cpp, inside the level's namespace, after sinusoidal_body.h.
 #pragma once
 
-#include "args/add_sinusoidal.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/kernels/sinusoidal-inl.h"
 #include "cpu/kernels/sums-inl.h"
 #include "cpu/simd/level.h"

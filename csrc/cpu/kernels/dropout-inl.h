@@ -1,7 +1,7 @@
 // Rounding and dropout of what a kernel stores.
 #pragma once
 
-#include "args/dropout.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/simd/level.h"
 #include "cpu/simd/line-inl.h"
 

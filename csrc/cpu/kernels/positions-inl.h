@@ -2,7 +2,7 @@
 // level's namespace, after position_embedding_body.h.
 #pragma once
 
-#include "args/positions.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/kernels/position_embedding-inl.h"
 #include "cpu/kernels/sinusoidal-inl.h"
 #include "cpu/simd/level.h"

@@ -8,10 +8,7 @@
 namespace posenc_ext::cuda {
 namespace {
 
-constexpr int64_t kBlocksPerMultiprocessor = 8;
 constexpr int64_t kMaxChunkSamples = 8;  // that share a load of pos
-
-int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 
 bool in_vectors(const Tokens& tokens, int64_t size) {
   return tokens.channel_stride == 1 && is_aligned(tokens.data) && is_aligned(tokens.batch_stride, size) &&
@@ -98,7 +95,7 @@ void sum_batch(const SumBatch& a, cudaStream_t stream) {
 void add_positions(const AddPositions& a, cudaStream_t stream) {
   const int64_t size = size_of(a.dtype);
   const bool vectors = is_aligned(a.dim, size) && in_vectors(a.x, a.x_at, a.x_channel_stride, size) &&
-                       in_vectors({a.pos, 0, a.pos_row_stride, a.pos_channel_stride}, size) &&
+                       in_vectors({a.table, 0, a.table_row_stride, a.table_channel_stride}, size) &&
                        is_aligned(a.out);
   const int64_t columns = vectors ? a.dim * size / kVectorBytes : a.dim;
   const Divide divide = make_divide(columns, a.count * columns);
