@@ -26,8 +26,7 @@ As in torch's own ops, a DTensor and a plain tensor of more than one element do 
 Dropout drops the same elements as one process with the same seed, however the tensors are sharded, now and in
 backward, if the generators of all ranks of the mesh are in the same state (``torch.manual_seed`` of one
 number on each), which torch asks for as well. For this a rank makes the mask of the whole result: O(global
-elements), a few bytes each for a while. On CUDA a sharded result is rounded twice, before and after dropout's
-scale.
+elements), a few bytes each for a while. A sharded result of a half type may differ in its last bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -265,19 +264,16 @@ def _kept_here(
     return distribute_tensor(kept, mesh, whole, src_data_rank=None).to_local()
 
 
-def _as_mask(kept: Tensor) -> Tensor:
-    """A bit for each element, which the CPU's ops take in place of a seed."""
-    bits = torch.nn.functional.pad(kept.flatten().to(torch.uint8), (0, -kept.numel() % 8)).view(-1, 8)
-    return (bits << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+# In which results are scaled before their one rounding.
+_WIDER = {torch.float32: torch.float64, torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
-def _call_dropping(op: Any, local: Values, kept: Tensor, takes_masks: bool) -> Tensor:
+def _call_dropping(op: Any, local: Values, kept: Tensor) -> Tensor:
     """The op on this rank's shard, where what is kept is known."""
-    if takes_masks:
-        return op(**{**local, "seed": _as_mask(kept)})
-    p = local["dropout_p"]
-    result = op(**{**local, "dropout_p": 0.0, "seed": None})
-    return torch.where(kept, result * (1.0 / (1.0 - p) if p < 1.0 else 0.0), 0.0)
+    p, dtype = local["dropout_p"], next(t.dtype for _, t in _tensors(local))
+    wide = _with_tensors(local, lambda _, t: t.to(_WIDER.get(t.dtype, t.dtype)))
+    result = op(**{**wide, "dropout_p": 0.0, "seed": None})
+    return torch.where(kept, result * (1.0 / (1.0 - p) if p < 1.0 else 0.0), 0.0).to(dtype)
 
 
 @torch.no_grad()  # below autograd, whose formulas are in C++
@@ -314,7 +310,7 @@ def _dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DTensor
         drops = seed is not None and values["dropout_p"] > 0
         if drops and any(placement.is_shard() for placement in placements):
             kept = _kept_here(values, whole.shape, mesh, placements, device)
-            result = _call_dropping(op, local, kept, takes_masks=kept.is_cpu)
+            result = _call_dropping(op, local, kept)
         else:
             result = op(**local)
     return DTensor.from_local(

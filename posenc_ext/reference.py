@@ -281,29 +281,12 @@ def drop(y: Tensor, dropout_p: float, seed: Tensor) -> Tensor:
 
 
 def dropout_mask(shape: Sequence[int], dropout_p: float, seed: Tensor) -> Tensor:
-    """True where an element of a contiguous result of this shape is kept: 16 bits of Philox an element.
-
-    `seed` is the seed, or the mask that `dropout_bits` drew from it.
-    """
-    if seed.dtype is torch.uint8:
-        bits = seed[:, None] >> torch.arange(8, device=seed.device) & 1
-        return bits.flatten()[: torch.Size(shape).numel()].bool().view(shape)
+    """True where an element of a contiguous result of this shape is kept: 16 bits of Philox an element."""
     i = torch.arange(torch.Size(shape).numel(), device=seed.device)
     counter = [i // 8 & _MASK32, i // 8 >> 32, torch.zeros_like(i), torch.zeros_like(i)]
     words = torch.stack(philox(counter, int(seed)))
     draw = (words.gather(0, (i % 8 // 2)[None])[0] >> 16 * (i % 2)) & 0xFFFF
     return (draw >= int(dropout_p * 65536 + 0.5)).view(shape)
-
-
-def dropout_bits(seed: Tensor, count: int, dropout_p: float) -> Tensor:
-    """The mask of `count` elements, one bit each: element i is bit i % 8 of byte i // 8.
-
-    >>> dropout_bits(torch.tensor([0]), 12, 0.5)
-    tensor([253,   3], dtype=torch.uint8)
-    """
-    kept = torch.nn.functional.pad(dropout_mask((count,), dropout_p, seed), (0, -count % 8))
-    weights = 2 ** torch.arange(8, device=seed.device)
-    return (kept.view(-1, 8) * weights).sum(1).to(torch.uint8)
 
 
 def window_index(

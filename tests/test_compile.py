@@ -113,16 +113,15 @@ def test_errors_at_capture():
         compiled(torch.ones(8, 2), [2, 2])
 
 
-@pytest.mark.parametrize("length", [64, 640], ids=["seed", "mask"])
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_dropout_drops_the_same_in_backward(backend, length):
-    """Forward and backward are compiled apart: both must use the one seed, or mask, that was drawn."""
+def test_dropout_drops_the_same_in_backward(backend):
+    """Forward and backward are compiled apart: both must use the one seed that was drawn."""
 
     def function(x):
         return posenc_ext.add_sinusoidal(x, x_scale=3.0, dropout_p=0.5, training=True)
 
     compiled = torch.compile(function, fullgraph=True, backend=backend)
-    x = torch.full((4, length, 32), 5.0, requires_grad=True)
+    x = torch.full((4, 64, 32), 5.0, requires_grad=True)
     outputs = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)

@@ -281,7 +281,7 @@ void test_positions(DType type, int64_t count, int64_t rows, int64_t dim, Form f
                           pos.memory.data(),
                           pos.row_stride,
                           pos.channel_stride,
-                          {dropout, seeded, {}},
+                          {dropout, seeded},
                           wanted.data(),
                           false};
   cpu::baseline::kKernels.add_positions(host, 0, count);

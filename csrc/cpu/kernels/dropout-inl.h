@@ -91,29 +91,11 @@ inline uint64_t kept_bits(const Words& w, uint16_t below) {
 #endif
 }
 
-// The next kWord bits of a mask, from element `first` on, a multiple of eight; zeros beyond its end.
-inline uint64_t word_of(const Mask& mask, int64_t first) {
-  const int64_t at = first / 8, left = mask.bytes - at;
-  uint64_t word = 0;
-  if (left >= kWord / 8) {
-    memcpy(&word, mask.data + at, sizeof(word));
-  } else if (left > 0) {
-    memcpy(&word, mask.data + at, static_cast<size_t>(left));
-  }
-  return word;
-}
-
 // Whether elements are kept, a bit for each of kWords * kWord elements of each of kRows. The first of each
 // row stand `apart` in linear order, all at multiples of eight.
 template <int kRows, int64_t kWords>
 inline void draw_words(const SeededDropout& d, int64_t first, int64_t apart,
                        uint64_t (&words)[kRows][kWords]) {
-  if (d.mask.data != nullptr) {
-    for (int r = 0; r < kRows; ++r) {
-      for (int64_t i = 0; i < kWords; ++i) words[r][i] = word_of(d.mask, first + r * apart + i * kWord);
-    }
-    return;
-  }
   const uint64_t key = static_cast<uint64_t>(*d.seed);
   // In 16 bits, which lack the threshold 2^16: then nothing is kept.
   const uint16_t below = static_cast<uint16_t>(min_of(d.dropout.threshold, uint32_t{0xffff}));
@@ -188,18 +170,6 @@ inline void store_row(const SeededDropout& d, bool past_caches, int64_t first, i
     write_row(past_caches, block, y + c0, [=, &keep](int64_t c, int64_t n) {
       return Octet<T>::round(term(c0 + c, n) * scale).keep(keep(c));
     });
-  }
-}
-
-void dropout_mask(const DropoutMask& a, int64_t begin, int64_t end) {
-  constexpr int64_t kWords = 4;
-  const int64_t last = min_of(a.count, end * a.kItem);
-  for (int64_t i = begin * a.kItem; i < last; i += kWords * kWord) {
-    uint64_t words[1][kWords];
-    draw_words(a.dropout, i, 0, words);
-    const int64_t count = min_of(kWords * kWord, last - i);
-    if (count % 8 != 0) words[0][count / kWord] &= (uint64_t{1} << count % kWord) - 1;
-    memcpy(a.out + i / 8, words, static_cast<size_t>((count + 7) / 8));
   }
 }
 
