@@ -1,5 +1,5 @@
-// What compiled autograd asks of a node: the part of autograd whose interface changes most between versions of
-// torch. Without it, torch.compile of backward raises an error that names the node.
+// What compiled autograd asks of a node: the part of autograd whose interface changes most between versions
+// of torch. Without it, torch.compile of backward raises an error that names the node.
 #pragma once
 
 #include "torch_compat.h"

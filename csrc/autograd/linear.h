@@ -1,8 +1,9 @@
 // One autograd rule for every op that is linear (or affine) in its tensors: the gradient is the adjoint, the
 // tangent is the map. Ops with another derivative use the same node, and may save their result.
 //
-// The adjoint is a differentiable call, so derivatives of any order, forward mode and torch.func follow. A Node
-// as in PyTorch's generated code: torch::autograd::Function supports neither torch.func nor forward mode.
+// The adjoint is a differentiable call, so derivatives of any order, forward mode and torch.func follow. A
+// Node as in PyTorch's generated code: torch::autograd::Function supports neither torch.func nor forward
+// mode.
 #pragma once
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -111,8 +112,8 @@ struct Saved<const Output&> {
 using OutputMask = std::vector<bool>;
 
 // An adjoint is a function or an op: of the gradient and the saved arguments where the op has one
-// differentiable input; of the gradient, the mask and the saved arguments, with a gradient for each input, where
-// it has several.
+// differentiable input; of the gradient, the mask and the saved arguments, with a gradient for each input,
+// where it has several.
 template <class F>
 struct Adjoint;
 
@@ -153,7 +154,8 @@ struct BackwardNode<adjoint, Rule, std::tuple<S...>>
     if (!grads[0].defined()) return variable_list(this->num_outputs());
     const at::Tensor grad = std::move(grads[0]);
     return std::apply(
-        [&](const auto&... args) { return gradients(grad, output_mask(), S::unpack(args, *this)...); }, saved);
+        [&](const auto&... args) { return gradients(grad, output_mask(), S::unpack(args, *this)...); },
+        saved);
   }
 
   void release_variables() override {
@@ -201,8 +203,8 @@ inline at::Tensor tangent_or_zeros(const at::Tensor& input) {
   return at::zeros({}, input.options()).expand_symint(input.sym_sizes());
 }
 
-// Runs forward() below autograd. Where a gradient is recorded, record(node, result) saves what the adjoint takes;
-// where an input has a tangent, tangent(result) is that of the result.
+// Runs forward() below autograd. Where a gradient is recorded, record(node, result) saves what the adjoint
+// takes; where an input has a tangent, tangent(result) is that of the result.
 template <auto adjoint, class Forward, class Tangent, class Record, class... Inputs>
 at::Tensor differentiable(const char* label, Forward forward, Tangent tangent, Record record,
                           const Inputs&... inputs) {

@@ -15,9 +15,9 @@ constexpr size_t kX = 0, kPosEmbed = 1, kPrefix = 2;
 // What backward must know of the arguments: pos_embed's batch axis (-1: it has none), and each prefix's
 // sizes.
 variable_list split_gradient(const at::Tensor& grad, const OutputMask& mask, int64_t pos_batch_axis,
-                           c10::SymIntArrayRef prefix_lengths, c10::SymIntArrayRef prefix_batches,
-                           bool embed_prefix, double x_scale, bool batch_first, double dropout_p,
-                           const std::optional<at::Tensor>& seed) {
+                             c10::SymIntArrayRef prefix_lengths, c10::SymIntArrayRef prefix_batches,
+                             bool embed_prefix, double x_scale, bool batch_first, double dropout_p,
+                             const std::optional<at::Tensor>& seed) {
   const int64_t batch_axis = batch_first ? 0 : 1, token_axis = 1 - batch_axis;
   const bool drops = ops::drops(dropout_p, seed);
   const at::Tensor retained = drops ? ops::call_scale_dropout(grad, 1.0, dropout_p, seed) : grad;
@@ -64,8 +64,8 @@ at::Tensor add_position_embedding_autograd(const at::Tensor& x, const at::Tensor
   const auto record = [&](auto& node, const at::Tensor&) {
     int64_t pos_batch_axis = -1;
     if (pos_embed.dim() == 3) {
-      pos_batch_axis = 1 - ops::check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale,
-                                                             batch_first, dropout_p, seed)
+      pos_batch_axis = 1 - ops::check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix,
+                                                             x_scale, batch_first, dropout_p, seed)
                                .pos_token_axis;
     }
     std::vector<c10::SymInt> lengths, batches;
@@ -76,8 +76,8 @@ at::Tensor add_position_embedding_autograd(const at::Tensor& x, const at::Tensor
     node.save(pos_batch_axis, lengths, batches, embed_prefix, x_scale, batch_first, dropout_p, seed);
   };
   return differentiable<&split_gradient>(
-      "add_position_embedding", [&] { return add(x, pos_embed, prefix_tokens); }, tangent, record, x, pos_embed,
-      prefix_tokens);
+      "add_position_embedding", [&] { return add(x, pos_embed, prefix_tokens); }, tangent, record, x,
+      pos_embed, prefix_tokens);
 }
 
 at::Tensor expand_batch(const at::Tensor& sum, c10::SymInt batch, bool batch_first) {

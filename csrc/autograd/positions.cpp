@@ -16,8 +16,7 @@ variable_list add_positions_backward(const at::Tensor& grad, const OutputMask& m
   const at::Tensor retained = drops ? ops::call_scale_dropout(grad, 1.0, dropout_p, seed) : grad;
   variable_list gradients(2);
   if (mask[0]) {
-    gradients[0] =
-        x_scale == 1.0 ? retained : ops::call_scale_dropout(retained, x_scale, 0.0, std::nullopt);
+    gradients[0] = x_scale == 1.0 ? retained : ops::call_scale_dropout(retained, x_scale, 0.0, std::nullopt);
   }
   if (mask[1]) gradients[1] = ops::call_sum_positions(retained, positions, std::move(num_rows));
   return gradients;

@@ -1,5 +1,5 @@
-// Gradients of the sinusoids. A sinusoid is not linear in its positions, but its derivatives are the same op with
-// a higher order.
+// Gradients of the sinusoids. A sinusoid is not linear in its positions, but its derivatives are the same op
+// with a higher order.
 #include "ops/sinusoidal.h"
 
 #include <ATen/ops/mul.h>
@@ -38,8 +38,8 @@ variable_list sinusoidal_backward_backward(const at::Tensor& grad_out, const Out
   const at::Tensor factor = grad_out.to(at::kDouble).unsqueeze(-1);
   variable_list gradients(2);
   if (mask[0]) {
-    const at::Tensor slope = ops::call_sinusoidal(positions, grad.sym_size(-1), base, freq_shift, scale, layout,
-                                                  odd, order, at::kDouble);
+    const at::Tensor slope = ops::call_sinusoidal(positions, grad.sym_size(-1), base, freq_shift, scale,
+                                                  layout, odd, order, at::kDouble);
     gradients[0] = at::mul(factor, slope).to(grad.scalar_type());
   }
   if (mask[1]) {

@@ -23,7 +23,8 @@ void scale_dropout(ops::Dropping& arguments, const at::Tensor& out) {
       a.outer.dims = last;
     }
   }
-  parallel_for(a.items(), a.inner, [&](int64_t begin, int64_t end) { kernels().scale_dropout(a, begin, end); });
+  parallel_for(a.items(), a.inner,
+               [&](int64_t begin, int64_t end) { kernels().scale_dropout(a, begin, end); });
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// The position-embedding ops on the CPU: how work is divided, and threads. No work is divided by thread count.
+// The position-embedding ops on the CPU: how work is divided, and threads. No work is divided by thread
+// count.
 #include "ops/position_embedding.h"
 
 #include "cpu/device.h"
@@ -11,7 +12,8 @@ namespace {
 void add_position_embedding(ops::AddPositionEmbedding& arguments, const at::Tensor& out) {
   AddPositionEmbedding a{ops::fill_args(arguments, out), writes_past_caches(out), 0, 0, false};
   // An item's rows of pos_embed stay in cache while it, and the next items, walk over the samples. Where the
-  // channels of x are not adjacent, its cache lines must stay there instead: it is read in squares of 32 tokens.
+  // channels of x are not adjacent, its cache lines must stay there instead: it is read in squares of 32
+  // tokens.
   constexpr int64_t kItemElements = 16384, kSquare = 32;
   const int64_t rows = core::max_of<int64_t>(1, kItemElements / a.dim);
   a.whole_samples = a.x.channel_stride > a.x.token_stride;

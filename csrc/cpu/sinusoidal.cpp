@@ -22,7 +22,7 @@ auto fill_args(Arguments& arguments, const FrequencyTable& table, const at::Tens
   return std::pair(ops::fill_args(arguments, frequencies.spec, out), frequencies);
 }
 
-std::shared_ptr<const AngleTable> angle_table(const core::EncodingSpec& e) {
+std::shared_ptr<const AngleTable> table_of(const core::EncodingSpec& e) {
   return angle_table(e.dim, e.base, e.freq_shift, e.scale);
 }
 
@@ -46,7 +46,7 @@ bool adds_angles(const AngleTable& table, int64_t start, int64_t length, at::Sca
 
 void write_table(ops::SinusoidalTable& arguments, const at::Tensor& out) {
   prepare_result(out);  // sinusoidal_table allocated it
-  const auto table = angle_table(arguments.encoding);
+  const auto table = table_of(arguments.encoding);
   const int64_t start = arguments.start.expect_int(), length = out.size(0);
   if (!adds_angles(*table, start, length, out.scalar_type())) return write_rows(arguments, *table, out);
   const SinusoidTable a{table->frequencies->with(arguments.encoding.layout, arguments.encoding.odd),
@@ -62,7 +62,7 @@ void write_table(ops::SinusoidalTable& arguments, const at::Tensor& out) {
 }
 
 void write_sinusoidal(ops::Sinusoidal& arguments, const at::Tensor& out) {
-  write_rows(arguments, *angle_table(arguments.encoding), out);
+  write_rows(arguments, *table_of(arguments.encoding), out);
 }
 
 void write_sinusoidal_backward(ops::SinusoidalBackward& arguments, const at::Tensor& out) {

@@ -8,7 +8,8 @@ namespace posenc_ext::cuda {
 
 TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) {
   m.impl("_add_sinusoidal", ops::kernel<Cuda, ops::check_add_sinusoidal, launched<add_sinusoidal>>());
-  m.impl("add_sinusoidal.out", ops::out_kernel<Cuda, ops::check_add_sinusoidal_out, launched<add_sinusoidal>>());
+  m.impl("add_sinusoidal.out",
+         ops::out_kernel<Cuda, ops::check_add_sinusoidal_out, launched<add_sinusoidal>>());
   m.impl("add_sinusoidal.offsets_out",
          ops::out_kernel<Cuda, ops::check_add_sinusoidal_offsets_out, launched<add_sinusoidal>>());
   m.impl("add_sinusoidal.positions_out",

@@ -7,7 +7,8 @@
 namespace posenc_ext::cuda {
 
 TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) {
-  m.impl("sinusoidal_table.out", ops::out_kernel<Cuda, ops::check_sinusoidal_table, launched<sinusoid_rows>>());
+  m.impl("sinusoidal_table.out",
+         ops::out_kernel<Cuda, ops::check_sinusoidal_table, launched<sinusoid_rows>>());
   m.impl("sinusoidal.out", ops::out_kernel<Cuda, ops::check_sinusoidal_out, launched<sinusoid_rows>>());
   m.impl("_sinusoidal", ops::kernel<Cuda, ops::check_sinusoidal, launched<sinusoid_rows>>());
   m.impl("_sinusoidal_backward",

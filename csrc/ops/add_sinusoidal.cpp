@@ -53,11 +53,9 @@ AddSinusoidal check_samples(const Samples& samples, const c10::SymInt& start, do
   const auto& [x, offsets, batch_first] = samples;
   POSENC_CHECK(x.dim() == 3, op, "x must have 3 dimensions [B, L, D] or [L, B, D], got ", x.dim());
   check_dtype(op, "x", x.scalar_type());
-  const AddSinusoidal arguments{{{op, sizes_of(x), x.options()}, x, x_scale, dropout_p, seed},
-                                check_encoding(op, x.sym_size(2), base, freq_shift, 1.0, layout, odd),
-                                offsets,
-                                start,
-                                batch_first};
+  const core::EncodingSpec encoding = check_encoding(op, x.sym_size(2), base, freq_shift, 1.0, layout, odd);
+  const AddSinusoidal arguments{
+      {{op, sizes_of(x), x.options()}, x, x_scale, dropout_p, seed}, encoding, offsets, start, batch_first};
   check_finite(op, "x_scale", x_scale);
   if (offsets.has_value()) {
     const c10::SymInt batch = x.sym_size(arguments.batch_axis());

@@ -36,8 +36,8 @@ AddSinusoidal check_add_sinusoidal_positions_out(const at::Tensor& x, const at::
                                                  double dropout_p, bool training, at::Tensor& out);
 args::AddSinusoidal fill_args(AddSinusoidal& arguments, const core::Sinusoid& spec, const at::Tensor& out);
 
-inline constexpr Op<at::Tensor(const at::Tensor&, const std::optional<at::Tensor>&, c10::SymInt, double, double,
-                               double, std::string_view, std::string_view, bool, double,
+inline constexpr Op<at::Tensor(const at::Tensor&, const std::optional<at::Tensor>&, c10::SymInt, double,
+                               double, double, std::string_view, std::string_view, bool, double,
                                const std::optional<at::Tensor>&),
                     "_add_sinusoidal">
     call_add_sinusoidal;
@@ -45,12 +45,12 @@ inline constexpr Op<at::Tensor&(const at::Tensor&, c10::SymInt, double, double, 
                                 std::string_view, bool, double, bool, at::Tensor&),
                     "add_sinusoidal.out">
     call_add_sinusoidal_out;
-inline constexpr Op<at::Tensor&(const at::Tensor&, const at::Tensor&, double, double, double, std::string_view,
-                                std::string_view, bool, double, bool, at::Tensor&),
+inline constexpr Op<at::Tensor&(const at::Tensor&, const at::Tensor&, double, double, double,
+                                std::string_view, std::string_view, bool, double, bool, at::Tensor&),
                     "add_sinusoidal.offsets_out">
     call_add_sinusoidal_offsets_out;
-inline constexpr Op<at::Tensor&(const at::Tensor&, const at::Tensor&, double, double, double, std::string_view,
-                                std::string_view, double, bool, at::Tensor&),
+inline constexpr Op<at::Tensor&(const at::Tensor&, const at::Tensor&, double, double, double,
+                                std::string_view, std::string_view, double, bool, at::Tensor&),
                     "add_sinusoidal.positions_out">
     call_add_sinusoidal_positions_out;
 

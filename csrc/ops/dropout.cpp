@@ -9,8 +9,7 @@ namespace posenc_ext::ops {
 void Dropping::draw_seed() { seed = ops::draw_seed(x, dropout_p, training); }
 
 args::SeededDropout Dropping::seeded_dropout() const {
-  return {core::make_dropout(dropout_p),
-          drops(dropout_p, seed) ? seed->const_data_ptr<int64_t>() : nullptr};
+  return {core::make_dropout(dropout_p), drops(dropout_p, seed) ? seed->const_data_ptr<int64_t>() : nullptr};
 }
 
 void check_dropout(const Dropping& arguments) {
@@ -42,12 +41,8 @@ Dropping check_scale_dropout(const at::Tensor& x, double scale, double dropout_p
 args::ScaleDropout fill_args(Dropping& arguments, const at::Tensor& out) {
   at::Tensor& x = arguments.x;
   x = collapsible(x, x.dim());
-  return {arguments.x_scale,
-          arguments.seeded_dropout(),
-          to_core(x.scalar_type()),
-          x.const_data_ptr(),
-          to_strided(x, x.dim()),
-          out.numel(),
+  return {arguments.x_scale,     arguments.seeded_dropout(), to_core(x.scalar_type()),
+          x.const_data_ptr(),    to_strided(x, x.dim()),     out.numel(),
           out.mutable_data_ptr()};
 }
 

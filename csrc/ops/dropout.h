@@ -22,7 +22,8 @@ struct Dropping : Result {
 void check_dropout(const Dropping& arguments);
 
 // One number from the generator of x's device, which stays there: no synchronization, and a captured CUDA
-// graph generates a new one at each replay. None without dropout, and for a dropout_p that a check will reject.
+// graph generates a new one at each replay. None without dropout, and for a dropout_p that a check will
+// reject.
 std::optional<at::Tensor> draw_seed(const at::Tensor& x, double dropout_p, bool training);
 
 inline bool drops(double dropout_p, const std::optional<at::Tensor>& seed) {

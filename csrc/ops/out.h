@@ -25,8 +25,8 @@ struct Input {
 // input in a way that cannot be determined: the result must then be computed in separate memory.
 bool check_inputs(const char* op, const std::vector<Input>& inputs, const at::Tensor& out);
 
-// write(t) writes the result into a contiguous t: `out`, or a temporary where that is not contiguous or shares
-// memory with an input.
+// write(t) writes the result into a contiguous t: `out`, or a temporary where that is not contiguous or
+// shares memory with an input.
 template <class Write, class... Inputs>
 at::Tensor& write_contiguous(at::Tensor& out, Write write, const Inputs&... inputs) {
   if (out.is_contiguous() && !(out.is_alias_of(inputs) || ...)) {

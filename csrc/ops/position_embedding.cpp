@@ -93,8 +93,12 @@ AddPositionEmbedding check_add_position_embedding(const at::Tensor& x, const at:
   const char* op = kAddPositionEmbedding;
   POSENC_CHECK(x.dim() == 3, op, "x must have 3 dimensions [B, N, D] or [N, B, D], got ", x.dim());
   check_dtype(op, "x", x.scalar_type());
-  AddPositionEmbedding arguments{{{op, sizes_of(x), x.options()}, x, x_scale, dropout_p, seed}, pos_embed,
-                                 prefix_tokens, {}, embed_prefix, batch_first};
+  AddPositionEmbedding arguments{{{op, sizes_of(x), x.options()}, x, x_scale, dropout_p, seed},
+                                 pos_embed,
+                                 prefix_tokens,
+                                 {},
+                                 embed_prefix,
+                                 batch_first};
   const int64_t token_axis = arguments.token_axis();
   for (size_t i = 0; i < prefix_tokens.size(); ++i) {
     const std::string argument = "prefix_tokens[" + std::to_string(i) + "]";
@@ -116,8 +120,8 @@ AddPositionEmbedding check_add_position_embedding_out(const at::Tensor& x, const
                                                       at::TensorList prefix_tokens, bool embed_prefix,
                                                       double x_scale, bool batch_first, double dropout_p,
                                                       bool training, at::Tensor& out) {
-  AddPositionEmbedding arguments = check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix,
-                                                                x_scale, batch_first, dropout_p, std::nullopt);
+  AddPositionEmbedding arguments = check_add_position_embedding(
+      x, pos_embed, prefix_tokens, embed_prefix, x_scale, batch_first, dropout_p, std::nullopt);
   check_out_like(arguments.op, "x", x, out);
   arguments.inputs = {{"x", x}, {"pos_embed", pos_embed}};
   for (const at::Tensor& prefix : prefix_tokens) arguments.inputs.push_back({"prefix_tokens", prefix});

@@ -44,8 +44,8 @@ struct SumBatch : Result {
 SumBatch check_sum_batch(const at::Tensor& grad, bool batch_first);
 args::SumBatch fill_args(SumBatch& arguments, const at::Tensor& out);
 
-inline constexpr Op<at::Tensor(const at::Tensor&, const at::Tensor&, at::TensorList, bool, double, bool, double,
-                               const std::optional<at::Tensor>&),
+inline constexpr Op<at::Tensor(const at::Tensor&, const at::Tensor&, at::TensorList, bool, double, bool,
+                               double, const std::optional<at::Tensor>&),
                     "_add_position_embedding">
     call_add_position_embedding;
 inline constexpr Op<at::Tensor&(const at::Tensor&, const at::Tensor&, at::TensorList, bool, double, bool,

@@ -47,8 +47,9 @@ args::Positions fill_positions(const at::Tensor& positions) {
           to_strided(positions, positions.dim()), 0};
 }
 
-AddPositions check_add_positions(const at::Tensor& x, const at::Tensor& pos_embed, const at::Tensor& positions,
-                                 double x_scale, double dropout_p, const std::optional<at::Tensor>& seed) {
+AddPositions check_add_positions(const at::Tensor& x, const at::Tensor& pos_embed,
+                                 const at::Tensor& positions, double x_scale, double dropout_p,
+                                 const std::optional<at::Tensor>& seed) {
   const char* op = "add_position_embedding";
   POSENC_CHECK(x.dim() >= 1, op, "with positions x must have at least 1 dimension [..., D], got ", x.dim());
   check_dtype(op, "x", x.scalar_type());
@@ -58,8 +59,9 @@ AddPositions check_add_positions(const at::Tensor& x, const at::Tensor& pos_embe
                pos_embed.sym_sizes());
   check_positions(op, positions, x);
   check_finite(op, "x_scale", x_scale);
+  const at::Tensor per_row = one_per_row(positions, x);
   const AddPositions arguments{
-      {{op, sizes_of(x), x.options()}, x, x_scale, dropout_p, seed}, pos_embed, one_per_row(positions, x)};
+      {{op, sizes_of(x), x.options()}, x, x_scale, dropout_p, seed}, pos_embed, per_row};
   check_dropout(arguments);
   return arguments;
 }
@@ -79,20 +81,10 @@ args::AddPositions fill_args(AddPositions& arguments, const at::Tensor& out) {
   const int64_t row_dims = x.dim() - 1;
   x = collapsible(x, row_dims);
   positions = collapsible(positions, row_dims);
-  return {to_core(x.scalar_type()),
-          positions.numel(),
-          pos_embed.size(0),
-          x.size(-1),
-          x.const_data_ptr(),
-          to_strided(x, row_dims),
-          x.stride(-1),
-          arguments.x_scale,
-          fill_positions(positions),
-          pos_embed.const_data_ptr(),
-          pos_embed.stride(0),
-          pos_embed.stride(1),
-          arguments.seeded_dropout(),
-          out.mutable_data_ptr()};
+  return {to_core(x.scalar_type()),   positions.numel(),          pos_embed.size(0),   x.size(-1),
+          x.const_data_ptr(),         to_strided(x, row_dims),    x.stride(-1),        arguments.x_scale,
+          fill_positions(positions),  pos_embed.const_data_ptr(), pos_embed.stride(0), pos_embed.stride(1),
+          arguments.seeded_dropout(), out.mutable_data_ptr()};
 }
 
 SumPositions check_sum_positions(const at::Tensor& grad, const at::Tensor& positions, c10::SymInt num_rows) {
@@ -108,14 +100,8 @@ args::SumPositions fill_args(SumPositions& arguments, const at::Tensor& out) {
   at::Tensor& grad = arguments.grad;
   const int64_t row_dims = grad.dim() - 1;
   grad = collapsible(grad, row_dims);
-  return {to_core(grad.scalar_type()),
-          arguments.positions.numel(),
-          out.size(0),
-          out.size(1),
-          grad.const_data_ptr(),
-          to_strided(grad, row_dims),
-          grad.stride(-1),
-          out.mutable_data_ptr()};
+  return {to_core(grad.scalar_type()), arguments.positions.numel(), out.size(0),     out.size(1),
+          grad.const_data_ptr(),       to_strided(grad, row_dims),  grad.stride(-1), out.mutable_data_ptr()};
 }
 
 namespace {

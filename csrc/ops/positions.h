@@ -12,22 +12,23 @@ void check_positions(const char* op, const at::Tensor& positions, const at::Tens
 // A view with one position for each row of x [..., D].
 at::Tensor one_per_row(const at::Tensor& positions, const at::Tensor& x);
 
-// From here on a double does not represent every integer. The positions start, ..., start + length - 1 must be
-// below; symbolic ones are checked by the kernels, because a guard would specialize the graph.
+// From here on a double does not represent every integer. The positions start, ..., start + length - 1 must
+// be below; symbolic ones are checked by the kernels, because a guard would specialize the graph.
 constexpr int64_t kInexact = int64_t{1} << 53;
 void check_exact(const char* op, const c10::SymInt& start, const c10::SymInt& length);
 
 // Collapsible positions as the kernels read them.
 args::Positions fill_positions(const at::Tensor& positions);
 
-// y = dropout(x * x_scale + pos_embed[positions]). Whether the positions are rows of pos_embed is checked where
-// they are read.
+// y = dropout(x * x_scale + pos_embed[positions]). Whether the positions are rows of pos_embed is checked
+// where they are read.
 struct AddPositions : Dropping {
   at::Tensor pos_embed{}, positions{};  // a position per row
 };
 
-AddPositions check_add_positions(const at::Tensor& x, const at::Tensor& pos_embed, const at::Tensor& positions,
-                                 double x_scale, double dropout_p, const std::optional<at::Tensor>& seed);
+AddPositions check_add_positions(const at::Tensor& x, const at::Tensor& pos_embed,
+                                 const at::Tensor& positions, double x_scale, double dropout_p,
+                                 const std::optional<at::Tensor>& seed);
 AddPositions check_add_positions_out(const at::Tensor& x, const at::Tensor& pos_embed,
                                      const at::Tensor& positions, double x_scale, double dropout_p,
                                      bool training, at::Tensor& out);

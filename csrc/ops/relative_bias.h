@@ -90,15 +90,13 @@ at::Tensor call_bias(const at::Tensor& table, Args... args) {
 
 template <class Op, class... Args>
 at::Tensor& call_bias_out(const at::Tensor& table, Args... args, at::Tensor& out) {
-  static const auto op =
-      find_op<at::Tensor&(const at::Tensor&, Args..., at::Tensor&)>(Op::name, "out");
+  static const auto op = find_op<at::Tensor&(const at::Tensor&, Args..., at::Tensor&)>(Op::name, "out");
   return op.call(table, args..., out);
 }
 
 template <class Op, class... Args>
 at::Tensor call_bias_backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
-  static const auto op =
-      find_op<at::Tensor(const at::Tensor&, c10::SymInt, Args...)>(Op::backward_name);
+  static const auto op = find_op<at::Tensor(const at::Tensor&, c10::SymInt, Args...)>(Op::backward_name);
   return op.call(grad, std::move(num_rows), args...);
 }
 

@@ -99,7 +99,9 @@ Sinusoidal check_sinusoidal(const at::Tensor& positions, c10::SymInt dim, double
   const at::ScalarType type = sinusoidal_dtype(positions, dtype);
   check_dtype(op, "dtype", type);
   return {{op, with_channels(positions, std::move(dim)), positions.options().dtype(type)},
-          encoding, positions, order};
+          encoding,
+          positions,
+          order};
 }
 
 Sinusoidal check_sinusoidal_out(const at::Tensor& positions, c10::SymInt dim, double base, double freq_shift,

@@ -10,8 +10,8 @@
 
 namespace posenc_ext::ops {
 
-// The rules on an encoding; `op` is the public op that errors name. A symbolic dim, which only Meta sees, is 0
-// in the result.
+// The rules on an encoding; `op` is the public op that errors name. A symbolic dim, which only Meta sees, is
+// 0 in the result.
 core::EncodingSpec check_encoding(const char* op, const c10::SymInt& dim, double base, double freq_shift,
                                   double scale, std::string_view layout, std::string_view odd);
 
@@ -52,8 +52,8 @@ SinusoidalBackward check_sinusoidal_backward(const at::Tensor& grad, const at::T
 args::SinusoidBackward fill_args(SinusoidalBackward& arguments, const core::Sinusoid& spec,
                                  const at::Tensor& out);
 
-inline constexpr Op<at::Tensor&(c10::SymInt, c10::SymInt, c10::SymInt, double, double, double, std::string_view,
-                                std::string_view, at::Tensor&),
+inline constexpr Op<at::Tensor&(c10::SymInt, c10::SymInt, c10::SymInt, double, double, double,
+                                std::string_view, std::string_view, at::Tensor&),
                     "sinusoidal_table.out">
     call_sinusoidal_table_out;
 inline constexpr Op<at::Tensor(const at::Tensor&, c10::SymInt, double, double, double, std::string_view,

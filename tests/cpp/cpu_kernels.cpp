@@ -40,8 +40,6 @@ class Memory {
 
 constexpr DType kDTypes[] = {DType::float64, DType::float32, DType::float16, DType::bfloat16};
 
-int64_t size_of(DType type) { return type == DType::float64 ? 8 : type == DType::float32 ? 4 : 2; }
-
 const char* name(DType type) {
   const char* names[] = {"float64", "float32", "float16", "bfloat16"};
   return names[static_cast<int>(type)];
@@ -105,6 +103,7 @@ void sinusoids(DType type) {
         constexpr int64_t kRows = 90;
         Memory fractions = numbers(DType::float64, kRows), out(kRows * dim * size_of(type));
         cpu::SinusoidRows a{};
+        a.spec = tables.frequencies.spec;
         a.frequencies = tables.frequencies;
         a.positions = {fractions.data(), PositionType::f64, {1, {kRows}, {1}}, 0};
         a.order = order;
@@ -121,6 +120,7 @@ void sinusoids(DType type) {
         }
         Memory grad = numbers(type, kRows * dim), sums(kRows * 8);
         cpu::SinusoidBackward b{};
+        b.spec = tables.frequencies.spec;
         b.frequencies = tables.frequencies;
         b.positions = {fractions.data(), PositionType::f64, {1, {kRows}, {1}}, 0};
         b.order = order;
@@ -159,6 +159,7 @@ void adds(DType type) {
   const SinusoidTables tables(make_sinusoid(dim, 10000.0, 0.0, 1.0, Layout::interleaved, Odd::error));
   Memory kept(kept_rows * dim * 8);
   cpu::SinusoidRows rows{};
+  rows.spec = tables.frequencies.spec;
   rows.frequencies = tables.frequencies;
   rows.positions = {nullptr, PositionType::i64, {}, 0};
   rows.dtype = DType::float64;
@@ -172,6 +173,7 @@ void adds(DType type) {
       for (const bool drops : {false, true}) {
         Memory out(batch * length * dim * size_of(type));
         cpu::AddSinusoidal a{};
+        a.spec = tables.frequencies.spec;
         a.frequencies = tables.frequencies;
         a.kept = kept.as<double>();
         a.kept_positions = kept_rows;
@@ -209,7 +211,7 @@ void adds(DType type) {
     a.outer = {1, {(count + 4095) / 4096}, {4096}};
     a.total = count;
     a.out = out.data();
-    cpu::kernels().scale_dropout(a, 0, (count + 4095) / 4096);
+    cpu::kernels().scale_dropout(a, 0, a.items());
     print(drops ? "scale_dropout" : "scale_dropout p=0", type, out);
   }
 }

@@ -16,8 +16,8 @@ struct SumPositions : args::SumPositions {
   const int64_t* order;
 };
 
-// Each needs at least one element of the result, and sum_positions of the gradient. Positions are int32 or int64;
-// one that is no row is a failed assertion on the device.
+// Each needs at least one element of the result, and sum_positions of the gradient. Positions are int32 or
+// int64; one that is no row is a failed assertion on the device.
 void add_position_embedding(const AddPositionEmbedding&, cudaStream_t);
 void sum_batch(const SumBatch&, cudaStream_t);
 void add_positions(const AddPositions&, cudaStream_t);

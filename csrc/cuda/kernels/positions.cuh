@@ -45,7 +45,8 @@ __device__ __forceinline__ void add_rows(const AddPositions& a, const Divide& co
     if (!position_is_a_row_of_pos_embed) row = 0;
     T x[kWidth], pos[kWidth];
     load_channels(static_cast<const T*>(a.x) + a.x_at.offset(token) + c * a.x_channel_stride, x);
-    load_channels(static_cast<const T*>(a.table) + row * a.table_row_stride + c * a.table_channel_stride, pos);
+    load_channels(static_cast<const T*>(a.table) + row * a.table_row_stride + c * a.table_channel_stride,
+                  pos);
     const int64_t out = token * a.dim + c;
     if (!drops && !scaled) {
 #pragma unroll
