@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from op_sinusoidal import INTEGERS, angle_rate, inexact_errors, spec_errors, specs
-from op_types import ANGLE_ERROR, FLOAT64_ERROR, FLOATING, Error, Sample, drawn, layouts, values
+from op_types import ANGLE_ERROR, FLOAT64_ERROR, FLOATING, Error, Sample, drawn, layouts, sum_error, values
 from torch import Tensor
 
 from posenc_ext import reference
@@ -256,10 +256,9 @@ def add_bound(sample: Sample, expected: Tensor) -> Tensor:
     last += max(expected.shape, default=0)
     angle = last * angle_rate({**inputs, "scale": 1.0}, max(expected.shape[-1], 1))
     scaled = (inputs["x"].to(torch.float64) * inputs["x_scale"]).abs() + 1
-    oracle = angle * ANGLE_ERROR + FLOAT64_ERROR * scaled
-    if expected.device.type == "cuda" and inputs["x"].dtype != torch.float64:
-        # The encoding is in float32; of the halves every step is.
-        oracle = oracle + (0.76 * 2**-24 if inputs["x"].dtype == torch.float32 else scaled * 2**-22)
+    oracle = angle * ANGLE_ERROR + (FLOAT64_ERROR + sum_error(inputs["x"].dtype)) * scaled
+    if expected.device.type == "cuda" and inputs["x"].dtype == torch.float32:
+        oracle = oracle + 0.76 * 2**-24  # of the encoding
     return oracle / (1 - inputs["dropout_p"] or 1.0)
 
 
@@ -373,7 +372,7 @@ def scale_dropout_reference(x: Tensor, *, scale: float, dropout_p: float, seed: 
 
 
 def scale_dropout_bound(sample: Sample, expected: Tensor) -> Tensor:
-    return FLOAT64_ERROR * expected.abs()
+    return (FLOAT64_ERROR + sum_error(sample.inputs["x"].dtype)) * expected.abs()
 
 
 def scale_dropout_errors(device: str) -> Iterator[Error]:

@@ -19,6 +19,11 @@ ANGLE_ERROR = 2.0**-49
 FLOAT64_ERROR = 2.0**-51
 
 
+def sum_error(dtype: torch.dtype) -> float:
+    """Of x * scale + addend, with or without dropout, relative to its terms: core/sums.h."""
+    return 2.0**-22 if dtype in (torch.float16, torch.bfloat16) else FLOAT64_ERROR
+
+
 @dataclass(frozen=True)
 class Sample:
     """One call of an op: every argument by name, in the order of the schema."""

@@ -27,26 +27,34 @@ def test_sharded_calls_equal_one_process(world, meshes, tmp_path):
         assert not failures, f"rank {rank}: {failures[0]}"
 
 
-def test_every_op_of_tensors_has_ways():
-    """All that has a kernel, except what writes into `out`."""
+def test_every_op_has_sharding_strategies():
+    """Every op that has a kernel, except those that write into `out`."""
     from posenc_ext import distributed
 
     names = {s.name for s in torch._C._jit_get_all_schemas() if s.name.startswith("posenc_ext::")}
     kernels = {n.split("::")[1] for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(n, "Meta")}
-    assert kernels == set(distributed._WAYS)
+    assert kernels == set(distributed._STRATEGIES)
 
 
-@pytest.mark.parametrize("p", [0.3, 0.5])
-def test_what_is_kept_of_a_shard_is_given(p):
-    """A sum in float64 is scaled, cleared where dropout clears it, and rounded once."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_shard_with_the_mask_of_the_whole_result_has_its_bits(dtype):
+    """The op without dropout, then the mask: the same values as the op with the seed of that mask."""
     from posenc_ext import distributed
 
-    x = torch.randn(3, 5, 7)
-    kept = torch.rand(x.shape) < 0.5
-    values = {"x": x, "scale": 1.0, "dropout_p": p, "seed": torch.tensor([1])}
-    op = torch.ops.posenc_ext._scale_dropout.default
-    result = distributed._call_dropping(op, values, kept)
-    assert same_bits(result, torch.where(kept, x.double() * (1 / (1 - p)), 0).float())
+    ops, seed = torch.ops.posenc_ext, torch.tensor([7])
+    x = torch.randn(3, 5, 7, dtype=dtype)
+    table, positions = torch.randn(9, 7, dtype=dtype), torch.randint(9, (3, 5))
+    encoding = {"base": 1e4, "freq_shift": 0.0, "layout": "interleaved", "odd": "sin", "batch_first": True}
+    for p in (0.3, 0.5, 1.0):
+        mask = ops._scale_dropout(torch.ones_like(x), 1.0, p, seed) != 0
+        for name, arguments in {
+            "_scale_dropout": {"scale": 0.7},
+            "_add_sinusoidal": {"offsets": None, "start": 3, "x_scale": 7**0.5, **encoding},
+            "_add_positions": {"pos_embed": table, "positions": positions, "x_scale": 0.7},
+        }.items():
+            op = getattr(ops, name).default
+            values = {"x": x, **arguments, "dropout_p": p, "seed": seed}
+            assert same_bits(distributed._call_with_mask(op, values, mask, dtype), op(**values)), (name, p)
 
 
 @pytest.mark.parametrize(

@@ -189,11 +189,4 @@ POSENC_HD double derivative_factor(DoubleDouble f, int32_t order) {
   return factor;
 }
 
-// x * x_scale + encoding, the body of every "add": in double, so that storing it is the only rounding that
-// shows.
-template <class Double>
-POSENC_HD Double scaled_sum(Double x, Double x_scale, Double encoding) {
-  return fused_multiply_add(x, x_scale, encoding);
-}
-
 }  // namespace posenc_ext::core

@@ -7,6 +7,7 @@
 #include "cpu/parallel.h"
 #include "cpu/result.h"
 #include "ops/alibi_bias.h"
+#include "ops/bias_args.h"
 
 namespace posenc_ext::cpu {
 namespace {
@@ -14,17 +15,12 @@ namespace {
 // `out` is contiguous and has the result's shape.
 void fill_alibi(const at::Tensor& slopes, int64_t q_offset, bool causal, at::Tensor& out) {
   if (out.numel() == 0) return;
-  const int64_t heads = out.size(0), queries = out.size(1), keys = out.size(2);
-  const AlibiForward a{{q_offset, causal},
-                       ops::to_core(slopes.scalar_type()),
-                       slopes.const_data_ptr(),
-                       slopes.stride(0),
-                       queries,
-                       keys,
-                       out.mutable_data_ptr(),
-                       writes_past_caches(out)};
-  parallel_for(heads * queries, keys,
-               [&](int64_t begin, int64_t end) { kernels().alibi_forward(a, begin, end); });
+  const core::AlibiScheme scheme{out.size(1), out.size(2), q_offset, causal};
+  const BiasForward a = ops::bias_forward_args(slopes, out);
+  const bool non_temporal = writes_past_caches(out);
+  parallel_for(a.heads * scheme.queries(), scheme.keys(), [&](int64_t begin, int64_t end) {
+    kernels().alibi_forward(scheme, a, non_temporal, begin, end);
+  });
 }
 
 at::Tensor alibi_bias_cpu(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
@@ -47,22 +43,13 @@ at::Tensor alibi_bias_backward_cpu(const at::Tensor& grad, c10::SymInt q_offset,
   const int64_t heads = grad.size(0), queries = grad.size(1), keys = grad.size(2);
   at::Tensor out = at::empty({heads}, grad.options());
   if (grad.numel() == 0) return out.zero_();
-  const core::DType dtype = ops::to_core(grad.scalar_type());
-  at::Tensor partial = at::empty({heads, queries}, grad.options().dtype(at::kDouble));
-  const AlibiBackward a{{q_offset.expect_int(), causal},
-                        dtype,
-                        grad.const_data_ptr(),
-                        grad.stride(0),
-                        grad.stride(1),
-                        grad.stride(2),
-                        queries,
-                        keys,
-                        partial.mutable_data_ptr<double>()};
+  const core::AlibiScheme scheme{queries, keys, q_offset.expect_int(), causal};
+  const at::Tensor partial = at::empty({heads, queries}, grad.options().dtype(at::kDouble));
+  const BiasBackward a = ops::bias_backward_args(grad, partial, out);
   parallel_for(heads * queries, keys,
-               [&](int64_t begin, int64_t end) { kernels().alibi_backward(a, begin, end); });
-  const AlibiReduce reduce{dtype, partial.const_data_ptr<double>(), queries, out.mutable_data_ptr()};
+               [&](int64_t begin, int64_t end) { kernels().alibi_backward(scheme, a, begin, end); });
   parallel_for(heads, queries,
-               [&](int64_t begin, int64_t end) { kernels().alibi_reduce(reduce, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels().alibi_reduce(scheme, a, begin, end); });
   return out;
 }
 

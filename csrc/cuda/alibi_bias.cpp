@@ -8,6 +8,7 @@
 #include <torch/library.h>
 
 #include "ops/alibi_bias.h"
+#include "ops/bias_args.h"
 
 namespace posenc_ext::cuda {
 namespace {
@@ -15,15 +16,7 @@ namespace {
 // `out` is contiguous and has the result's shape.
 void fill_alibi(const at::Tensor& slopes, int64_t q_offset, bool causal, at::Tensor& out) {
   if (out.numel() == 0) return;
-  const int64_t heads = out.size(0), queries = out.size(1), keys = out.size(2);
-  alibi_forward({{q_offset, causal},
-                 ops::to_core(slopes.scalar_type()),
-                 slopes.const_data_ptr(),
-                 slopes.stride(0),
-                 heads,
-                 queries,
-                 keys,
-                 out.mutable_data_ptr()},
+  alibi_forward({out.size(1), out.size(2), q_offset, causal}, ops::bias_forward_args(slopes, out),
                 c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -52,18 +45,8 @@ at::Tensor alibi_bias_backward_cuda(const at::Tensor& grad, c10::SymInt q_offset
   at::Tensor out = at::empty({heads}, grad.options());
   if (grad.numel() == 0) return out.zero_();
   const int64_t pieces = cut(queries * keys).count;
-  at::Tensor partial = at::empty({heads, pieces == 1 ? 0 : pieces}, grad.options().dtype(at::kDouble));
-  alibi_backward({{q_offset.expect_int(), causal},
-                  ops::to_core(grad.scalar_type()),
-                  grad.const_data_ptr(),
-                  grad.stride(0),
-                  grad.stride(1),
-                  grad.stride(2),
-                  heads,
-                  queries,
-                  keys,
-                  partial.mutable_data_ptr<double>(),
-                  out.mutable_data_ptr()},
+  const at::Tensor partial = at::empty({heads, pieces == 1 ? 0 : pieces}, grad.options().dtype(at::kDouble));
+  alibi_backward({queries, keys, q_offset.expect_int(), causal}, ops::bias_backward_args(grad, partial, out),
                  c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;

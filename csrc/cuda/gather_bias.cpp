@@ -9,6 +9,7 @@
 
 #include <limits>
 
+#include "ops/bias_args.h"
 #include "ops/gather_bias.h"
 
 namespace posenc_ext::cuda {
@@ -23,14 +24,10 @@ void check_rows(const char* op, const at::Tensor& index, int64_t rows) {
 
 // `out` is contiguous and has the result's shape.
 void gather(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
-  const int64_t rows = table.size(0), heads = table.size(1);
-  check_rows("gather_bias", index, rows);
+  check_rows("gather_bias", index, table.size(0));
   if (out.numel() == 0) return;
-  const at::Tensor few = ops::with_few_dims(index, index.dim());
-  const int64_t plane = index.size(-2) * index.size(-1);
-  gather_forward({few.const_data_ptr(), few.scalar_type() == at::kLong, ops::to_strided(few, few.dim()),
-                  index.numel() / plane, plane, table.element_size(), table.const_data_ptr(), table.stride(0),
-                  table.stride(1), rows, heads, out.mutable_data_ptr()},
+  const at::Tensor few = ops::collapsible(index, index.dim());
+  gather_forward(ops::gather_forward_args(table, ops::index_args(few), out),
                  c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -64,18 +61,11 @@ at::Tensor gather_bias_backward_cuda(const at::Tensor& grad, const at::Tensor& i
   if (grad.numel() == 0) return out.zero_();
   POSENC_CHECK(count <= std::numeric_limits<int32_t>::max(), op,
                "index must have fewer than 2**31 values on CUDA, got ", count);
-  const at::Tensor one_head = grad.select(-3, 0);
-  // A gradient of more dimensions than a kernel takes is copied, with all heads.
-  const at::Tensor few =
-      ops::with_few_dims(one_head, one_head.dim()).is_same(one_head) ? grad : grad.contiguous();
-  const at::Tensor few_index = ops::with_few_dims(index, index.dim());
-  const core::DType dtype = ops::to_core(grad.scalar_type());
-  const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
-  at::Tensor partial = at::empty({cut_index(count, rows).count, rows, heads}, grad.options().dtype(sum_type));
-  gather_backward({few_index.const_data_ptr(), few_index.scalar_type() == at::kLong,
-                   ops::to_strided(few_index, few_index.dim()), count, rows, heads, dtype,
-                   few.const_data_ptr(), ops::to_strided(few.select(-3, 0), one_head.dim()), few.stride(-3),
-                   partial.mutable_data_ptr(), out.mutable_data_ptr()},
+  const at::Tensor few = ops::collapsible(index, index.dim());
+  const at::Tensor partial = at::empty({cut_index(count, rows).count, rows, heads},
+                                       grad.options().dtype(ops::sum_type(grad.scalar_type())));
+  at::Tensor storage;
+  gather_backward(ops::gather_backward_args(grad, ops::index_args(few), partial, out, storage),
                   c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return out;

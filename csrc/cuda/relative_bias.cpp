@@ -7,7 +7,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
-#include "core/fast_rows.h"
+#include "ops/bias_args.h"
 #include "ops/relative_bias.h"
 
 namespace posenc_ext::cuda {
@@ -41,17 +41,13 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     const int64_t heads = grad.size(0);
     at::Tensor out = at::empty({scheme.rows(), heads}, grad.options());
     if (grad.numel() == 0) return out.zero_();
-    POSENC_CHECK(core::make_fast_slots(scheme).fits(), Op::backward_name,
+    POSENC_CHECK(core::make_device_scheme(scheme).slots_fit, Op::backward_name,
                  "grad must have fewer than 2**32 queries and keys on CUDA, got shape ", grad.sizes());
-    const core::DType dtype = ops::to_core(grad.scalar_type());
     const int64_t pieces = cut_rows(scheme).count;
-    const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
-    at::Tensor partial =
-        at::empty({pieces == 1 ? 0 : scheme.rows() * heads * pieces}, grad.options().dtype(sum_type));
-    const BiasBackward arguments{
-        dtype, grad.const_data_ptr(),      grad.stride(0),        grad.stride(1), grad.stride(2),
-        heads, partial.mutable_data_ptr(), out.mutable_data_ptr()};
-    bias_backward(scheme, arguments, c10::cuda::getCurrentCUDAStream());
+    const at::Tensor partial = at::empty({pieces == 1 ? 0 : scheme.rows() * heads * pieces},
+                                         grad.options().dtype(ops::sum_type(grad.scalar_type())));
+    kBiasKernels[scheme].backward(scheme, ops::bias_backward_args(grad, partial, out),
+                                  c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     return out;
   }
@@ -59,9 +55,8 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
  private:
   static void write(const at::Tensor& table, const typename Op::Scheme& scheme, at::Tensor& out) {
     if (out.numel() == 0) return;
-    const BiasForward arguments{table.element_size(), table.const_data_ptr(), table.stride(0),
-                                table.stride(1),      table.size(1),          out.mutable_data_ptr()};
-    bias_forward(scheme, arguments, c10::cuda::getCurrentCUDAStream());
+    kBiasKernels[scheme].forward(scheme, ops::bias_forward_args(table, out),
+                                 c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
 };

@@ -78,6 +78,5 @@ core::Strided to_strided(const at::Tensor& tensor, int64_t dims);
 
 // The tensor, or a contiguous copy where its geometry does not merge into core::kMaxDims dimensions.
 at::Tensor collapsible(const at::Tensor& tensor, int64_t dims);
-inline at::Tensor with_few_dims(const at::Tensor& tensor, int64_t dims) { return collapsible(tensor, dims); }
 
 }  // namespace posenc_ext::ops

@@ -1,5 +1,5 @@
-// The position-embedding kernels, emulated, against the CPU kernels of the baseline level: bit for bit where
-// a value is rounded once.
+// The position-embedding kernels, emulated, against the CPU kernels of the baseline level: bit for bit,
+// except for sums of float32, which are summed in pairs of floats instead of in float64.
 #include <memory>
 
 #include "check.h"
@@ -108,7 +108,7 @@ void test_add(DType type, int64_t batch, int64_t tokens, int64_t dim, std::vecto
                              std::to_string(static_cast<int>(form)) + " dim " + std::to_string(dim) +
                              " tokens " + std::to_string(tokens) + " prefixes " +
                              std::to_string(prefixes.size());
-    if (type == DType::float64) return void(all_same(got, wanted, what));
+    if (type != DType::float32) return void(all_same(got, wanted, what));
     all_near(got, wanted, exact, 0.5 + 0x1p-20, [](int64_t) { return 0.0; }, what);  // once rounded
   });
 }
@@ -280,7 +280,7 @@ void test_positions(DType type, int64_t count, int64_t rows, int64_t dim, Form f
     if ((take_failed_assertions() > 0) != plant)
       report("add_positions %s: a position outside and an assertion go together", what.c_str());
     if (plant) return;
-    if (type == DType::float64) return void(all_same(got, wanted, "add_positions " + what));
+    if (type != DType::float32) return void(all_same(got, wanted, "add_positions " + what));
     all_near(got, wanted, exact, 0.5 + 0x1p-20, [](int64_t) { return 0.0; }, "add_positions " + what);
   });
 
@@ -525,6 +525,7 @@ void test_large_counts() {
 
 int main(int argc, char** argv) {
   read_arguments(argc, argv);
+  test_large_counts();  // first: nothing else notices indices that are cut
   for (const DType type : kDTypes) {
     POSENC_DISPATCH_DTYPE(type, {
       test_add_of<scalar_t>(type);
@@ -533,6 +534,5 @@ int main(int argc, char** argv) {
     })
   }
   test_long_strides();
-  test_large_counts();
   return finish();  // four dtypes of nine kernels
 }

@@ -11,6 +11,11 @@
 #include <immintrin.h>
 #endif
 
+// A hot loop: all that it calls is inlined, also where the compiler would find that too much.
+#define POSENC_FLATTEN __attribute__((flatten))
+// Not inlined: these loops are short, and as functions they keep what they need in registers.
+#define POSENC_ALONE __attribute__((noinline))
+
 namespace posenc_ext {
 namespace core {}
 namespace args {}

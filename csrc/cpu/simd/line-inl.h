@@ -8,8 +8,6 @@ namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {
 
 template <class T>
-constexpr int64_t kLineElements = kLine / static_cast<int64_t>(sizeof(T));
-template <class T>
 constexpr int64_t kLineOctets = kLineElements<T> / kOctet;
 
 // One line of memory, which is stored as a whole.
@@ -143,7 +141,7 @@ struct SideBySide {
 
 // y[c, c + n) = octet(c, n) for all c < count, n <= 8. An octet may read its own place in y, and no other.
 template <class T, class OctetAt>
-inline void write_row(bool past_caches, int64_t count, T* y, OctetAt octet) {
+inline void write_octets(bool past_caches, int64_t count, T* y, OctetAt octet) {
   const auto write = [y, octet](int64_t begin, int64_t end) {
     int64_t c = begin;
     for (; c + kOctet <= end; c += kOctet) octet(c, kOctet).store(y + c);

@@ -5,16 +5,10 @@
 #include "core/scalar.h"
 #include "core/sinusoid.h"
 #include "cpu/simd/level.h"
-#include "cpu/simd/stores-inl.h"
+#include "cpu/simd/store-inl.h"
 
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {
-
-// Beside the overloads for eight that follow.
-using core::fused_multiply_add;
-using core::round_to_odd;
-using core::to_double;
-using core::widen;
 
 constexpr int64_t kOctet = 8;
 

@@ -69,9 +69,9 @@ void launch_scale(const ScaleDropout& a, bool floats, FloatPair scale, int64_t b
 // sines and a row of cosines are as good one by one: neighbouring threads write 8 bytes each, side by side.
 bool has_vectors(const Sinusoid& s, DType dtype, bool floats) {
   if (s.layout == Layout::interleaved) {
-    return (floats || dtype == DType::float64) && is_aligned(s.dim, size_of(dtype));
+    return (floats || dtype == DType::float64) && is_aligned(s.dim, core::element_size(dtype));
   }
-  return floats && is_aligned(s.dim, size_of(dtype)) && is_aligned(s.pairs(), size_of(dtype));
+  return floats && is_aligned(s.dim, core::element_size(dtype)) && is_aligned(s.pairs(), core::element_size(dtype));
 }
 
 // Does float32 serve these values, on top of the exact phase?
@@ -87,7 +87,7 @@ bool sums_in_floats(const SinusoidBackward& a) {
 }  // namespace
 
 void sinusoid_rows(const SinusoidRows& a, cudaStream_t stream) {
-  const int64_t size = size_of(a.dtype);
+  const int64_t size = core::element_size(a.dtype);
   const bool floats = in_floats(a.spec, a.dtype, a.order);
   const bool vectors = a.channel_stride == 1 && is_aligned(a.out) && is_aligned(a.row_stride, size) &&
                        has_vectors(a.spec, a.dtype, floats);
@@ -108,7 +108,7 @@ void sinusoid_backward(const SinusoidBackward& a, cudaStream_t stream) {
 }
 
 void add_sinusoidal(const AddSinusoidal& a, cudaStream_t stream) {
-  const int64_t size = size_of(a.dtype);
+  const int64_t size = core::element_size(a.dtype);
   const bool floats = in_floats(a.spec, a.dtype, 0) && fits_float_pair(a.x_scale);
   const bool vectors = a.x_channel_stride == 1 && is_aligned(a.x) && is_aligned(a.x_batch_stride, size) &&
                        is_aligned(a.x_length_stride, size) && is_aligned(a.out) &&
@@ -123,7 +123,7 @@ void add_sinusoidal(const AddSinusoidal& a, cudaStream_t stream) {
 }
 
 void scale_dropout(const ScaleDropout& a, cudaStream_t stream) {
-  const int64_t size = size_of(a.dtype);
+  const int64_t size = core::element_size(a.dtype);
   const int32_t last = a.at.dims - 1;
   bool vector = is_aligned(a.x) && is_aligned(a.out) && last >= 0 && a.at.stride[last] == 1;
   for (int32_t d = 0; d < last; ++d) vector = vector && is_aligned(a.at.stride[d], size);

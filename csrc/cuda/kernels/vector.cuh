@@ -134,12 +134,8 @@ template <class Real, int kWidth>
 __device__ __forceinline__ void clear_dropped(const core::Dropout& dropout, uint64_t seed, int64_t first,
                                               Real (&value)[kWidth]) {
   static_assert(core::kDrawsPerCounter % kWidth == 0);
-  const core::Philox4 random =
-      core::philox_4x32_10(seed, static_cast<uint64_t>(first) / core::kDrawsPerCounter);
-  // Shifts instead of random.word[slot / 2]: an index known only at run time would send the words to local
-  // memory.
-  const uint64_t low = random.word[0] | static_cast<uint64_t>(random.word[1]) << 32;
-  const uint64_t high = random.word[2] | static_cast<uint64_t>(random.word[3]) << 32;
+  const auto random = core::philox_4x32_10(seed, static_cast<uint64_t>(first) / core::kDrawsPerCounter);
+  const uint64_t low = random.low(), high = random.high();
   const int first_slot =
       kWidth == core::kDrawsPerCounter ? 0 : static_cast<int>(first % core::kDrawsPerCounter);
 #pragma unroll
