@@ -93,7 +93,8 @@ SumPositions check_sum_positions(const at::Tensor& grad, const at::Tensor& posit
   check_dtype(op, "grad", grad.scalar_type());
   check_positions(op, positions, grad);
   POSENC_CHECK(num_rows >= 0, op, "num_rows must be non-negative, got ", num_rows);
-  return {{op, {std::move(num_rows), grad.sym_size(-1)}, grad.options()}, grad, one_per_row(positions, grad)};
+  const at::Tensor per_row = one_per_row(positions, grad);
+  return {{op, {std::move(num_rows), grad.sym_size(-1)}, grad.options()}, grad, per_row};
 }
 
 args::SumPositions fill_args(SumPositions& arguments, const at::Tensor& out) {
