@@ -18,12 +18,14 @@ variable_list softmax_backward(const at::Tensor& grad, const OutputMask& mask, c
   return gradients;
 }
 
+at::Tensor softmax_of_product_cpu(const at::Tensor& x, const at::Tensor& y) { return at::softmax(x * y, -1); }
+
 at::Tensor softmax_of_product(const at::Tensor& x, const at::Tensor& y) {
   return differentiable<&softmax_backward>(
-      "softmax_of_product", [&] { return at::softmax(x * y, -1); },
+      "softmax_of_product", [&] { return softmax_of_product_cpu(x, y); },
       [&](const at::Tensor& result) {
-        const at::Tensor tangent = tangent_or_zeros(x) * y._fw_primal(/*level=*/0) +
-                                   x._fw_primal(/*level=*/0) * tangent_or_zeros(y);
+        const at::Tensor tangent =
+            tangent_or_zeros(x) * y._fw_primal(/*level=*/0) + x._fw_primal(/*level=*/0) * tangent_or_zeros(y);
         return result * (tangent - (result * tangent).sum(-1, /*keepdim=*/true));
       },
       [&](auto& node, const at::Tensor& result) { node.save(Output{result}, x, y); }, x, y);
@@ -33,10 +35,7 @@ at::Tensor softmax_of_product(const at::Tensor& x, const at::Tensor& y) {
 
 TORCH_LIBRARY(posenc_test, m) { m.def("softmax_of_product(Tensor x, Tensor y) -> Tensor"); }
 
-TORCH_LIBRARY_IMPL(posenc_test, CPU, m) {
-  m.impl("softmax_of_product",
-         [](const at::Tensor& x, const at::Tensor& y) { return at::softmax(x * y, -1); });
-}
+TORCH_LIBRARY_IMPL(posenc_test, CPU, m) { m.impl("softmax_of_product", TORCH_FN(softmax_of_product_cpu)); }
 
 TORCH_LIBRARY_IMPL(posenc_test, Autograd, m) { m.impl("softmax_of_product", TORCH_FN(softmax_of_product)); }
 
