@@ -42,10 +42,10 @@ def run(*command) -> str:
 
 
 def configure_arguments() -> list[str]:
-    # Every level of optimisation gives the same bits: the fastest to compile that inlines.
+    # Unoptimised code has the same bits, and compiles in half the time.
     arguments = [
         "-DCMAKE_BUILD_TYPE=None",
-        "-DCMAKE_CXX_FLAGS=-O1",
+        "-DCMAKE_CXX_FLAGS=-O0",
         *(["-GNinja"] if shutil.which("ninja") else []),
     ]
     if torch.version.cuda is None:
