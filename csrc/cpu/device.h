@@ -5,6 +5,8 @@
 
 #include "cpu/result.h"
 #include "ops/add_sinusoidal.h"
+#include "ops/alibi_bias.h"
+#include "ops/gather_bias.h"
 #include "ops/positions.h"
 #include "ops/sinusoidal.h"
 
@@ -27,6 +29,8 @@ struct Cpu {
   static void check_values(const ops::AddSinusoidal&);
   static void check_values(const ops::AddPositions&);
   static void check_values(const ops::SumPositions&);
+  static void check_values(const ops::GatherBias&);
+  static void check_values(const ops::GatherBiasBackward&);
 
   // Whether a kernel can write into memory of this layout.
   static bool takes(const ops::Result&, const at::Tensor& out) { return out.is_contiguous(); }
@@ -34,6 +38,7 @@ struct Cpu {
   static bool takes(const ops::Sinusoidal&, const at::Tensor& out) {
     return out.is_contiguous() || (out.dim() == 2 && out.stride(1) == 1);
   }
+  static bool takes(const ops::AlibiSlopes&, const at::Tensor&) { return true; }
 };
 
 }  // namespace posenc_ext::cpu

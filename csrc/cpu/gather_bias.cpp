@@ -2,10 +2,10 @@
 #include "cpu/kernels/kernels.h"
 
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <atomic>
 
+#include "cpu/device.h"
 #include "cpu/parallel.h"
 #include "cpu/result.h"
 #include "ops/bias_args.h"
@@ -39,45 +39,30 @@ void check_range(const char* op, const at::Tensor& tensor, const Index& index, i
   POSENC_CHECK(false, op, "index must be in [0, ", rows, "), got ", value, " at ", at::IntArrayRef(at));
 }
 
-// `out` is contiguous and has the result's shape.
-void gather(const at::Tensor& table, const at::Tensor& values, at::Tensor& out) {
-  const at::Tensor few = ops::collapsible(values, values.dim());
-  const Index index = ops::index_args(few);
-  check_range("gather_bias", few, index, table.size(0));
-  if (out.numel() == 0) return;
-  const at::Tensor columns = table.t().contiguous().t();  // the rows of a head next to each other
-  const GatherForward a = ops::gather_forward_args(columns, index, out);
+void check_range(const char* op, const at::Tensor& index, int64_t rows) {
+  const at::Tensor collapsed = ops::collapsible(index, index.dim());
+  check_range(op, collapsed, ops::index_args(collapsed), rows);
+}
+
+void gather(ops::GatherBias& arguments, const at::Tensor& out) {
+  const at::Tensor index = ops::collapsible(arguments.index, arguments.index.dim());
+  const at::Tensor columns = arguments.table.t().contiguous().t();  // the rows of a head next to each other
+  const GatherForward a = ops::gather_forward_args(columns, ops::index_args(index), out);
   const bool non_temporal = writes_past_caches(out, 4);
-  parallel_for(index.lines(), index.keys * a.heads,
+  parallel_for(a.index.lines(), a.index.keys * a.heads,
                [&](int64_t begin, int64_t end) { kernels().gather_forward(a, non_temporal, begin, end); });
-}
-
-at::Tensor gather_bias_cpu(const at::Tensor& table, const at::Tensor& index) {
-  ops::check_gather_bias(table, index);
-  c10::DimVector sizes(index.sizes().begin(), index.sizes().end());
-  sizes.insert(sizes.end() - 2, table.size(1));
-  at::Tensor out = new_result(sizes, table.scalar_type());
-  gather(table, index, out);
-  return out;
-}
-
-at::Tensor& gather_bias_out_cpu(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
-  ops::check_gather_bias_out(table, index, out);
-  return ops::write_contiguous(out, [&](at::Tensor& o) { gather(table, index, o); }, table, index);
 }
 
 // Blocks of at least this many pairs, and of a few times a table's rows: sums of blocks are stored and added.
 constexpr int64_t kMinBlockPairs = 32768;
 constexpr int64_t kMaxBlocks = 64;
 
-at::Tensor gather_bias_backward_cpu(const at::Tensor& grad, const at::Tensor& values, c10::SymInt num_rows) {
-  ops::check_gather_bias_backward(grad, values, num_rows);
-  const int64_t rows = num_rows.expect_int(), heads = grad.size(-3), pairs = values.numel();
-  const at::Tensor few = ops::collapsible(values, values.dim());
-  const Index index = ops::index_args(few);
-  check_range("_gather_bias_backward", few, index, rows);
-  at::Tensor out = at::empty({rows, heads}, grad.options());
-  if (grad.numel() == 0) return out.zero_();
+void gather_backward(ops::GatherBiasBackward& arguments, const at::Tensor& out) {
+  const at::Tensor& grad = arguments.grad;
+  if (grad.numel() == 0) return void(out.zero_());
+  const int64_t rows = out.size(0), heads = out.size(1), pairs = arguments.index.numel();
+  const at::Tensor collapsed = ops::collapsible(arguments.index, arguments.index.dim());
+  const Index index = ops::index_args(collapsed);
   const int64_t block_pairs =
       core::max_of(core::max_of(kMinBlockPairs, 8 * rows), (pairs + kMaxBlocks - 1) / kMaxBlocks);
   const int64_t block_lines = (block_pairs + index.keys - 1) / index.keys;
@@ -91,15 +76,22 @@ at::Tensor gather_bias_backward_cpu(const at::Tensor& grad, const at::Tensor& va
   const BiasReduce reduce{a.dtype, rows, heads, blocks.count, a.partial, a.out};
   parallel_for(heads, blocks.count * rows,
                [&](int64_t begin, int64_t end) { kernels().bias_reduce(reduce, begin, end); });
-  return out;
 }
 
 }  // namespace
 
+void Cpu::check_values(const ops::GatherBias& arguments) {
+  check_range(arguments.op, arguments.index, arguments.table.size(0));
+}
+
+void Cpu::check_values(const ops::GatherBiasBackward& arguments) {
+  check_range(arguments.op, arguments.index, arguments.sizes[0].expect_int());
+}
+
 TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
-  m.impl("gather_bias", TORCH_FN(gather_bias_cpu));
-  m.impl("gather_bias.out", TORCH_FN(gather_bias_out_cpu));
-  m.impl("_gather_bias_backward", TORCH_FN(gather_bias_backward_cpu));
+  m.impl("gather_bias", ops::kernel<Cpu, ops::check_gather_bias, gather>());
+  m.impl("gather_bias.out", ops::out_kernel<Cpu, ops::check_gather_bias_out, gather>());
+  m.impl("_gather_bias_backward", ops::kernel<Cpu, ops::check_gather_bias_backward, gather_backward>());
 }
 
 }  // namespace posenc_ext::cpu

@@ -3,8 +3,8 @@
 #include "cpu/kernels/kernels.h"
 
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
+#include "cpu/device.h"
 #include "cpu/parallel.h"
 #include "cpu/result.h"
 #include "ops/bias_args.h"
@@ -28,31 +28,26 @@ Pieces cut_into_blocks(const Scheme& scheme, int64_t heads) {
   return {size, (parts + size - 1) / size};
 }
 
-template <class Op, class Signature>
-struct Bias;
-
-template <class Op, class... Args>
-struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
-  static at::Tensor forward(const at::Tensor& table, Args... args) {
-    const ops::BiasShape shape = ops::check_bias<Op>(table, args...);
-    at::Tensor out =
-        new_result({table.size(1), shape.queries.expect_int(), shape.keys.expect_int()}, table.scalar_type());
-    write(table, Op::scheme(table.size(0), args...), out);
-    return out;
+struct Fill {
+  template <class Arguments>
+  void operator()(Arguments& arguments, const at::Tensor& out) const {
+    const auto scheme = arguments.scheme();
+    const BiasForward a = ops::bias_forward_args(arguments.table, out);
+    const bool non_temporal = writes_past_caches(out);
+    parallel_ranges(a.heads * scheme.queries(), grain(scheme.keys() * out.element_size()),
+                    [&](int64_t begin, int64_t end) {
+                      kernels().bias[scheme].forward(scheme, a, non_temporal, begin, end);
+                    });
   }
+};
 
-  static at::Tensor& forward_out(const at::Tensor& table, Args... args, at::Tensor& out) {
-    ops::check_bias_out<Op>(table, out, args...);
-    return ops::write_contiguous(
-        out, [&](at::Tensor& o) { write(table, Op::scheme(table.size(0), args...), o); }, table);
-  }
-
-  static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
-    ops::check_bias_backward<Op>(grad, num_rows, args...);
-    const typename Op::Scheme scheme = Op::scheme(num_rows.expect_int(), args...);
+struct FillBackward {
+  template <class Arguments>
+  void operator()(Arguments& arguments, const at::Tensor& out) const {
+    const at::Tensor& grad = arguments.grad;
+    if (grad.numel() == 0) return void(out.zero_());
+    const auto scheme = arguments.scheme();
     const int64_t heads = grad.size(0), rows = scheme.rows();
-    at::Tensor out = new_result({rows, heads}, grad.scalar_type());
-    if (grad.numel() == 0) return out.zero_();
     const Pieces blocks = cut_into_blocks(scheme, heads);
     at::Tensor partial;
     if (blocks.count > 1) {
@@ -64,27 +59,17 @@ struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
     parallel_ranges(heads * blocks.count, grain(block_bytes), [&](int64_t begin, int64_t end) {
       kernels().bias[scheme].backward(scheme, a, blocks, begin, end);
     });
-    if (blocks.count == 1) return out;
+    if (blocks.count == 1) return;
     const BiasReduce reduce{a.dtype, rows, heads, blocks.count, a.partial, a.out};
     parallel_for(heads, blocks.count * rows,
                  [&](int64_t begin, int64_t end) { kernels().bias_reduce(reduce, begin, end); });
-    return out;
-  }
-
- private:
-  static void write(const at::Tensor& table, const typename Op::Scheme& scheme, at::Tensor& out) {
-    if (out.numel() == 0) return;
-    const BiasForward a = ops::bias_forward_args(table, out);
-    const bool non_temporal = writes_past_caches(out);
-    parallel_ranges(a.heads * scheme.queries(), grain(scheme.keys() * out.element_size()),
-                    [&](int64_t begin, int64_t end) {
-                      kernels().bias[scheme].forward(scheme, a, non_temporal, begin, end);
-                    });
   }
 };
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) { ops::register_bias_ops<Bias>(m); }
+TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
+  ops::register_bias_ops<ops::BiasOn<Cpu, Fill{}, FillBackward{}>::Kernels>(m);
+}
 
 }  // namespace posenc_ext::cpu

@@ -7,6 +7,8 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include "ops/alibi_bias.h"
+#include "ops/gather_bias.h"
 #include "ops/positions.h"
 #include "ops/sinusoidal.h"
 
@@ -25,13 +27,16 @@ struct Cuda {
   static void check_values(const ops::Result&) {}
   static void check_values(const ops::AddPositions&);
   static void check_values(const ops::SumPositions&);
+  static void check_values(const ops::GatherBias&);
+  static void check_values(const ops::GatherBiasBackward&);
 
   // Whether a kernel can write into memory of this layout.
   static bool takes(const ops::Result&, const at::Tensor& out) { return out.is_contiguous(); }
   static bool takes(const ops::SinusoidalTable&, const at::Tensor&) { return true; }
+  static bool takes(const ops::AlibiSlopes&, const at::Tensor&) { return true; }
 };
 
-// Launches a kernel on the current stream, with the arguments that CPU and CUDA share or others.
+// Launches a kernel on the current stream: with the arguments that CPU and CUDA share, or with others.
 template <auto kernel>
 struct Launched {
   template <class Arguments>
@@ -43,9 +48,9 @@ struct Launched {
     }
   }
 
-  template <class Arguments>
-  void operator()(const Arguments& arguments) const {
-    kernel(arguments, c10::cuda::getCurrentCUDAStream());
+  template <class... Arguments>
+  void operator()(const Arguments&... arguments) const {
+    kernel(arguments..., c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
 };
