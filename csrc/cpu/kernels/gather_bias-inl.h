@@ -58,7 +58,7 @@ inline void look_up(const T* table, int64_t /*rows*/, const Row* row, int64_t co
 }
 
 #if POSENC_VECTOR_BYTES == 64
-// Tables of up to 32 rows are looked up in registers.
+// Tables that fit two registers are looked up there.
 inline void look_up(const uint32_t* table, int64_t rows, const int32_t* row, int64_t count, uint32_t* to) {
   int64_t i = 0;
   if (rows <= 32) {
@@ -71,13 +71,29 @@ inline void look_up(const uint32_t* table, int64_t rows, const int32_t* row, int
   }
   for (; i < count; ++i) to[i] = table[row[i]];
 }
+
+inline void look_up(const uint16_t* table, int64_t rows, const int32_t* row, int64_t count, uint16_t* to) {
+  int64_t i = 0;
+  if (rows <= 64) {
+    uint16_t padded[64] = {};
+    memcpy(padded, table, static_cast<size_t>(rows) * sizeof(uint16_t));
+    const __m512i low = _mm512_loadu_si512(padded), high = _mm512_loadu_si512(padded + 32);
+    for (; i + 32 <= count; i += 32) {
+      const __m256i first = _mm512_cvtepi32_epi16(_mm512_loadu_si512(row + i));
+      const __m256i second = _mm512_cvtepi32_epi16(_mm512_loadu_si512(row + i + 16));
+      const __m512i at = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+      _mm512_storeu_si512(to + i, _mm512_permutex2var_epi16(low, at, high));
+    }
+  }
+  for (; i < count; ++i) to[i] = table[row[i]];
+}
 #endif
 
 // An item is a line. The rows of some pairs, several lines of one sample or part of a line, are read once for
 // all heads. `table` is contiguous [heads, rows]; Row is an integer that its rows fit.
 template <class T, class Row>
 void gather_forward_typed(const GatherForward& a, bool non_temporal, int64_t begin, int64_t end) {
-  constexpr int64_t kPairs = 4096;
+  constexpr int64_t kPairs = 2048;
   const int64_t queries = a.index.queries, keys = a.index.keys, plane = queries * keys;
   const int64_t block_keys = min_of(keys, kPairs), block_lines = kPairs / block_keys;
   Row row[kPairs];

@@ -80,7 +80,7 @@ struct StripSums {
   static POSENC_ALONE void add_common(const T* const (&row)[kRowsPerPass], int64_t stride, int64_t count,
                                       Sum* __restrict sums) {
     int64_t i = 0;
-    constexpr int kWidth = 8;
+    constexpr int kWidth = 16;
     for (; stride == 1 && i + kWidth <= count; i += kWidth) {
       const auto at = [&](int n) { return widen(load<kWidth>(row[n] + i)); };
       store(sums + i, load<kWidth>(sums + i) + ((at(0) + at(1)) + (at(2) + at(3))));
