@@ -89,12 +89,20 @@ struct StripSource : Strip {
   }
 };
 
+// Rows of a gradient are read this far ahead, beyond the page where the hardware stops.
+template <class T>
+constexpr int64_t kAhead = 4096 / sizeof(T);
+
 // sums[i] += grad[i * stride]
 template <class T, class Sum>
 inline void add_row(const T* __restrict grad, int64_t stride, int64_t count, Sum* __restrict sums) {
   int64_t i = 0;
   if (stride == 1) {
-    for (; i + 16 <= count; i += 16) store(sums + i, load<16>(sums + i) + widen(load<16>(grad + i)));
+    for (; i + 16 <= count; i += 16) {
+      __builtin_prefetch(grad + i + kAhead<T>);
+      store(sums + i, load<16>(sums + i) + widen(load<16>(grad + i)));
+    }
+    for (; i + 8 <= count; i += 8) store(sums + i, load<8>(sums + i) + widen(load<8>(grad + i)));
   }
   for (; i < count; ++i) sums[i] += widen(grad[i * stride]);
 }

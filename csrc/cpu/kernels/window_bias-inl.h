@@ -67,9 +67,11 @@ struct WindowSource {
         row(slabs + (has_slabs ? width * width * window_lines(s) : 0) + kMove / sizeof(T)) {}
 
   static T* copy_run(T* to, const T* from, int64_t count) {
-    for (int64_t b = 0; b < count * static_cast<int64_t>(sizeof(T)); b += kMove) {
-      move_bytes<kMove>(reinterpret_cast<char*>(to) + b, reinterpret_cast<const char*>(from) + b);
-    }
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    char* target = reinterpret_cast<char*>(to);
+    const char* source = reinterpret_cast<const char*>(from);
+    move_bytes<kMove>(target, source);
+    for (int64_t b = kMove; b < bytes; b += kMove) move_bytes<kMove>(target + b, source + b);
     return to + count;
   }
 
@@ -112,7 +114,8 @@ struct WindowSource {
     }
     const bool expanded = s.is_expanded();
     const T* first_cell = has_slabs ? slabs : reversed + 3 * prefix + width - 1;
-    const int64_t step = has_slabs ? width * window_lines(s) : -1;  // from a cell to the next on the last axis
+    const int64_t step =
+        has_slabs ? width * window_lines(s) : -1;  // from a cell to the next on the last axis
     const int64_t line = (query - prefix) / s.query[2];
     int64_t x = line / s.query[1], y = line - x * s.query[1], z = query - prefix - line * s.query[2];
     for (; query < last; z = 0) {
@@ -145,7 +148,10 @@ POSENC_ALONE void add_runs(const WindowRuns& runs, const T* row, int64_t stride,
         continue;
       }
       int64_t n = 0;
-      for (; n + 16 <= length; n += 16) store(to + n, load<16>(to + n) + widen(load<16>(row + n)));
+      for (; n + 16 <= length; n += 16) {
+        __builtin_prefetch(row + n + kAhead<T>);
+        store(to + n, load<16>(to + n) + widen(load<16>(row + n)));
+      }
       for (; n + 8 <= length; n += 8) store(to + n, load<8>(to + n) + widen(load<8>(row + n)));
       if (n == length) continue;
       if (left - n >= 8) {
@@ -209,10 +215,14 @@ struct WindowSums {
     Sum* slabs = scratch.data();
     for (int64_t i = 0; i < width * slab_size; ++i) slabs[i] = Sum(0);
     const T* row = grad + prefix * (query_stride + a.key_stride);
+    const int64_t length = slab_runs.length;
     for (int64_t x = 0; x < scheme.window[0]; ++x) {
       for (int64_t y = 0; y < scheme.window[1]; ++y) {
         for (int64_t z = 0; z < width; ++z, row += query_stride) {
-          add_runs(slab_runs, row, a.key_stride, slabs + z * slab_size + slab_runs.at(x, y));
+          Sum* to = slabs + z * slab_size + slab_runs.at(x, y);
+          for (int64_t i = 0; i < slab_runs.outer; ++i) {
+            add_row(row + i * length * a.key_stride, a.key_stride, length, to + i * slab_runs.outer_step);
+          }
         }
       }
     }
@@ -223,9 +233,12 @@ struct WindowSums {
     }
     Sum* places = slabs + width * slab_size + kSumSlack;  // the rows of patches in descending order
     for (int64_t i = 0; i < lines * (2 * width - 1); ++i) places[i] = Sum(0);
-    WindowRuns slab_lines = table_runs;
-    slab_lines.outer = 1, slab_lines.inner = lines;
-    for (int64_t z = 0; z < width; ++z) add_runs(slab_lines, slabs + z * slab_size, 1, places + width - 1 - z);
+    for (int64_t z = 0; z < width; ++z) {
+      Sum* to = places + width - 1 - z;
+      for (int64_t line = 0; line < lines; ++line, slabs += width, to += 2 * width - 1) {
+        store(to, load<8>(to) + keep(load<8>(slabs), (uint64_t{1} << width) - 1));
+      }
+    }
     for (int64_t i = 0; i < lines * (2 * width - 1); ++i) from_last[-3 * prefix - i] += places[i];
   }
 
