@@ -1,10 +1,10 @@
 # make demo, make test, make bench: each sets up what it needs (a virtual environment, pinned packages, the build) and reuses it.
-#   PYTHON=python3.12   the Python to make the environment with        VENV=.venv   where it stands
-#   ARGS="-k window"    more arguments for pytest, the demo or the benchmarks
+#   PYTHON=python3.12   the Python for the environment        VENV=.venv   its folder
+#   ARGS="-k window"    additional arguments for pytest, the demo or the benchmarks
 PYTHON ?= python3
 VENV ?= .venv
 CUDA_VENV ?= .venv-cuda
-REQUIREMENTS ?= requirements.txt
+REQUIREMENTS ?= requirements/dev.txt
 ifeq ($(origin CXX),default)
 CXX := c++
 endif
@@ -26,7 +26,7 @@ QUICK = $(addprefix tests/,test_setup.py test_packaging.py test_loader.py test_s
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(abspath $(BIN)):$(PATH)
-# Compiled code of torch.compile stays in the checkout.
+# The cache of torch.compile is in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
 
 .PHONY: demo test bench build versions lint format wheel clean cuda-check gpu-test gpu-bench gpu-day clang-check aarch64-check
@@ -38,45 +38,45 @@ test: $(BUILD)
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(BUILD) $(PLOTS)
-	$(BIN)/python bench/run.py $(ARGS)
+	$(BIN)/python bench/run.py $(or $(ARGS),--write)
 
 build: $(BUILD)
 
-# The machine code of the CUDA kernels, for six archs: nvcc from PATH, the disassembler from the CUDA environment, where
-# torch brings it. No GPU. Writes the table in csrc/cuda/README.md; fails with the name of a fault.
+# Checks the machine code of the CUDA kernels for six architectures, with nvcc from PATH and the disassembler that comes
+# with torch in the CUDA environment. Needs no GPU. Writes the table in csrc/cuda/README.md; fails with the name of a fault.
 cuda-check:
-	@$(MAKE) --no-print-directory VENV=$(CUDA_VENV) REQUIREMENTS=requirements-cuda.txt $(CUDA_VENV)/.posenc-environment
-	$(CUDA_VENV)/bin/python tests/cuda_static.py --write
+	@$(MAKE) --no-print-directory VENV=$(CUDA_VENV) REQUIREMENTS=requirements/cuda.txt $(CUDA_VENV)/.posenc-environment
+	$(CUDA_VENV)/bin/python tools/cuda_static.py --write
 
-# On a machine with a GPU, in an environment whose torch has CUDA; elsewhere they say that there is none.
+# On a machine with a GPU, in an environment whose torch has CUDA; otherwise they report that there is none.
 gpu-test: $(BUILD)
 	$(BIN)/python bench/gpu_test.py $(ARGS)
 
 gpu-bench: $(BUILD)
-	$(BIN)/python bench/gpu_bench.py $(ARGS)
+	$(BIN)/python bench/run.py --device cuda $(ARGS)
 
-# The same on a machine that is lent for minutes: the system's Python, nothing fetched, a build for its GPU alone.
+# The same on a machine borrowed for minutes: the system's Python, no downloads, a build only for its GPU.
 gpu-day:
 	$(PYTHON) bench/gpu_day.py $(ARGS)
 
-# Other compilers and machines. Exit status 77: something is not installed, and nothing was checked.
+# Other compilers and machines. Exit status 77: a tool is not installed, and nothing was checked.
 clang-check: $(ENVIRONMENT)
-	$(BIN)/python tests/portability.py clang $(ARGS)
+	$(BIN)/python tools/portability.py clang $(ARGS)
 
 aarch64-check: $(ENVIRONMENT)
-	$(BIN)/python tests/portability.py aarch64
+	$(BIN)/python tools/portability.py aarch64
 
-# Builds and tests with each version of torch, in an environment of its own: the whole suite with WHOLE, a quick part
-# (what depends on torch) with the others. Kernels of the CPU alone, unless POSENC_FORCE_CUDA says otherwise.
+# Builds and tests with each version of torch, in separate environments: the whole suite with WHOLE, a quick part (what
+# depends on torch) with the others. CPU kernels only, unless POSENC_FORCE_CUDA is set.
 versions: $(addprefix version-,$(VERSIONS))
 
 version-%:
 	mkdir -p build
-	printf 'torch==%s.*\n-r ../requirements-tools.txt\n' $* >build/requirements-torch$*.txt
+	printf 'torch==%s.*\n-r ../requirements/tools.txt\n' $* >build/requirements-torch$*.txt
 	$(MAKE) --no-print-directory VENV=.venv-torch$* REQUIREMENTS=build/requirements-torch$*.txt .venv-torch$*/.posenc-environment
 	PATH="$(CURDIR)/.venv-torch$*/bin:$$PATH" POSENC_FORCE_CUDA=$${POSENC_FORCE_CUDA:-0} .venv-torch$*/bin/python \
 	  -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
-	rm -rf posenc_ext.egg-info  # it asks for this torch
+	rm -rf posenc_ext.egg-info  # it requires this torch
 	TORCHINDUCTOR_CACHE_DIR="$(CURDIR)/build/inductor-torch$*" .venv-torch$*/bin/pytest \
 	  $(if $(filter $*,$(WHOLE)),,$(QUICK)) $(ARGS)
 
@@ -101,11 +101,11 @@ $(BUILD): $(ENVIRONMENT) $(BUILD_INPUTS)
 	$(BIN)/python -m posenc_ext.info
 	@touch $@
 
-$(PLOTS): requirements-bench.txt $(ENVIRONMENT)
-	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
+$(PLOTS): requirements/bench.txt $(ENVIRONMENT)
+	$(BIN)/python -m pip install --quiet -r requirements/bench.txt
 	@touch $@
 
-$(ENVIRONMENT): requirements-tools.txt $(REQUIREMENTS)
+$(ENVIRONMENT): requirements/tools.txt $(REQUIREMENTS)
 	@command -v $(PYTHON) >/dev/null || \
 	  { echo "$(PYTHON) not found: install Python 3.10 or newer, or give make PYTHON=<path>" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -1,9 +1,9 @@
-"""Builds posenc_ext/libposenc_ext.so (every op, knows no Python) and the small module posenc_ext._C.
+"""Builds posenc_ext/libposenc_ext.so (all ops, independent of Python) and the small module posenc_ext._C.
 
 Switches, all environment variables:
-  POSENC_FORCE_CUDA=0|1   0: without CUDA; 1: with CUDA or an error; unset: CUDA when torch and toolkit allow
-  TORCH_CUDA_ARCH_LIST    CUDA archs, such as "8.0;9.0+PTX"
-  MAX_JOBS                compilations at a time
+  POSENC_FORCE_CUDA=0|1   0: without CUDA; 1: with CUDA, or an error; unset: with CUDA if possible
+  TORCH_CUDA_ARCH_LIST    CUDA architectures, such as "8.0;9.0+PTX"
+  MAX_JOBS                number of parallel compilations
   DEBUG=1                 -O0 -g
   POSENC_EXTRA_CXXFLAGS   appended to the compiler's arguments (sanitizers)
   POSENC_EXTRA_LDFLAGS    appended to the linker's arguments
@@ -23,7 +23,7 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 VERSION = (ROOT / "version.txt").read_text().strip()
 
-# Older ones stop at the license in pyproject.toml, with a page of text.
+# Older versions fail on the license in pyproject.toml with a page of output.
 if int(setuptools.__version__.split(".")[0]) < 77 and (ROOT / "pyproject.toml").exists():
     sys.exit(f"posenc_ext: setuptools {setuptools.__version__} is too old: pip install 'setuptools>=77,<82'")
 
@@ -37,12 +37,12 @@ except ImportError:
     )
 
 
-# ninja stands next to Python in a virtual environment; without it torch compiles one file after the other.
+# In a virtual environment ninja is next to Python; without ninja, torch compiles one file after another.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def read_build_config() -> dict[str, list[str]]:
-    """The set(NAME words...) lines that CMake reads too."""
+    """Reads the set(NAME words...) lines, which CMake also uses."""
     text = re.sub(r"#.*", "", (ROOT / "cmake" / "build_config.cmake").read_text())
     return {name: words.split() for name, words in re.findall(r"set\(\s*(\w+)\s+([^)]*)\)", text)}
 
@@ -69,12 +69,12 @@ def sources(name: str) -> list[str]:
 
 
 def unite(paths: list[str]) -> list[str]:
-    """The same sources, with one file in place of all that include torch (see build_config.cmake)."""
+    """Replaces all sources that include torch by one file that includes them (see build_config.cmake)."""
     kernels = [path for path in paths if Path(path).parent.name == "kernels"]
     text = "".join(f'#include "{ROOT / path}"\n' for path in paths if path not in kernels)
     unit = ROOT / "build" / f"unit-{'cuda' if CUDA_HOME else 'cpu'}" / "glue.cpp"
     unit.parent.mkdir(parents=True, exist_ok=True)
-    if not unit.exists() or unit.read_text() != text:  # rewriting it would have it compiled again
+    if not unit.exists() or unit.read_text() != text:  # a new file would be recompiled
         unit.write_text(text)
     return [str(unit.relative_to(ROOT)), *kernels]
 
@@ -88,11 +88,11 @@ def find_toolkit() -> Path | None:
     """Root of a CUDA toolkit with nvcc and cuda_runtime.h."""
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     if nvcc := shutil.which("nvcc"):
-        # nvcc on PATH may be a wrapper script or a link: the real one tells where it lives.
+        # nvcc on PATH may be a wrapper script or a link: ask the real one for its location.
         dry_run = run_nvcc(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull)
         top = re.search(r"^#\$ TOP=(.*)$", dry_run, re.MULTILINE)
         candidates.append(top and top[1].strip())
-    # The place where pip's nvidia-cuda-* packages put a toolkit, next to torch.
+    # pip's nvidia-cuda-* packages install a toolkit here, next to torch.
     cuda_major = torch.version.cuda.split(".")[0]
     candidates += [Path(torch.__file__).parents[1] / "nvidia" / f"cu{cuda_major}", "/usr/local/cuda"]
     for root in (Path(candidate).resolve() for candidate in candidates if candidate):
@@ -102,7 +102,7 @@ def find_toolkit() -> Path | None:
 
 
 def choose_toolkit() -> tuple[Path | None, str]:
-    """The CUDA toolkit to build with (None: build for the CPU alone) and the reason."""
+    """The CUDA toolkit to build with (None: build for the CPU only) and the reason."""
     force = os.environ.get("POSENC_FORCE_CUDA", "")
     if force not in ("", "0", "1"):
         sys.exit(f"posenc_ext: POSENC_FORCE_CUDA must be 0 or 1, got {force!r}")
@@ -148,7 +148,7 @@ def cxx_flags() -> list[str]:
 
 
 def torch_includes() -> list[str]:
-    """As system folders: torch's headers are read without our warnings."""
+    """As system folders, so that our warning flags do not apply to torch's headers."""
     paths = cpp_extension.include_paths("cuda" if CUDA_HOME else "cpu")
     return [word for path in paths for word in ("-isystem", path)]
 
@@ -162,7 +162,7 @@ def nvcc_flags() -> list[str]:
 
 def link_arguments() -> list[str]:
     arguments = [f"-L{TORCH_LIBRARIES}", "-lc10", "-ltorch_cpu", "-ltorch"]
-    # Not -lcudart: as with OpenMP, the CUDA run-time is the one that torch loads.
+    # No -lcudart: as with OpenMP, the CUDA runtime is the one that torch loads.
     arguments += ["-lc10_cuda", "-ltorch_cuda"] if CUDA_HOME else []
     return arguments + shlex.split(os.environ.get("POSENC_EXTRA_LDFLAGS", ""))
 
@@ -196,13 +196,13 @@ PYTHON_MODULE = Extension(
 class BuildExtension(cpp_extension.BuildExtension):
     def finalize_options(self) -> None:
         super().finalize_options()
-        # One folder of objects per torch and Python, so that builds for two of them do not undo each other.
+        # One folder of objects per torch and Python: builds for different ones do not invalidate each other.
         kind = f"{sys.implementation.cache_tag}-{'cuda' if CUDA_HOME else 'cpu'}"
         self.build_temp = str(ROOT / "build" / f"objects-torch{torch.__version__}-{kind}")
 
     def run(self) -> None:
         report()
-        # For C++ programs (in Python torch is loaded already): torch stands beside an installed posenc_ext.
+        # For C++ programs (in Python torch is already loaded): torch is next to an installed posenc_ext.
         torch_folder = str(TORCH_LIBRARIES) if self.inplace else "$ORIGIN/../torch/lib"
         LIBRARY.extra_link_args.append(f"-Wl,-rpath,{torch_folder}")
         super().run()
@@ -211,7 +211,7 @@ class BuildExtension(cpp_extension.BuildExtension):
             (folder / "_build.py").write_text(build_record())
 
     def build_extensions(self) -> None:
-        # Not the flags that this Python was built with: the CMake build has to give the same code.
+        # Without the flags that this Python was built with: the CMake build must produce the same code.
         self.compiler.set_executables(
             compiler_so=[*CXX, "-fPIC"],
             compiler_cxx=CXX,
@@ -220,7 +220,7 @@ class BuildExtension(cpp_extension.BuildExtension):
             linker_so_cxx=[*CXX, "-shared", "-Wl,--as-needed"],
         )
         LIBRARY.sources = unite(LIBRARY_SOURCES)
-        # Where posenc_ext._C, which is linked second, finds the library.
+        # posenc_ext._C, which is linked afterwards, finds the library here.
         self.compiler.set_library_dirs([str(Path(self.get_ext_fullpath(LIBRARY.name)).parent)])
         try:
             super().build_extensions()
@@ -232,13 +232,13 @@ class BuildExtension(cpp_extension.BuildExtension):
             )
 
     def get_ext_filename(self, fullname: str) -> str:
-        # The library is not a Python module: it has a plain name, the same for every Python.
+        # The library is not a Python module: its file name does not depend on the version of Python.
         if fullname.rpartition(".")[2] == "libposenc_ext":
             return os.path.join(*fullname.split(".")) + ".so"
         return super().get_ext_filename(fullname)
 
     def get_libraries(self, ext: Extension) -> list[str]:
-        return ext.libraries  # a Python built with --enable-shared would add libpython
+        return ext.libraries  # without libpython, which a Python built with --enable-shared would add
 
 
 def build_record() -> str:

@@ -1,34 +1,29 @@
-"""Bytes and launches per op, and the time they predict: python bench/roofline.py [--write]. No measurement.
+"""Bytes and launches of the rows of run.py, and the time that they predict on a GPU. No measurement.
 
-The eager form's ATen kernels are listed as they are dispatched on CPU tensors, with the bytes that each reads
-and writes (gathers: what they write, twice). posenc_ext: the bytes that must be moved, the launches in
-csrc/cuda/kernels/*.cu. --write puts the table into csrc/cuda/README.md.
+python bench/roofline.py [--write]. The ATen kernels of the eager form are counted as they are dispatched on
+CPU tensors, with the bytes that each reads and writes (gathers: what they write, twice). posenc_ext: the
+bytes that must be moved, and the launches in csrc/cuda/kernels/*.cu. --write renews csrc/cuda/README.md.
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
-from gpu_bench import cases
+from cases import contenders, everything
+from report import ROOT, markdown_block, row
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import cuda_static
-import markdown_block
 
 COMMAND = "python bench/roofline.py --write"
 BANDWIDTH, LAUNCH = 3.0e12, 2e-6  # bytes a second of an H100; seconds a launch
 GATHERS = ("index", "gather", "index_select", "embedding")
-# Kernels launched by an op, where it is not one. Long sums are cut in pieces; the seed of dropout is drawn by
-# torch.randint.
-LAUNCHES = {"t5_bias, backward": 2, "alibi_bias, backward": 2, "gather_bias, backward": 2}
-LAUNCHES |= {"add_sinusoidal, dropout": 2}
+EMPTY = ("empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided")
+# More than one launch: long sums are split, and torch.randint generates the seed of dropout.
+LAUNCHES = {"T5 2048x2048, 12 heads, backward": 2, "any index 2x512x512, 12 heads, backward": 2}
+LAUNCHES |= {"ALiBi 512x512, 12 heads, backward": 2, "add 512x32x512 length first, p=0.1, both": 3}
 
 
 class Kernels(TorchDispatchMode):
-    """Counts the ATen ops that are no views, and the bytes of the tensors that they read and write."""
+    """Counts the ATen ops that are not views, and the bytes of the tensors that they read and write."""
 
     def __init__(self):
         super().__init__()
@@ -39,15 +34,10 @@ class Kernels(TorchDispatchMode):
         read = [t for t in tree_leaves((arguments, keywords)) if isinstance(t, torch.Tensor)]
         written = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
         storages = {t.untyped_storage().data_ptr() for t in read}
-        view = all(t.untyped_storage().data_ptr() in storages for t in written) and not mutates(function)
+        mutates = any(a.alias_info is not None and a.alias_info.is_write for a in function._schema.arguments)
+        view = all(t.untyped_storage().data_ptr() in storages for t in written) and not mutates
         name = function.overloadpacket.__name__
-        if not view and name not in (
-            "empty",
-            "empty_like",
-            "new_empty",
-            "new_empty_strided",
-            "empty_strided",
-        ):
+        if not view and name not in EMPTY:
             self.launches += 1
             sizes = [2 * size(t) for t in written] if name in GATHERS else [size(t) for t in read + written]
             self.bytes += sum(sizes)
@@ -55,36 +45,32 @@ class Kernels(TorchDispatchMode):
 
 
 def size(t: torch.Tensor) -> int:
-    """Bytes that stand in memory: an expanded axis once."""
+    """Bytes in memory: an expanded axis counts once."""
     count = 1
     for length, stride in zip(t.shape, t.stride()):
         count *= length if stride else min(length, 1)
     return count * t.element_size()
 
 
-def mutates(function) -> bool:
-    return any(a.alias_info is not None and a.alias_info.is_write for a in function._schema.arguments)
-
-
-def microseconds(moved: int, launches: int) -> float:
-    return 1e6 * (moved / BANDWIDTH + launches * LAUNCH)
-
-
-def markdown(small: bool = False) -> str:
+def markdown(only: str = "") -> str:
     head = "| float32 | eager: launches | MB | us | posenc_ext: launches | MB | us | ratio |"
     lines = [head, "|---" * 8 + "|"]
-    for case in cases("cpu", torch.float32, small):
+    for case in everything():
+        if case.dtype != torch.float32 or case.limit is None or only not in case.name:
+            continue
+        made, nbytes = contenders(case)
         with Kernels() as eager:
-            case.eager()
-        plain = microseconds(eager.bytes, eager.launches)
-        cells = [case.name, f"{eager.launches}", f"{eager.bytes / 1e6:.1f}", f"{plain:.0f}"]
-        launches = LAUNCHES.get(case.name, 1)
-        ours = microseconds(case.moved, launches)
-        cells += [f"{launches}", f"{case.moved / 1e6:.1f}", f"{ours:.0f}", f"{plain / ours:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
+            made["eager"]()
+        name = row({"case": case.name})
+        moved = nbytes * case.passes * (2 if case.limit == "copy" else 1)
+        cells, times = [], []
+        for launches, total in ((eager.launches, eager.bytes), (LAUNCHES.get(name, 1), moved)):
+            times.append(1e6 * (total / BANDWIDTH + launches * LAUNCH))
+            cells += [f"{launches}", f"{total / 1e6:.1f}", f"{times[-1]:.0f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} | {times[0] / times[1]:.1f} |")
     note = (
-        "A prediction, not a measurement: bytes at 3.0 TB/s (H100) and 2 us a launch, nothing else: no "
-        "arithmetic, no cache. Sizes are those of bench/gpu_bench.py."
+        "A prediction, not a measurement: bytes at 3.0 TB/s (H100) and 2 us a launch, without arithmetic and "
+        "caches. Sizes are those of bench/cases.py."
     )
     return "\n".join([*lines, "", note, ""])
 
@@ -95,4 +81,4 @@ if __name__ == "__main__":
     table = markdown()
     print(table)
     if parser.parse_args().write:
-        markdown_block.write(cuda_static.README, COMMAND, table)
+        markdown_block.write(ROOT / "csrc" / "cuda" / "README.md", COMMAND, table)

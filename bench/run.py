@@ -1,238 +1,232 @@
-"""Times every case of bench/cases: python bench/run.py [--quick] [--only PATTERN] [--regime D]
+"""Times posenc_ext against plain PyTorch, torch.compile and the memory: python bench/run.py
 
-All contenders of a case are first compared, then timed in turn in one process, for one thread and for all:
-the code people copy (eager), the best eager form, library classes where they are installed, posenc_ext,
-posenc_ext out=, and what the memory itself takes for as many bytes (fill, copy, read). Medians and quartiles
-go to a JSON file, of which bench/report.py makes tables and plots.
+The contenders of a case are compared, then timed in turn in one process, on one thread and on all: eager, the
+code people copy; best eager, the fastest plain PyTorch we know, with cached tables and indices; torch.compile
+of the eager form (--compile); posenc_ext; and the memory's limit, the fastest way to fill, copy or read as
+many bytes.
 
-Regimes: R (default): memory of earlier results is used again, so kernels are compared, not page faults.
-D: the allocator as it comes. out= and the limits always write to warm memory that is not in the caches.
+Regime R (default): freed memory is used again, so kernels are compared and not page faults. Regime D: the
+allocator's defaults.
 """
 
 import argparse
+import datetime
 import json
 import os
+import platform
 import re
+import statistics
+import subprocess
 import sys
+import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from time import perf_counter
 
-import cases
-import limits
-import machine
-import measures
+import memory
 import report
-import settings
-import timing
 import torch
-from case import Case, Contenders, disagreement
+from cases import Case, contenders, disagreement, everything
+from report import Result
+from torch.utils.benchmark import Timer
 
-BENCH = Path(__file__).resolve().parent
-# glibc reads these once: results of any size come from memory that was freed before, which stays mapped.
+import posenc_ext.info
+
+# glibc reads these at the start: results of any size come from memory that was freed and is still mapped.
 RECYCLED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 35)}
-# Both in processes of their own: a process beside this one is not quite as fast as this one.
-LEVELS = ["POSENC_CPU_ISA=avx512", "POSENC_CPU_ISA=avx2"]
+
+Block = Callable[[int], float]  # from a number of calls to the mean seconds of one
 
 
-def options(arguments: list[str] | None = None) -> argparse.Namespace:
+def block(contender: Callable[[], object], threads: int) -> Block:
+    timer = Timer("f()", globals={"f": contender}, num_threads=threads)
+    return lambda number: timer.timeit(number).mean
+
+
+def interleaved(blocks: dict[str, Block], seconds: float) -> dict[str, float]:
+    """The median seconds of a call: blocks of 3 ms take turns, so the machine's drift meets all alike."""
+    numbers = {name: max(1, int(0.003 / run(1))) for name, run in blocks.items()}
+    times: dict[str, list[float]] = {name: [] for name in blocks}
+    begin = time.perf_counter()
+    for done in range(41):
+        if done >= 5 and time.perf_counter() - begin > seconds:
+            break
+        for name, run in blocks.items():
+            times[name].append(run(numbers[name]))
+    return {name: float(f"{statistics.median(each):.4g}") for name, each in times.items()}
+
+
+class Child:
+    """The posenc_ext of a checkout, in a process that times blocks on request."""
+
+    def __init__(self, path: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(path)}
+        command = [sys.executable, __file__, "--serve"]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+        found = Path(json.loads(self.process.stdout.readline()))
+        if not found.is_relative_to(path):
+            raise SystemExit(f"{path} is not built: its process imports {found}")
+
+    def block(self, case: Case, threads: int) -> Block:
+        def run(number: int) -> float:
+            # OpenMP threads spin for milliseconds after their work, on cores that the other process needs.
+            time.sleep(0.01 if threads > 1 else 0)
+            self.process.stdin.write(json.dumps([case.name, threads, number]) + "\n")
+            self.process.stdin.flush()
+            seconds = json.loads(self.process.stdout.readline())
+            time.sleep(0.01 if threads > 1 else 0)
+            return seconds
+
+        return run
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def serve(cases: dict[str, Case]) -> None:
+    """The child's side: a line [case, threads, number] in, the seconds of a call out."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    print(json.dumps(posenc_ext.__file__), file=answers, flush=True)
+    name, ours = None, None
+    for line in sys.stdin:
+        wanted, threads, number = json.loads(line)
+        if wanted != name:
+            name, ours = wanted, contenders(cases[wanted], only="posenc_ext")[0]["posenc_ext"]
+        print(block(ours, threads)(number), file=answers, flush=True)
+
+
+def against(case: Case, threads: list[int], seconds: float, children: dict[str, Child]) -> list[Result]:
+    """This checkout and another, both in child processes: no other contender disturbs either."""
+    results = []
+    for number in threads:
+        blocks = {name: child.block(case, number) for name, child in children.items()}
+        results.append({"case": case.name, "threads": number, "seconds": interleaved(blocks, seconds)})
+    return results
+
+
+def measure(case: Case, threads: list[int], seconds: float, device: str, compiled: bool) -> list[Result]:
+    """A result for each number of threads."""
+    made, nbytes = contenders(case, device, compiled)
+    expected = made["eager"]()
+    for name, contender in made.items():
+        error = disagreement(case, expected, contender())
+        if not error <= case.tolerance:
+            raise SystemExit(f"{case.name}: {name} differs by {error:.2g}, allowed is {case.tolerance:.2g}")
+    limits = memory.contenders(case.limit, nbytes * case.passes, device) if case.limit else {}
+    results = []
+    for number in threads:
+        blocks = {name: block(contender, number) for name, contender in (made | limits).items()}
+        times = interleaved(blocks, seconds)
+        ways = [times.pop(name) for name in limits]
+        if ways:
+            times["limit"] = min(ways)
+        results.append({"case": case.name, "threads": number, "seconds": times})
+    return results
+
+
+def setting(regime: str, threads: list[int], device: str) -> str:
+    """What was measured on, in words."""
+    if device != "cpu":
+        where = torch.cuda.get_device_name()
+    else:
+        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        cpu, level = next(names, platform.machine()), posenc_ext.info.facts()["CPU level"]
+        where = f"{cpu}, {' and '.join(map(str, threads))} threads, CPU level {level}, regime {regime}"
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    return f"{where}; torch {torch.__version__}; {today}"
+
+
+def no_gpu() -> str | None:
+    """Why nothing can run on CUDA here."""
+    if not torch.cuda.is_available():
+        return f"no GPU (torch {torch.__version__}): nothing was run"
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("posenc_ext::sinusoidal_table.out", "CUDA"):
+        return "posenc_ext is built without CUDA: nothing was run"
+    return None
+
+
+def restart(regime: str, level: str | None) -> None:
+    """Starts this program again where the environment is not that of the regime and the CPU level."""
+    wanted = RECYCLED if regime == "R" else dict.fromkeys(RECYCLED)
+    if level:
+        wanted = wanted | {
+            "POSENC_CPU_ISA": level,
+            "ATEN_CPU_CAPABILITY": level.replace("baseline", "default"),
+        }
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        environment = {n: v for n, v in {**os.environ, **wanted}.items() if v is not None}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+
+
+def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="fewer cases, float32, shorter: under 3 minutes")
-    parser.add_argument("--only", metavar="PATTERN", help="cases whose name this regular expression finds")
-    parser.add_argument("--regime", choices=("R", "D"), default="R")
+    parser.add_argument("--only", metavar="PATTERN", default="", help="cases whose name the pattern matches")
     parser.add_argument("--threads", metavar="N[,N]", help="default: 1 and all")
-    parser.add_argument("--compile", action="store_true", help="torch.compile of the eager form, too; slow")
-    parser.add_argument(
-        "--against",
-        metavar="NAME=VALUE",
-        action="append",
-        help="posenc_ext in a process of its own with this in its environment, such as POSENC_THP=0; may be "
-        f"given again (default, where the CPU level is avx512: {' and '.join(LEVELS)}; none: nothing)",
-    )
-    parser.add_argument(
-        "--rows",
-        action="store_true",
-        help="the rows of README.md alone, beside torch.compile and, in an environment that has timm, "
-        "transformers and diffusers, their own classes",
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: see bench/README.md")
-    parser.add_argument("--list", action="store_true", help="print the names of the cases and end")
+    parser.add_argument("--regime", choices=("R", "D"), default="R")
+    parser.add_argument("--level", choices=("baseline", "avx2"), help="a lower CPU level, of torch, too")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a case, at 5 rounds at least")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, too: minutes of compilation")
+    parser.add_argument("--against", type=Path, metavar="PATH", help="time another checkout, built in place")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a bound is broken, twice")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="results, saved after each case")
+    parser.add_argument("--write", action="store_true", help="--compile; renews README.md and results")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
-def default_output(chosen: argparse.Namespace) -> Path:
-    """A partial run never replaces the results of a full one."""
-    if chosen.rows:
-        return BENCH / "results" / "rows.json"
-    if chosen.only or chosen.threads:
-        return BENCH / "results" / "partial.json"
-    return BENCH / "results" / f"{chosen.regime}{'-quick' if chosen.quick else ''}.json"
-
-
-def in_regime(regime: str) -> None:
-    """Starts this program again with the allocator's settings of the regime, where they are others."""
-    wanted = {name: RECYCLED[name] if regime == "R" else None for name in RECYCLED}
-    if any(os.environ.get(name) != value for name, value in wanted.items()):
-        environment = {name: value for name, value in os.environ.items() if name not in wanted}
-        environment |= {name: value for name, value in wanted.items() if value is not None}
-        sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
-
-
-def check(case: Case, contenders: Contenders) -> dict[str, float]:
-    """How far each contender is from the first; an error where they do not compute the same."""
-    found, expected = {}, None
-    for name, contender in contenders.items():
-        result = contender()
-        expected = result if expected is None else expected
-        try:
-            error = disagreement(case, expected, result)
-        except ValueError as problem:
-            raise SystemExit(f"{case.name}: {name} computes something else: {problem}") from None
-        if not error <= case.tolerance:
-            raise SystemExit(f"{case.name}: {name} is off by {error:.2g}, allowed is {case.tolerance:.2g}")
-        found[name] = error
-    return found
-
-
-class Runner:
-    """Times cases and collects what the JSON file holds."""
-
-    def __init__(
-        self,
-        effort: timing.Effort,
-        threads: list[int],
-        children: list[settings.Child] | None = None,
-        with_compile: bool = False,
-    ) -> None:
-        self.effort, self.threads, self.with_compile = effort, threads, with_compile
-        self.children = children or []
-
-    def build(self, case: Case, dtype: torch.dtype) -> tuple[Contenders, dict[str, str]]:
-        """The contenders of a case that take part, and those that do not, with the reason."""
-        made = case.build(dtype)
-        if not self.with_compile:
-            made.pop("torch.compile", None)
-        skipped = {name: made[name] for name in made if isinstance(made[name], str)}
-        return {name: f for name, f in made.items() if name not in skipped}, skipped
-
-    def run(self, case: Case) -> list[dict]:
-        """A result for each number of threads."""
-        ours, skipped = self.build(case, case.dtype)
-        other = case.check_dtype not in (None, case.dtype)
-        errors = check(case, self.build(case, case.check_dtype)[0] if other else ours)
-        least = limits.contenders(case.limit, case.reads, case.writes) | limits.autograd(case.direction)
-        skipped |= {name: f for name, f in least.items() if isinstance(f, str)}
-        least = {name: f for name, f in least.items() if name not in skipped}
-        results = []
-        for threads in self.threads:
-            blocks = {name: timing.local(f, threads) for name, f in {**ours, **least}.items()}
-            for child in self.children if case.other_settings else []:
-                blocks |= child.blocks(case, list(ours), threads)
-            results.append(
-                {
-                    "case": case.name,
-                    "title": case.title,
-                    "direction": case.direction,
-                    "dtype": str(case.dtype).removeprefix("torch."),
-                    "family": case.family,
-                    "reads": case.reads,
-                    "writes": case.writes,
-                    "limit": case.limit,
-                    "threads": threads,
-                    "tolerance": case.tolerance,
-                    "errors": errors,
-                    "forms": case.forms,
-                    "skipped": skipped,
-                    "seconds": timing.interleaved(blocks, self.effort),
-                }
-            )
-        return results
-
-
-def line(result: dict) -> str:
-    """A result in one line: microseconds, and times faster than the first contender."""
-    seconds = {name: each["median"] for name, each in result["seconds"].items()}
-    first = next(iter(seconds.values()))
-    parts = [
-        f"{name} {value * 1e6:.4g}{f' ({first / value:.1f}x)' if name.startswith('posenc_ext') else ''}"
-        for name, value in seconds.items()
-    ]
-    limit = measures.share_of_limit(result, "posenc_ext out=", "posenc_ext")
-    return ", ".join(parts) + (f"; {limit:.0%} of {result['limit']}" if limit else "")
-
-
-def main() -> None:
-    chosen = options()
-    if not chosen.serve:
-        in_regime(chosen.regime)
+def main(arguments: list[str] | None = None) -> int:
+    chosen = options(arguments)
     warnings.filterwarnings("ignore", module="torch")
     torch.manual_seed(0)
-    wanted = cases.everything()
+    cases = everything()
     if chosen.serve:
-        settings.serve(wanted)
-        return
-    if chosen.only:
-        wanted = [case for case in wanted if re.search(chosen.only, case.name)]
-    if chosen.quick:
-        wanted = [case for case in wanted if case.quick]
-    if chosen.rows:
-        wanted = [case for case in wanted if case.name in report.NAMES.values()]
-        chosen.compile, chosen.against = True, []
-    if chosen.list:
-        print(*(case.name for case in wanted), sep="\n")
-        return
-    facts = machine.facts()
-    if chosen.against is None:
-        chosen.against = LEVELS if facts["cpu_level"] == "avx512" and not chosen.quick else []
-    children = [settings.Child(words) for words in chosen.against if words != "none"]
-    threads = [int(n) for n in chosen.threads.split(",")] if chosen.threads else [1, torch.get_num_threads()]
-    effort = timing.QUICK if chosen.quick else timing.FULL
-    runner = Runner(effort, sorted(set(threads)), children, chosen.compile)
-    print(f"{facts['cpu']}, {facts['cores']} cores, torch {facts['torch']}, CPU level {facts['cpu_level']}")
-    print(
-        f"{len(wanted)} cases, regime {chosen.regime}, threads {runner.threads}; microseconds a call",
-        flush=True,
-    )
-    begin, results = perf_counter(), []
-    for done, case in enumerate(wanted, 1):
-        for result in runner.run(case):
-            results.append(result)
-            at = f"{perf_counter() - begin:4.0f} s {done:3}/{len(wanted)}"
-            print(f"{at}  {case.name}, {result['threads']} thr: {line(result)}", flush=True)
-        for name, reason in results[-1]["skipped"].items():
-            print(f"{'':15} left out: {name} ({reason})")
-    for child in children:
+        serve({case.name: case for case in cases})
+        return 0
+    if chosen.device == "cpu":
+        restart(chosen.regime, chosen.level)
+    elif reason := no_gpu():
+        print(f"gpu-bench: {reason}")
+        return 0
+    every = [1] if chosen.device != "cpu" else sorted({1, torch.get_num_threads()})
+    threads = [int(n) for n in chosen.threads.split(",")] if chosen.threads else every
+    paths = {"posenc_ext": report.ROOT, "other": chosen.against.resolve()} if chosen.against else {}
+    children = {name: Child(path) for name, path in paths.items()}
+    record = {"setting": setting(chosen.regime, threads, chosen.device), "results": []}
+    print(record["setting"], flush=True)
+    if children:
+        timed = partial(against, children=children)
+    else:
+        timed = partial(measure, device=chosen.device, compiled=chosen.compile or chosen.write)
+    faults = []
+    for case in cases:
+        if not re.search(chosen.only, case.name):
+            continue
+        torch.compiler.reset()
+        results = timed(case, threads, chosen.seconds)
+        if chosen.check and report.broken(results):  # other work on the machine does not break a bound twice
+            results = timed(case, threads, chosen.seconds)
+            faults += report.broken(results)
+        record["results"] += results
+        for result in results:
+            times = (f"{name} {report.duration(value)}" for name, value in result["seconds"].items())
+            print(f"{result['case']}, {result['threads']} threads: {', '.join(times)}", flush=True)
+        if chosen.json:
+            report.save(chosen.json, record)
+    for child in children.values():
         child.close()
-    output = chosen.output or default_output(chosen)
-    record = {
-        "schema": 1,
-        **facts,
-        "regime": chosen.regime,
-        "threads": runner.threads,
-        "against": chosen.against,
-        "command": " ".join(["python bench/run.py", *sys.argv[1:]]),
-        "accuracy": None if chosen.only else accuracy(),
-        "seconds": round(perf_counter() - begin),
-        "results": results,
-    }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + "\n")
-    path = os.path.relpath(output)
-    print(f"{perf_counter() - begin:.0f} s; tables: python bench/report.py {path} [--targets]")
-
-
-def accuracy() -> dict | str:
-    """Errors of sinusoids against exact ones; or why they were not measured."""
-    try:
-        import sinusoid_errors
-    except ImportError as error:
-        return str(error)
-    return sinusoid_errors.measure()
+    print(f"\none thread / all threads\n\n{report.markdown(record['results'])}")
+    print(*(f"BROKEN: {fault}" for fault in faults), sep="\n")
+    if chosen.write:
+        report.write(record)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

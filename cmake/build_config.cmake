@@ -5,7 +5,7 @@
 set(POSENC_TORCH_VERSIONS 2.10 2.11 2.12 2.13 2.14)
 
 set(POSENC_SOURCES
-    csrc/*.cpp csrc/ops/*.cpp csrc/meta/*.cpp csrc/autograd/*.cpp csrc/cpu/*.cpp csrc/cpu/kernels/*.cpp)
+    csrc/*.cpp csrc/ops/*.cpp csrc/autograd/*.cpp csrc/cpu/*.cpp csrc/cpu/kernels/*.cpp)
 set(POSENC_CUDA_SOURCES csrc/cuda/*.cpp csrc/cuda/kernels/*.cu)
 set(POSENC_PYTHON_SOURCES csrc/python_module.cpp)
 # Files outside kernels/ read torch's headers, which is most of the time that each takes: both builds compile them as

@@ -102,7 +102,6 @@ TORCH_LIBRARY(posenc_ext, m) {
       "_add_sinusoidal(Tensor x, Tensor? offsets, SymInt start, float x_scale, float base, float freq_shift, "
       "str layout, str odd, bool batch_first, float dropout_p, Tensor? seed) -> Tensor");
   m.def("_scale_dropout(Tensor x, float scale, float dropout_p, Tensor? seed) -> Tensor");
-  m.def("_dropout_mask(Tensor seed, SymInt count, float dropout_p) -> Tensor");
 
   // Absolute position embeddings
   m.def(with_no_tensors_by_default(

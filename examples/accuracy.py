@@ -1,4 +1,4 @@
-"""What plain PyTorch position code loses in accuracy, and posenc_ext does not: python examples/accuracy.py"""
+"""The accuracy of plain PyTorch position code and of posenc_ext: python examples/accuracy.py"""
 
 import math
 
@@ -10,7 +10,7 @@ import posenc_ext
 
 
 def sinusoid_errors(position: int, dim: int) -> list[float]:
-    """Largest errors of float32 sines at a position: the usual code, posenc_ext."""
+    """Largest errors of float32 sines at a position: common code, posenc_ext."""
     j = torch.arange(0, dim, 2)
     exact = torch.sin(position * 10000.0 ** (-j.double() / dim))
     plain = torch.sin(position * torch.exp(j * (-math.log(10000.0) / dim)))
@@ -19,13 +19,13 @@ def sinusoid_errors(position: int, dim: int) -> list[float]:
 
 
 def bias_gradient(module: nn.Module, upstream: Tensor) -> Tensor:
-    """The table's gradient of a window bias, in the dtype of the upstream gradient."""
+    """The gradient of the table of a window bias, computed in the dtype of the upstream gradient."""
     module.to(upstream.dtype)().backward(upstream)
     return module.relative_position_bias_table.grad.double()
 
 
 def bias_gradient_errors(window: tuple[int, int], heads: int) -> list[float]:
-    """Largest relative errors of bfloat16 gradients, positive upstream: the usual code, posenc_ext."""
+    """Largest relative errors of bfloat16 gradients, for positive upstream gradients: common code, ours."""
     size = math.prod(window)
     upstream = torch.rand(1, heads, size, size).bfloat16()
     exact = bias_gradient(plain_positions.WindowRelativePositionBias(window, heads), upstream.double())

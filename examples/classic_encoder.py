@@ -1,5 +1,5 @@
-"""The head of the classic Transformer encoder, emb * sqrt(dim) + sinusoids, with posenc_ext and as it is
-usually written: at far positions, and for samples that start at different positions.
+"""The input layer of the classic Transformer encoder, emb * sqrt(dim) + sinusoids, with posenc_ext and as
+commonly written: at large positions, and for samples that start at different positions.
 """
 
 import math
@@ -14,7 +14,7 @@ DIM = 512
 
 
 def far_errors(position: int) -> tuple[float, float]:
-    """Largest errors of the sinusoids of a position, float32: the usual formula, posenc_ext."""
+    """Largest errors of float32 sinusoids at a position: common formula, posenc_ext."""
     j = torch.arange(0, DIM, 2)
     angle = position * torch.exp(j * (-math.log(10000.0) / DIM))
     plain = torch.stack([angle.sin(), angle.cos()], 1).flatten()
@@ -25,7 +25,7 @@ def far_errors(position: int) -> tuple[float, float]:
 
 
 def half_rows(length: int) -> tuple[int, int]:
-    """Distinct rows of a bfloat16 table: made in bfloat16, and by posenc_ext."""
+    """The number of distinct rows of a bfloat16 table: computed in bfloat16, and by posenc_ext."""
     position = torch.arange(length, dtype=torch.bfloat16)[:, None]
     angle = position * 10000.0 ** (-torch.arange(0, DIM, 2) / DIM).bfloat16()
     plain = torch.cat([angle.sin(), angle.cos()], 1)
@@ -34,7 +34,7 @@ def half_rows(length: int) -> tuple[int, int]:
 
 
 def left_padded(prompts: list[Tensor], encoding: SinusoidalPositionalEncoding) -> Tensor:
-    """Encodes prompts [length, dim] of different lengths as one batch that ends together, [B, L, dim]."""
+    """Encodes prompts [length, dim] of different lengths as one left-padded batch, [B, L, dim]."""
     longest = max(map(len, prompts))
     batch = torch.stack([torch.cat([torch.zeros(longest - len(p), DIM), p]) for p in prompts])
     starts = torch.tensor([len(p) - longest for p in prompts])  # the first token of each is at position 0

@@ -1,4 +1,4 @@
-"""CLIP's attention pooling: the same numbers from the same parameters, at any size of the map."""
+"""CLIP's attention pooling with the same parameters and results, for feature maps of any size."""
 
 import io
 import warnings
@@ -11,7 +11,7 @@ from posenc_ext.nn import AttentionPool2d
 
 
 class PlainPool(nn.Module):
-    """CLIP's pooling as it is usually written, for maps of one size."""
+    """CLIP's pooling as commonly written, for feature maps of one size."""
 
     def __init__(self, size: int, dim: int, num_heads: int, output_dim: int) -> None:
         super().__init__()
@@ -32,10 +32,10 @@ class PlainPool(nn.Module):
 
 
 def scripted(module: nn.Module) -> nn.Module:
-    """The module, saved as TorchScript and loaded again."""
+    """Saves the module as TorchScript and loads it again."""
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit names its successor at every call
+        warnings.simplefilter("ignore")  # torch.jit warns of its deprecation at every call
         torch.jit.save(torch.jit.script(module), file)
         file.seek(0)
         return torch.jit.load(file)

@@ -1,4 +1,4 @@
-"""Two small image classifiers; their position code, posenc_ext.nn or plain_positions, is an argument."""
+"""Two small image classifiers; their position code (posenc_ext.nn or plain_positions) is an argument."""
 
 from types import ModuleType
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x [B, Q, D] on context [B, K, D], with an optional bias [1, heads, Q, K]."""
+    """Multi-head attention from x [B, Q, D] to context [B, K, D], with an optional bias [1, heads, Q, K]."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm Transformer block; context and bias go to the attention, context None means x itself."""
+    """Pre-norm Transformer block; context and bias are passed to the attention, context defaults to x."""
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class RowTransformer(nn.Module):
 
 class WindowTransformer(nn.Module):
     """An image as an 8 x 8 grid of overlapping 3 x 3 patches: attention inside 4 x 4 windows with a
-    relative-position bias, then of all 64 patches on a 4 x 4 grid of averaged ones with the expanded bias."""
+    relative-position bias, then from all 64 patches to a 4 x 4 grid of averages with the expanded bias."""
 
     def __init__(self, positions: ModuleType) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The digits, and the training of one model on them."""
+"""The data set, and the training of one model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Digits:
-    """scikit-learn's digits, always split in the same way."""
+    """The digits of scikit-learn, with a fixed split."""
 
     train_images: Tensor  # [1437, 8, 8], 0 to 1
     test_images: Tensor  # [360, 8, 8]
@@ -30,7 +30,7 @@ class Digits:
         return Digits(*images, *[torch.tensor(part) for part in parts[2:]])
 
     def batches(self, epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels in an order that depends on the epoch alone."""
+        """Yields batches of images and labels in an order that depends only on the epoch."""
         order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(epoch))
         for chosen in order.split(size):
             yield self.train_images[chosen], self.train_labels[chosen]
@@ -40,7 +40,7 @@ class Digits:
 
 
 class Trainer:
-    """One model with its optimizer, learning-rate schedule and clocks."""
+    """A model with its optimizer, learning-rate schedule and clocks."""
 
     def __init__(self, model: nn.Module, positions: ModuleType, steps: int, rate: float) -> None:
         self.model = model
@@ -48,10 +48,10 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rate, total_steps=steps)
         self.clock = PositionClock(model, positions)
         self.seconds = 0.0  # of all steps
-        self.laps: list[tuple[float, float]] = []  # the clock's, a step each
+        self.laps: list[tuple[float, float]] = []  # (forward, backward) per step
 
     def step(self, images: Tensor, labels: Tensor) -> float:
-        """Trains on one batch; its loss."""
+        """Trains on one batch; returns the loss."""
         began = perf_counter()
         self.model.train()
         self.optimizer.zero_grad()
@@ -65,18 +65,18 @@ class Trainer:
         return value
 
     def accuracy(self, digits: Digits) -> float:
-        """Per cent of the test images."""
+        """Test accuracy in per cent."""
         self.model.eval()
         with torch.no_grad():
             right = self.model(digits.test_images).argmax(1) == digits.test_labels
         return 100 * right.double().mean().item()
 
     def position_time(self, steps: int) -> tuple[float, float]:
-        """Microseconds that the median of the last steps spent in position ops, forward and backward."""
+        """Median time of the last steps in position ops, forward and backward, in microseconds."""
         forward, backward = zip(*self.laps[-steps:], strict=True)
         return 1e6 * median(forward), 1e6 * median(backward)
 
     def position_share(self) -> tuple[float, float]:
-        """Milliseconds that all steps together spent in position ops, and per cent of the training time."""
+        """Total time in position ops, in milliseconds and in per cent of the training time."""
         total = sum(map(sum, self.laps))
         return 1e3 * total, 100 * total / self.seconds

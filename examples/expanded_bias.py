@@ -1,4 +1,4 @@
-"""Attention from H x W queries to h x w keys, with one bias table: python examples/expanded_bias.py"""
+"""Attention from H x W queries to h x w keys with one bias table: python examples/expanded_bias.py"""
 
 import plain_positions
 import torch
@@ -8,7 +8,7 @@ import posenc_ext
 
 
 class ReducedAttention(nn.Module):
-    """UTNet's: every position of a [B, C, H, W] map attends to the map averaged down to h x w cells."""
+    """Attention of UTNet: each position of a [B, C, H, W] map attends to the map averaged to h x w cells."""
 
     def __init__(self, dim: int, num_heads: int, h: int, w: int, source=posenc_ext.nn) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class ReducedAttention(nn.Module):
 
 
 def outputs(H: int, W: int) -> tuple[Tensor, Tensor]:
-    """Of the usual code and of ours, with the same weights, for a map of H x W cells and 8 x 8 keys."""
+    """Outputs of common code and of posenc_ext with the same weights, for an H x W map and 8 x 8 keys."""
     plain = ReducedAttention(32, 4, 8, 8, source=plain_positions)
     ours = ReducedAttention(32, 4, 8, 8)
     ours.load_state_dict(plain.state_dict())

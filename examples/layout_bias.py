@@ -1,4 +1,4 @@
-"""A bias by an index from the data, as in LayoutLMv3, and its gradient: python examples/layout_bias.py"""
+"""A bias with a data-dependent index, as in LayoutLMv3, and its gradient: python examples/layout_bias.py"""
 
 import torch
 from torch import Tensor
@@ -9,13 +9,13 @@ BINS, REACH = 64, 256
 
 
 def buckets(coordinates: Tensor) -> Tensor:
-    """The row of the table for every pair of boxes, [B, L, L]: distance in steps of 2 * REACH / BINS."""
+    """The row of the table for each pair of boxes, [B, L, L]: the distance in bins of 2 * REACH / BINS."""
     distance = coordinates.unsqueeze(-2) - coordinates.unsqueeze(-1)
     return (distance.clamp(-REACH, REACH - 1) + REACH) * BINS // (2 * REACH)
 
 
 def gradient_errors(index: Tensor, heads: int) -> tuple[float, float]:
-    """Largest relative errors of a bfloat16 table's gradient: by indexing, by gather_bias."""
+    """Largest relative errors of the gradient of a bfloat16 table: with indexing, with gather_bias."""
     upstream = torch.rand(len(index), heads, *index.shape[1:]).bfloat16()
 
     def gradient(gather, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""Position code as people write it in plain PyTorch: the classes of posenc_ext.nn by buffers and indexing."""
+"""Common position code in plain PyTorch: the classes of posenc_ext.nn with buffers and indexing."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class SinusoidalPositionalEncoding(nn.Module):
-    """A table of sinusoids in a buffer; forward scales, adds its first rows, applies dropout."""
+    """A buffer with a table of sinusoids; forward scales the input, adds the first rows, applies dropout."""
 
     def __init__(self, dim: int, dropout: float, max_len: int = 5000) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class SinusoidalPositionalEncoding(nn.Module):
 
 
 def relative_position_index(window: Sequence[int]) -> Tensor:
-    """The row of the bias table for each query and key of a window, [N, N]."""
+    """The row of the bias table for each (query, key) pair of a window, [N, N]."""
     cells = torch.stack(torch.meshgrid([torch.arange(size) for size in window], indexing="ij")).flatten(1)
     index = torch.zeros(cells.shape[1], cells.shape[1], dtype=torch.int64)
     for position, size in zip(cells, window, strict=True):
@@ -39,7 +39,7 @@ def relative_position_index(window: Sequence[int]) -> Tensor:
 
 
 class RelativePositionBias(nn.Module):
-    """Bias of an H x W map of queries on an h x w grid of keys: gather for the grid, then repeat its rows."""
+    """The bias of an H x W map of queries and an h x w grid of keys: gathers for the grid, repeats rows."""
 
     def __init__(self, num_heads: int, h: int, w: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class RelativePositionBias(nn.Module):
 
 
 class WindowRelativePositionBias(nn.Module):
-    """Bias inside a window: gather one table row for each query and key, move the heads to the front."""
+    """The bias inside a window: gathers a table row for each (query, key) pair, moves the heads first."""
 
     def __init__(self, window: Sequence[int], num_heads: int, prefix_tokens: int = 0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Wall time that a model spends in its position modules while it trains, forward and backward apart."""
+"""Wall time that a model spends in its position modules in training, forward and backward."""
 
 from time import perf_counter
 from typing import Any
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class PositionClock:
-    """Forward: the time around each position module's forward. Backward: from the moment the gradient of its
-    output is complete to the moment that of its input is. The autograd engine runs the newest nodes first, so
-    the nodes of one module run back to back and nothing else falls between."""
+    """Forward: the time of each position module's forward. Backward: the time from when the gradient of its
+    output is complete until that of its input is. The autograd engine runs the newest nodes first, so the
+    nodes of one module run one after another, without others in between."""
 
     def __init__(self, model: nn.Module, positions: Any) -> None:
         self.forward = 0.0
@@ -24,7 +24,7 @@ class PositionClock:
                 self._handles += [table.register_hook(self._after_backward) for table in module.parameters()]
 
     def lap(self) -> tuple[float, float]:
-        """Seconds (forward, backward) since the last call."""
+        """Returns the seconds (forward, backward) since the last call."""
         times = self.forward, self.backward
         self.forward = self.backward = 0.0
         return times

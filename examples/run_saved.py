@@ -1,4 +1,4 @@
-"""Runs saved models without the code that defined them and compares: run_saved.py [MODEL TENSORS]..."""
+"""Runs saved models without the code that defined them, and compares: run_saved.py [MODEL TENSORS]..."""
 
 import sys
 from pathlib import Path

@@ -27,7 +27,7 @@ class WindowAttention(nn.Module):
 
 
 def both(dim: int = 96, window: int = 7, num_heads: int = 3) -> tuple[nn.Module, nn.Module]:
-    """The attention with the usual code, and with ours that has loaded its checkpoint."""
+    """The attention with common code, and with posenc_ext after loading the same checkpoint."""
     plain, ours = (
         WindowAttention(
             dim, window, num_heads, source.WindowRelativePositionBias((window, window), num_heads)

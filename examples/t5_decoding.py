@@ -1,4 +1,4 @@
-"""T5's bias while decoding with a KV cache, step by step and in one go: python examples/t5_decoding.py"""
+"""T5's bias when decoding with a KV cache, step by step and at once: python examples/t5_decoding.py"""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ Cache = tuple[Tensor, Tensor]
 
 
 class CausalAttention(nn.Module):
-    """A T5 decoder's self-attention: unscaled scores and a bias by distance; keeps the keys of the past."""
+    """Self-attention of a T5 decoder: unscaled scores, a bias by distance, and a cache of past keys."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class CausalAttention(nn.Module):
 
 
 def decode(attention: CausalAttention, x: Tensor) -> tuple[float, bool]:
-    """Largest difference of the outputs, and whether every step's bias is its row of the full one."""
+    """Largest difference of the outputs, and whether the bias of each step is its row of the full bias."""
     full, full_bias, _ = attention(x)
     cache, outputs, same = None, [], True
     for step in range(x.shape[1]):

@@ -1,5 +1,5 @@
-"""A T5 encoder in four processes on the CPU: two share its heads and two the batch, by torch's own tensor
-parallelism and FSDP2. Its losses are those of one process: python examples/tensor_parallel_t5.py
+"""A T5 encoder in four processes on the CPU, two for the heads and two for the batch, with tensor parallelism
+and FSDP2 of torch. The losses are those of one process: python examples/tensor_parallel_t5.py
 """
 
 import tempfile
@@ -19,13 +19,13 @@ from torch.distributed.tensor.parallel import (
 
 import posenc_ext
 
-DATA, TENSOR = 2, 2  # processes that share the batch, and the heads
+DATA, TENSOR = 2, 2  # processes for the batch, and for the heads
 VOCABULARY, DIM, HEADS, HIDDEN, LAYERS = 50, 32, 4, 64, 2
 BATCH, LENGTH, STEPS = 8, 20, 5
 
 
 class Attention(nn.Module):
-    """T5's self-attention: unscaled scores and a bias by distance."""
+    """Self-attention of T5: unscaled scores and a bias by distance."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The layers share one bias, as T5's do."""
+    """All layers share one bias, as in T5."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ class Encoder(nn.Module):
 
 
 def parallelize(model: Encoder, mesh: DeviceMesh) -> None:
-    """Heads and hidden channels over "tensor"; what remains of every parameter over "data"."""
-    plan = {  # a column of the table is a head; the bias of a process's own heads, [1, heads, L, L], is local
+    """Shards heads and hidden channels over "tensor", and each remaining parameter over "data"."""
+    plan = {  # a column of the table is a head; each process has the bias of its heads, [1, heads, L, L]
         "bias.relative_attention_bias": ColwiseParallel(use_local_output=False),
         "bias": PrepareModuleOutput(output_layouts=Shard(1), desired_output_layouts=Shard(1)),
     }
@@ -84,7 +84,7 @@ def parallelize(model: Encoder, mesh: DeviceMesh) -> None:
 
 
 def train(model: Encoder, part: slice = slice(None)) -> list[float]:
-    """The losses of a few steps, in which the model learns to name the token before."""
+    """The losses of a few steps, in which the model learns to predict the previous token."""
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
     losses = []
@@ -104,7 +104,7 @@ def initial_model() -> Encoder:
 
 
 def work(rank: int, folder: str) -> None:
-    """One of the processes; the first one writes down the losses."""
+    """Runs one of the processes; the first one saves the losses."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=DATA * TENSOR)
     mesh = init_device_mesh("cpu", (DATA, TENSOR), mesh_dim_names=("data", "tensor"))

@@ -3,13 +3,13 @@ posenc_ext and with plain PyTorch position code, and compares.
 
 1. A Transformer on the rows of an image (sinusoids) and one on its patches (relative-position bias inside
    windows, and the expanded form for a coarser grid of keys) are each trained twice, from the same initial
-   weights on the same batches: with the position code of plain_positions.py and with posenc_ext.nn. The two
-   take each step in turn. Dropout is off here, since the two draw different masks.
-2. The row Transformer is trained once more with posenc_ext and dropout, as one would for use.
-3. The models trained with posenc_ext are saved as TorchScript and run in a fresh process with no other code.
+   weights on the same batches: with the position code of plain_positions.py and with posenc_ext.nn, in
+   alternating steps. Dropout is off here, because the two generate different masks.
+2. The row Transformer is trained once more with posenc_ext and dropout, as in actual use.
+3. The models trained with posenc_ext are saved as TorchScript and run in a new process without other code.
 
-Exits with status 1 if two losses of the same batch differ by more than 1e-3, an accuracy is under 95 %, or
-the outputs of a saved model are not bit for bit those of the model that was saved.
+Exits with status 1 if two losses of the same batch differ by more than 1e-3, an accuracy is below 95 %, or
+the outputs of a saved model differ in any bit from those of the original model.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """A trained model and what is judged of it."""
+    """A trained model and its results."""
 
     name: str
     file: str
@@ -57,7 +57,7 @@ class Outcome:
 
 
 def progress(text: str) -> None:
-    """A line that the next one overwrites, if somebody is watching."""
+    """Prints a line that the next one overwrites, if stdout is a terminal."""
     if sys.stdout.isatty():
         print(f"\r{text:<60}", end="\r", flush=True)
 
@@ -65,11 +65,11 @@ def progress(text: str) -> None:
 def compare(
     name: str, file: str, build: Callable[[ModuleType], nn.Module], digits: Digits, plan: Plan
 ) -> Outcome:
-    """Trains two equal models side by side and prints a line an epoch."""
+    """Trains two equal models side by side and prints a line per epoch."""
     sources = (plain_positions, posenc_ext.nn)
     torch.manual_seed(0)
     models = [build(positions) for positions in sources]
-    # strict, although the plain model has buffers: posenc_ext.nn drops them.
+    # Strict loading works although the plain model has buffers: posenc_ext.nn drops them.
     models[1].load_state_dict(models[0].state_dict())
     steps = digits.steps(1, plan.batch)
     both = [
@@ -110,7 +110,7 @@ def compare(
 
 
 def train_with_dropout(name: str, file: str, digits: Digits, plan: Plan) -> Outcome:
-    """Trains the row Transformer with posenc_ext and dropout and prints a line an epoch."""
+    """Trains the row Transformer with posenc_ext and dropout and prints a line per epoch."""
     torch.manual_seed(0)
     model = RowTransformer(posenc_ext.nn, dropout=0.1)
     steps = digits.steps(1, plan.batch)
@@ -134,7 +134,7 @@ def train_with_dropout(name: str, file: str, digits: Digits, plan: Plan) -> Outc
 
 
 def reload(outcomes: list[Outcome], digits: Digits, folder: Path) -> bool:
-    """Saves the models as TorchScript and runs them in a fresh process; whether all outputs are the same."""
+    """Saves the models as TorchScript, runs them in a new process, and returns whether all outputs match."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for outcome in outcomes:
@@ -143,10 +143,10 @@ def reload(outcomes: list[Outcome], digits: Digits, folder: Path) -> bool:
             logits = model(digits.test_images)
         files += [folder / f"{outcome.file}.pt", folder / f"{outcome.file}_outputs.pt"]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit names its successor at every call
+            warnings.simplefilter("ignore")  # torch.jit warns of its deprecation at every call
             torch.jit.script(model).save(files[-2])
         torch.save({"images": digits.test_images, "logits": logits}, files[-1])
-    # The same number of threads, since it decides how matrix products are cut and so rounded.
+    # The same number of threads, because it affects how matrix products are divided and rounded.
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-W", "ignore", EXAMPLES / "run_saved.py", *files]
     child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -155,7 +155,7 @@ def reload(outcomes: list[Outcome], digits: Digits, folder: Path) -> bool:
 
 
 def failures(outcomes: list[Outcome], reloaded: bool, judge_accuracy: bool) -> list[str]:
-    """A line for each thing that is not as it must be; a NaN is not."""
+    """A line for each failed criterion; NaN counts as a failure."""
     found = []
     for outcome in outcomes:
         if not outcome.difference <= MAX_DIFFERENCE:

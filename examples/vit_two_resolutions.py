@@ -1,4 +1,4 @@
-"""A vision transformer with class and distillation tokens, at its own resolution and at others."""
+"""A vision transformer with class and distillation tokens, at its training resolution and at others."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ PATCH, DIM = 16, 96
 
 
 class VisionTransformer(nn.Module):
-    """Patches, positions, two blocks, and a head on the class token and one on the distillation token."""
+    """Patches, positions, two blocks, and one head each for the class and the distillation token."""
 
     def __init__(self, image_size: int, classes: int = 10) -> None:
         super().__init__()
@@ -21,12 +21,12 @@ class VisionTransformer(nn.Module):
         self.head_dist = nn.Linear(DIM, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        tokens = self.blocks(self.positions(self.patches(images)))  # the map is read in place
+        tokens = self.blocks(self.positions(self.patches(images)))  # the feature map is read in place
         return (self.head(tokens[:, 0]) + self.head_dist(tokens[:, 1])) / 2
 
 
 def plain_positions(module: VisionPositionEmbedding, patches: Tensor) -> Tensor:
-    """What the module does at its own resolution, as it is usually written."""
+    """The same computation as commonly written, at the resolution of the module."""
     batch = patches.shape[0]
     tokens = [module.cls_token.expand(batch, -1, -1), module.dist_token.expand(batch, -1, -1)]
     x = torch.cat([*tokens, patches.flatten(2).transpose(1, 2)], dim=1)

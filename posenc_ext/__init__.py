@@ -1,7 +1,7 @@
 """Positional encodings for PyTorch with exact, deterministic CPU and CUDA kernels.
 
-Importing loads libposenc_ext.so, which registers torch.ops.posenc_ext.*, or raises an ImportError of one
-line: what the library was built for, what is here, and the command that mends it.
+Importing the package loads libposenc_ext.so, which registers torch.ops.posenc_ext.*. If that fails, the
+ImportError says in one line what the library was built for, what was found, and which command fixes it.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ def _import_torch(build):
         if error.name != "torch":
             raise
         raise ImportError(f"{built_for}, you have no torch: pip install 'torch=={minor}.*'") from None
-    # Compared before loading: a library for another minor version fails with an unreadable undefined symbol.
+    # Checked before loading: a library for another minor version fails with an obscure undefined symbol.
     if not torch.__version__.startswith(f"{minor}."):
         raise ImportError(
             f"{built_for}, you have torch {torch.__version__}: pip install 'torch=={minor}.*', "
@@ -77,7 +77,6 @@ __all__ = ["__version__", "compositions", "nn", "ops", "reference"]
 __all__ += compositions.__all__
 __all__ += ops.__all__
 
-import_after(
-    "torch.distributed.tensor", "posenc_ext.distributed"
-)  # whose import takes longer than all of ours
+# Importing torch.distributed.tensor takes longer than importing all of posenc_ext.
+import_after("torch.distributed.tensor", "posenc_ext.distributed")
 del import_after

@@ -1,4 +1,4 @@
-"""Runs a module of ours as soon as one that costs time to import has been imported by somebody else."""
+"""Imports one of our modules right after another, slow-to-import module, whenever that is imported."""
 
 import importlib
 import importlib.util
@@ -13,7 +13,7 @@ from types import ModuleType
 def _import_ours(awaited: str, ours: str) -> None:
     try:
         importlib.import_module(ours)
-    except Exception as error:  # what they import has to work all the same
+    except Exception as error:  # the import of `awaited` must succeed in any case
         warnings.warn(f"{ours} does not know this {awaited}, and is not used: {error!r}", stacklevel=2)
 
 
@@ -41,7 +41,7 @@ class _Hook(MetaPathFinder):
 
 
 def import_after(awaited: str, ours: str) -> None:
-    """Imports `ours` now if `awaited` is imported already, else right after it."""
+    """Imports the module `ours` right after `awaited`, or now if `awaited` has already been imported."""
     if awaited in sys.modules:
         _import_ours(awaited, ours)
     else:

@@ -1,8 +1,8 @@
-"""Resampling of grids, as a product with one small matrix for each axis.
+"""Separable resampling of grids: a product with one small matrix per axis.
 
-The values of ``torch.nn.functional.interpolate``, in float64. Unlike it, the products take any number of
-axes, compile with dynamic sizes and antialiasing, and have a gradient without atomics. Autocast and TF32
-leave float64 alone.
+Computes the values of ``torch.nn.functional.interpolate`` in float64. Unlike ``interpolate``, it supports any
+number of axes, compiles with dynamic sizes and antialiasing, and its gradient needs no atomics. Autocast and
+TF32 do not affect float64.
 """
 
 import torch
@@ -14,19 +14,19 @@ from ._sharded import replicated_like
 def resampling_weights(
     old: int, new: int, mode: str, antialias: bool, align_corners: bool, device: torch.device
 ) -> Tensor:
-    """[new, old], float64: the weight of each old cell in each new cell; mode is "bicubic" or "bilinear"."""
-    # Sizes meet tensors alone: they may be SymInts or, while tracing, tensors themselves.
+    """The weight of each old cell in each new cell, float64 [new, old]; mode: "bicubic" or "bilinear"."""
+    # Sizes are only combined with tensors: they may be SymInts or, while tracing, tensors themselves.
     one = torch.ones([], dtype=torch.float64, device=device)
     cells = torch.arange(new, dtype=torch.float64, device=device).unsqueeze(1)
     if align_corners:
         gaps = one * new - 1
         step = (one * old - 1) * gaps.clamp(max=1) / gaps.clamp(min=1)
-        # The antialiasing filter of torch aligns the corners' outer edges by that step.
+        # With antialiasing, torch aligns the outer edges of the corner cells by that step.
         centre = (cells + 0.5) * step - 0.5 if antialias else cells * step
     else:
         step = one * old / new
         centre = (cells + 0.5) * old / new - 0.5
-    # Cells beyond an edge repeat the one at the edge; antialiasing leaves them out instead.
+    # Cells beyond an edge repeat the edge cell; with antialiasing they are left out instead.
     pad = 0 if antialias else 2
     x = (torch.arange(-pad, old + pad, dtype=torch.float64, device=device) - centre).abs()
     if antialias:
@@ -57,8 +57,8 @@ def _known_equal(a: int, b: int) -> bool:
 
 
 def known_equal(a: int, b: int) -> bool:
-    """Whether two sizes are equal whatever their symbols stand for: a question that adds no guard."""
-    if torch.jit.is_scripting():  # which compiles no import
+    """Whether two sizes are known to be equal for all values of their symbols; adds no guard."""
+    if torch.jit.is_scripting():  # TorchScript cannot compile the import
         return a == b
     else:
         return _known_equal(a, b)
@@ -71,7 +71,7 @@ def resample_grid(
     antialias: bool = False,
     align_corners: bool = False,
 ) -> Tensor:
-    """A grid [*size, C] of any number of axes at another size: [*new_size, C], rounded once to its dtype."""
+    """Resamples a grid [*size, C] to [*new_size, C]; the result is rounded once to the dtype of the grid."""
     out = grid.to(torch.float64)
     for axis in range(len(new_size)):
         old, new = grid.size(axis), new_size[axis]
@@ -80,7 +80,7 @@ def resample_grid(
             weights = replicated_like(weights, grid)
             shape = list(out.shape)
             shape[axis] = new
-            # [cells before the axis, its cells, what is behind it]
+            # [product of the axes before, this axis, product of the axes after]
             rows = out.flatten(axis + 1)
             rows = rows.unsqueeze(0) if axis == 0 else rows.flatten(0, axis - 1)
             out = torch.matmul(weights, rows).reshape(shape)

@@ -1,4 +1,4 @@
-"""Sizes under torch.jit.trace, where ``x.size(1)`` is a tensor that the traced graph depends on."""
+"""Support for torch.jit.trace, under which a size such as ``x.size(1)`` is a tensor of the traced graph."""
 
 import functools
 import inspect
@@ -11,7 +11,7 @@ from torch import Tensor
 
 Arguments = ParamSpec("Arguments")
 
-# The integer types of a schema: what stands for them where they may depend on an input, and their values.
+# Integer types of a schema: the tensor type that replaces each one, and how to convert it back to integers.
 _TENSORS = {
     "int": ("Tensor", "int({0})"),
     "List[int]": ("List[Tensor]", "[int(n) for n in {0}]"),
@@ -25,12 +25,12 @@ _SCOPE: dict[str, Any] = {
     "List": list,
     "Optional": Optional,
 }
-_SCOPE["__name__"] = __name__  # TorchScript names a function by its module
+_SCOPE["__name__"] = __name__  # TorchScript qualifies a function by its module
 
 
 @functools.cache
-def _twin(name: str) -> Callable[..., Tensor]:
-    """The op as a scripted function that takes integers as tensors: torch.ops makes constants of them."""
+def _scripted_op(name: str) -> Callable[..., Tensor]:
+    """The op as a scripted function that takes integers as tensors: torch.ops would record constants."""
     parameters, values = [], []
     for argument in getattr(torch.ops.posenc_ext, name).default._schema.arguments:
         kind, value = _TENSORS.get(str(argument.type), (str(argument.type), "{0}"))
@@ -40,7 +40,8 @@ def _twin(name: str) -> Callable[..., Tensor]:
     source = f"def {name}({', '.join(parameters)}) -> Tensor:\n"
     source += f"    return torch.ops.posenc_ext.{name}({', '.join(values)})\n"
     file = f"<posenc_ext.{name}, traced>"
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # for TorchScript
+    # TorchScript reads the source from here.
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     scope = dict(_SCOPE)
     exec(compile(source, file, "exec"), scope)
     return torch.jit.script(scope[name])
@@ -55,14 +56,14 @@ def _as_tensors(value: Any) -> Any:
 
 
 def default_device(device: Optional[torch.device]) -> Optional[torch.device]:
-    """The device of torch.set_default_device and of ``with torch.device(...)``, which TorchScript ignores."""
+    """Replaces None by torch's current default device, except in TorchScript, which ignores that device."""
     if device is None and not torch.jit.is_scripting():
-        return torch.empty(0).device  # torch.compile does not know torch.get_default_device
+        return torch.empty(0).device  # torch.compile does not support torch.get_default_device
     return device
 
 
 def traceable(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
-    """Makes torch.jit.trace follow the sizes that an op is given, and take a device (it knows none)."""
+    """Makes torch.jit.trace record the sizes passed to an op, and accept a device, which it cannot record."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -74,6 +75,6 @@ def traceable(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tens
         values = {name: _as_tensors(value) for name, value in bound.arguments.items()}
         if "device" in values:
             values["device"] = default_device(values["device"])
-        return _twin(function.__name__)(**values)
+        return _scripted_op(function.__name__)(**values)
 
     return call

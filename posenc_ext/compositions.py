@@ -1,9 +1,9 @@
-"""What is made of the ops: positions of padded batches, sinusoid grids, resampled tables.
+"""Functions composed of the ops: positions of padded batches, sinusoidal grids, resampled tables.
 
-Sinusoids are those of :mod:`posenc_ext.ops` (correctly rounded in every dtype), resampled values those of
-torch's ``interpolate`` in float64, rounded once. Every function can be called from TorchScript. Errors are
-``ValueError`` with the text ``posenc_ext.function: rule, got value``; a scripted function raises
-``torch.jit.Error`` with the same text.
+Sinusoids come from :mod:`posenc_ext.ops` and are rounded as described there; resampling computes the values
+of torch's ``interpolate`` in float64 and rounds once. Every function can be called from TorchScript. Errors
+are ``ValueError`` with the message ``posenc_ext.function: rule, got value``; a scripted function raises
+``torch.jit.Error`` with the same message.
 """
 
 import math
@@ -26,16 +26,17 @@ __all__ = [
 
 
 def padding_positions(tokens: Tensor, padding_idx: int, past_length: Union[int, Tensor] = 0) -> Tensor:
-    """Positions that count the tokens of a padded batch and skip its padding.
+    """Positions of the tokens of a padded batch; padding is not counted.
 
     ``position = (cumsum(tokens != padding_idx) + past_length) * (tokens != padding_idx) + padding_idx``: the
-    first real token is at padding_idx + 1, wherever the padding stands, and padding is at padding_idx.
+    first real token has position padding_idx + 1, wherever the padding is; padding has position padding_idx.
 
     Args:
         tokens: [B, L], integer; any strides.
-        padding_idx: the token that is padding.
-        past_length: number of real tokens before these, as in decoding with a cache: an int >= 0, or one for
-            each sample in an integer tensor [B] or [B, 1] (also [] or [1]), whose values are not checked.
+        padding_idx: token ID of the padding.
+        past_length: number of real tokens before these, as in decoding with a cache: an int >= 0, or an
+            integer tensor with one number per sample, [B] or [B, 1] (also [] or [1]), whose values are not
+            checked.
 
     Returns:
         [B, L], int64, contiguous, on the device of tokens.
@@ -44,7 +45,7 @@ def padding_positions(tokens: Tensor, padding_idx: int, past_length: Union[int, 
         ValueError: tokens is not an integer [B, L]; past_length is negative or a tensor of another shape or
             dtype.
 
-    Complexity: O(B L). Nothing to differentiate.
+    Complexity: O(B L). Not differentiable.
 
     Source: fairseq ``utils.make_positions``; transformers
     ``M2M100SinusoidalPositionalEmbedding.create_position_ids_from_input_ids`` and the same in RoBERTa.
@@ -72,7 +73,7 @@ def padding_positions(tokens: Tensor, padding_idx: int, past_length: Union[int, 
 
 
 def per_sample(what: str, number: Tensor, batch: int) -> Tensor:
-    """[B, 1] or [1, 1], int64, of an integer tensor [], [1], [B] or [B, 1]."""
+    """Converts an integer tensor [], [1], [B] or [B, 1] to int64 [B, 1] or [1, 1]."""
     column = number.dim() == 2 and number.size(1) == 1
     if not is_integer(number) or (number.dim() > 1 and not column):
         got = f"{number.dtype} {list(number.shape)}"
@@ -96,50 +97,50 @@ def sinusoidal_grid(
     dtype: Optional[torch.dtype] = None,
     device: Optional[torch.device] = None,
 ) -> Tensor:
-    """Sinusoidal encodings of the cells of a 1-D, 2-D or 3-D grid, with the channel order of a named source.
+    """Sinusoidal encodings of the cells of a 1-D, 2-D or 3-D grid, in the channel order of a given library.
 
-    Every axis has its own sines s and cosines c, of ``w_j = base ** (-j / n)`` for its n pairs of channels.
-    Libraries disagree on how these fill a row; ``order`` says whom to follow. With the rows y and columns x
-    of a size [H, W]:
+    Each axis has n pairs of channels: sines s and cosines c of the frequencies ``w_j = base ** (-j / n)``.
+    Libraries disagree on their order in a row; ``order`` selects the library. With rows y and columns x of a
+    size [H, W]:
 
-    - ``"mae"``: [s x, c x, s y, c y]; n = dim / 4. MAE, DiT, ``get_2d_sincos_pos_embed`` of diffusers, whose
-      scale is base_size / size / interpolation_scale for each axis.
+    - ``"mae"``: [s x, c x, s y, c y]; n = dim / 4. MAE, DiT, and ``get_2d_sincos_pos_embed`` of diffusers,
+      whose scale is base_size / size / interpolation_scale for each axis.
     - ``"cogvideox"``: size [T, H, W]; dim / 4 channels [s t, c t], then "mae" in the other 3 dim / 4.
-      ``get_3d_sincos_pos_embed`` of diffusers (which takes its spatial_size as width, height).
-    - ``"timm"``: [s y, s x, c y, c x]. ``build_sincos2d_pos_embed`` of timm; its reverse_coord=True is a
-      reversed size.
+      ``get_3d_sincos_pos_embed`` of diffusers (whose spatial_size is width, height).
+    - ``"timm"``: [s y, s x, c y, c x]. ``build_sincos2d_pos_embed`` of timm; for reverse_coord=True, reverse
+      size.
     - ``"timm_interleaved"``: [s y, c y, s x, c x]. The same with interleave_sin_cos=True.
-    - ``"mocov3"``: [s y, c y, s x, c x]. MoCo v3, which names y "w": its tables of grids that are not square
-      list the cells column by column; they are these with a reversed size.
+    - ``"mocov3"``: [s y, c y, s x, c x]. MoCo v3, which calls y "w": for grids that are not square, its
+      tables list the cells column by column and equal these with a reversed size.
     - ``"monai"``: [s x, c x, s y, c y]; 3-D of size [H, W, D]: [s x, c x, s y, c y, s z, c z].
       ``build_sincos_position_embedding`` of MONAI.
     - ``"positional_encodings"``: one to three axes, first axis first, each [s0 c0 s1 c1 ...] in
-      2 ceil(dim / (2 axes)) channels; what exceeds dim is cut off at the end. The PyPI package
-      positional-encodings.
+      2 ceil(dim / (2 axes)) channels, truncated to dim channels. The PyPI package positional-encodings.
 
-    For DETR's grid, which counts the cells of a mask, see :func:`detr_sine`.
+    For the grid of DETR, which counts the cells of a mask, see :func:`detr_sine`.
 
     Args:
-        size: cells along each axis, > 0, slowest axis first: [L], [H, W] or [T, H, W], as the order takes.
+        size: cells along each axis, > 0, slowest axis first: [L], [H, W] or [T, H, W], depending on order.
         dim: channels; a multiple of 4 ("mae", "timm", "timm_interleaved", "mocov3", 2-D "monai"), of 6 (3-D
             "monai"), of 16 ("cogvideox"), or any positive number ("positional_encodings").
         order: see above.
         base: base of the geometric progression of wavelengths, > 0.
-        scale: a factor on the positions of each axis, in the order of size; None is 1.
+        scale: multiplies the positions of each axis, in the order of size. Default: 1 for each axis.
         extra_tokens: rows of zeros in front of the grid (a class token in MAE, MoCo v3 and diffusers).
-        dtype: of the result; None is torch's default dtype.
-        device: of the result; None is torch's default device.
+        dtype: dtype of the result. Default: torch's default dtype.
+        device: device of the result. Default: torch's default device.
 
     Returns:
         [extra_tokens + prod(size), dim], contiguous, cells in row-major order; rounded as in
         :func:`sinusoidal_table`.
 
     Raises:
-        ValueError: an unknown order, a number of axes or a dim that the order does not take, a size that is
-            not positive, scale of another length than size, negative extra_tokens.
-        RuntimeError: ``posenc_ext::sinusoidal_table: ...``, for base, scale, dtype.
+        ValueError: order is unknown; order does not support the number of axes or dim; a size is not
+            positive; scale does not have as many factors as size; extra_tokens is negative.
+        RuntimeError: ``posenc_ext::sinusoidal_table: ...``, for base, scale and dtype.
 
-    Complexity: O(prod(size) dim) copies of O(sum(size) dim) sinusoids. Nothing to differentiate.
+    Complexity: O(sum(size) dim) sinusoids and O(prod(size) dim) copies. Not differentiable (no tensor
+    inputs).
 
     >>> sinusoidal_grid([1, 2], 4, order="mae")
     tensor([[0.0000, 1.0000, 0.0000, 1.0000],
@@ -174,7 +175,7 @@ def sinusoidal_grid(
     if extra_tokens < 0:
         raise ValueError(f"posenc_ext.sinusoidal_grid: extra_tokens must be >= 0, got {extra_tokens}")
 
-    # The channels of each axis, and the axes in the order of their blocks.
+    # The number of channels of each axis, and the axes in the order of their channels.
     channels = [dim // axes] * axes
     blocks = [0, 1, 2][:axes]
     if order == "mae":
@@ -222,22 +223,22 @@ def detr_sine(
     scale: float = 2 * math.pi,
     dtype: Optional[torch.dtype] = None,
 ) -> Tensor:
-    """DETR's sine encoding: positions count the valid cells of a mask, from 1, along rows and along columns.
+    """DETR's sine encoding: positions count the valid cells of a mask, starting at 1, along each axis.
 
     ``y = cumsum(mask, rows)`` and ``x = cumsum(mask, columns)``; with ``normalize``,
-    ``y / (y_last + 1e-6) * scale``, and x likewise, in float64. Each is encoded interleaved (s0 c0 s1 c1 ...)
-    in num_features channels, y first.
+    ``y / (y_last + 1e-6) * scale``, and likewise for x, in float64. Each is encoded in num_features
+    interleaved channels (s0 c0 s1 c1 ...), y first.
 
     Args:
-        mask: [B, H, W], bool or integer: true where the image is, false where it is padded; any strides. This
-            is the pixel mask of transformers; the original DETR's ``NestedTensor.mask`` is its negation. For
-            a grid without padding pass ``torch.ones(B, H, W, dtype=torch.bool)``.
-        num_features: channels of each axis, even, > 0.
-        base: ``temperature`` of the sources, > 0.
-        normalize: whether positions are scaled to the extent of the mask.
-        scale: that extent, used only with ``normalize``.
-        dtype: of the result; None is torch's default dtype. Positions are exact in every dtype, where the
-            sources count in that of the result.
+        mask: [B, H, W], bool or integer, any strides: nonzero for the image, zero for padding. This is the
+            pixel mask of transformers; ``NestedTensor.mask`` of the original DETR is its negation. For a grid
+            without padding, pass ``torch.ones(B, H, W, dtype=torch.bool)``.
+        num_features: channels per axis, even, > 0.
+        base: ``temperature`` in the sources, > 0.
+        normalize: whether to scale the positions so that the last one along each axis is ``scale``.
+        scale: see normalize.
+        dtype: dtype of the result. Default: torch's default dtype. Positions are exact in every dtype,
+            whereas the sources count in the dtype of the result.
 
     Returns:
         [B, 2 num_features, H, W] in channels-last memory, on the device of mask; rounded as in
@@ -245,9 +246,9 @@ def detr_sine(
 
     Raises:
         ValueError: mask is not a bool or integer [B, H, W], or num_features is not even and positive.
-        RuntimeError: ``posenc_ext::sinusoidal: ...``, for base or dtype.
+        RuntimeError: ``posenc_ext::sinusoidal: ...``, for base and dtype.
 
-    Complexity: O(B H W num_features). Nothing to differentiate.
+    Complexity: O(B H W num_features). Not differentiable.
 
     Source: Carion et al., "End-to-End Object Detection with Transformers", 2020, ``PositionEmbeddingSine``;
     ``DetrSinePositionEmbedding`` of transformers and its copies.
@@ -266,7 +267,7 @@ def detr_sine(
         rule = "num_features must be even and positive"
         raise ValueError(f"posenc_ext.detr_sine: {rule}, got {num_features}")
     if dtype is None:
-        dtype = torch.empty(0).dtype  # the default dtype, which TorchScript cannot ask for
+        dtype = torch.empty(0).dtype  # TorchScript does not support torch.get_default_dtype
     parts: list[Tensor] = []
     for axis in [1, 2]:
         positions = mask.ne(0).to(torch.int64).cumsum(axis)
@@ -286,36 +287,36 @@ def resample_position_embedding(
     antialias: bool = True,
     align_corners: bool = False,
 ) -> Tensor:
-    """Resamples learned embeddings of an image's patches to another grid; the rows of prefix tokens stay.
+    """Resamples the learned position embeddings of image patches to another grid; prefix rows are unchanged.
 
-    They are resampled in float64 and rounded once. Where libraries disagree: ``resample_abs_pos_embed`` of
-    timm is the default here. ``interpolate_pos_encoding`` of transformers (ViT,
-    DeiT, DINOv2) and the fine-tuning code of DeiT have antialias=False. ``interpolate_embeddings`` of
-    torchvision has antialias=False, align_corners=True. DINO's own code passes a scale factor instead of a
-    size, which shifts its sampling points by up to a tenth of a new cell; that is not offered.
+    Computes in float64 and rounds once. Libraries disagree on the options: the defaults are those of
+    ``resample_abs_pos_embed`` of timm. ``interpolate_pos_encoding`` of transformers (ViT, DeiT, DINOv2) and
+    the fine-tuning code of DeiT use antialias=False; ``interpolate_embeddings`` of torchvision uses
+    antialias=False, align_corners=True. The original code of DINO passes a scale factor instead of a size,
+    which shifts its sampling points by up to a tenth of a new cell; this is not supported.
 
     Args:
         pos_embed: [1, P + H W, D] or [P + H W, D], P = prefix_tokens; float64, float32, float16 or bfloat16,
             any strides.
         new_size: [H', W'], > 0.
-        prefix_tokens: rows in front that belong to no patch (cls, dist, registers).
-        old_size: [H, W]; None is a square.
+        prefix_tokens: number of leading rows that do not belong to a patch (cls, dist, registers).
+        old_size: [H, W]. Default: a square.
         mode: "bicubic", "bilinear" or "nearest", as in ``torch.nn.functional.interpolate``.
-        antialias: low-pass filter where the grid shrinks; "bicubic" and "bilinear" alone.
-        align_corners: whether the corner cells of both grids coincide; "bicubic" and "bilinear" alone.
+        antialias: applies a low-pass filter if the grid shrinks; only for "bicubic" and "bilinear".
+        align_corners: whether the corner cells of both grids coincide; only for "bicubic" and "bilinear".
 
     Returns:
-        [1, P + H' W', D] or [P + H' W', D], in the dtype of pos_embed; pos_embed itself if the size is known
-        to be the same (while tracing, and for symbolic sizes that may be others too, an equal copy).
+        [1, P + H' W', D] or [P + H' W', D], in the dtype of pos_embed; pos_embed itself if the sizes are
+        known to be equal (an equal copy while tracing, or for symbolic sizes that may differ).
 
     Raises:
-        ValueError: pos_embed does not have 2 dimensions, or 3 of which the first is 1; it does not have
-            prefix_tokens + H W rows; old_size is None and the number of patches is not a square; new_size or
-            old_size does not have 2 positive sizes; prefix_tokens is negative; mode is unknown.
+        ValueError: pos_embed is neither [rows, D] nor [1, rows, D]; it does not have prefix_tokens + H W
+            rows; old_size is None and the number of patches is not a square; new_size or old_size does not
+            have 2 positive sizes; prefix_tokens is negative; mode is unknown.
 
-    Complexity: O((H + W') H' W D), a product with a dense matrix for each axis, and for grids of usual sizes
-    no slower than ``interpolate``. Gradients: of pos_embed, to any order, reverse and forward mode, without
-    atomics.
+    Complexity: O((H + W') H' W D), a product with a dense matrix per axis; for common grid sizes no slower
+    than ``interpolate``. Gradients: with respect to pos_embed, of any order, in reverse and forward mode,
+    without atomics.
 
     Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021, section 3.2.
 
@@ -366,28 +367,29 @@ def resample_window_table(
 ) -> Tensor:
     """Resamples a table of relative-position biases (see :func:`window_bias`) to another 1-D to 3-D window.
 
-    The table is a grid of prod(2s-1) cells for each head, resampled by cubic convolution without antialiasing
-    along each axis whose size changes, in float64 and rounded once; the three rows of a class token stay. In
-    2-D it is what ``resize_rel_pos_bias_table_simple`` of timm and the loaders of Swin do by bicubic
-    ``interpolate``; they assume a square window. BEiT's own loader, ``resize_rel_pos_bias_table`` of timm,
-    places the cells in a geometric progression instead: that is not offered. Video Swin makes a table of
-    window [t, h, w] from a 2-D one of window [h, w] by ``table.repeat(2 * t - 1, 1)``.
+    The table is a grid of prod(2s-1) cells per head. It is resampled by cubic convolution without
+    antialiasing along each axis whose size changes, in float64, and rounded once; the three rows of a class
+    token are unchanged. In 2-D this matches ``resize_rel_pos_bias_table_simple`` of timm and the checkpoint
+    loaders of Swin, which use bicubic ``interpolate`` and assume a square window. The original loader of
+    BEiT, ``resize_rel_pos_bias_table`` of timm, spaces the cells in a geometric progression instead; this is
+    not supported. Video Swin makes a table for window [t, h, w] from a 2-D one for window [h, w] by
+    ``table.repeat(2 * t - 1, 1)``.
 
     Args:
         table: [prod(2s-1) + 3 prefix_tokens, heads]; float64, float32, float16 or bfloat16, any strides.
         old_window: one to three sizes s, > 0.
-        new_window: as many sizes s', > 0.
+        new_window: the same number of sizes s', > 0.
         prefix_tokens: 0, or 1 for the three rows of a class token at the end of the table (BEiT).
 
     Returns:
-        [prod(2s'-1) + 3 prefix_tokens, heads], in the dtype of table; table itself if the window is the same.
+        [prod(2s'-1) + 3 prefix_tokens, heads], in the dtype of table; table itself if the windows are equal.
 
     Raises:
-        ValueError: table is not [rows, heads] with the rows of old_window; old_window does not have one to
-            three positive sizes, or new_window as many; prefix_tokens is neither 0 nor 1.
+        ValueError: table is not [rows, heads] with the number of rows of old_window; old_window does not have
+            one to three positive sizes; new_window does not have as many; prefix_tokens is neither 0 nor 1.
 
-    Complexity: a product with a [2s'-1, 2s-1] matrix for each axis. Gradients: of table, to any order,
-    reverse and forward mode.
+    Complexity: a product with a [2s'-1, 2s-1] matrix per axis. Gradients: with respect to table, of any
+    order, in reverse and forward mode.
 
     Source: Liu et al., "Swin Transformer V2", 2022, section 3.1; Keys, "Cubic Convolution Interpolation for
     Digital Image Processing", 1981, with torch's coefficient a = -0.75.
@@ -418,11 +420,30 @@ def resample_window_table(
     return torch.cat([resampled, prefix]) if prefix_tokens > 0 else resampled
 
 
-def _interpolate(image: Tensor, size: list[int], mode: str, antialias: bool, align_corners: bool) -> Tensor:
-    """An [1, C, H, W] image at another size: float64 as it is, every other dtype by way of float32."""
-    wide = image if image.dtype == torch.float64 else image.to(torch.float32)
-    if mode == "nearest":
-        resized = F.interpolate(wide, size, mode=mode)
-    else:
-        resized = F.interpolate(wide, size, mode=mode, antialias=antialias, align_corners=align_corners)
-    return resized.to(image.dtype)
+def window_index(
+    window: list[int],
+    key_window: list[int],
+    prefix_tokens: int = 0,
+    device: Optional[torch.device] = None,
+) -> Tensor:
+    """The row of the bias table for each query of a window and each key of another: query - key, row-major.
+
+    [Q, K], int64. With prefix_tokens=1, three more rows follow: (cls, patch), (patch, cls) and (cls, cls).
+
+    >>> window_index([2], [2], prefix_tokens=1)
+    tensor([[5, 3, 3],
+            [4, 1, 0],
+            [4, 2, 1]])
+    """
+    index = torch.zeros([1, 1], dtype=torch.int64, device=device)
+    rows = 1
+    for queries, keys in zip(window, key_window):
+        offset = torch.arange(queries, device=device).unsqueeze(1) - torch.arange(keys, device=device)
+        index = index.unsqueeze(1).unsqueeze(3) * (queries + keys - 1) + (offset + keys - 1).unsqueeze(1)
+        index = index.flatten(2).flatten(0, 1)
+        rows *= queries + keys - 1
+    if prefix_tokens > 0:
+        index = F.pad(index, [1, 0, 1, 0], value=float(rows))
+        index[1:, 0] = rows + 1
+        index[0, 0] = rows + 2
+    return index

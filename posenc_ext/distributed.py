@@ -1,33 +1,36 @@
-"""The ops on sharded tensors: ``torch.distributed.tensor.DTensor``, for tensor and sequence parallelism.
+"""Support for ``torch.distributed.tensor.DTensor``: tensor and sequence parallelism.
 
-Nothing has to be called: importing posenc_ext and torch.distributed.tensor, in any order, registers this. A
-call on DTensors then runs on every rank's own shard and gives a DTensor, forward and backward:
+The ops are registered with DTensor as soon as posenc_ext and torch.distributed.tensor are imported, in any
+order. A call on DTensors then runs on the local shard of each rank and returns a DTensor, forward and
+backward:
 
 ====================== ======================================================================================
-op                     what stays sharded
+op                     dimensions that can be sharded
 ====================== ======================================================================================
-window_bias, t5_bias   heads: table ``Shard(1)`` gives bias ``Shard(0)``
+window_bias, t5_bias   heads: table ``Shard(1)``, bias ``Shard(0)``
 gather_bias            heads, and every dimension of the index
-alibi_bias             heads: slopes ``Shard(0)`` gives bias ``Shard(0)``
+alibi_bias             heads: slopes ``Shard(0)``, bias ``Shard(0)``
 sinusoidal             every dimension of the positions
-add_sinusoidal         batch; sequence, where each rank starts at its own position
-add_position_embedding batch; sequence, where no token stands in front; channels
+add_sinusoidal         batch; sequence (each rank starts at the position of its shard)
+add_position_embedding batch; sequence (without prefix tokens); channels
 .positions             add_position_embedding: every dimension of x; add_sinusoidal: the first
 ====================== ======================================================================================
 
-Gradients of what the shards of a batch share are ``Partial()``, as in torch's own ops. Everything else
-(channels under add_sinusoidal, a table sharded by rows, a sequence with prefix tokens, ``Partial()`` inputs)
-is gathered or reduced first. Of several ways the one that moves the fewest elements is taken, for each
-dimension of the mesh. Results are those of one process, bit for bit but for sums across ranks.
+The gradient of a tensor that is shared by the shards of a batch is ``Partial()``, as in torch's own ops. In
+all other cases (channels in add_sinusoidal, a table sharded by rows, a sequence with prefix tokens,
+``Partial()`` inputs) tensors are gathered or reduced first. For each dimension of the mesh, the strategy that
+communicates the fewest elements is used. Results are bit for bit those of a single process, except for sums
+across ranks.
 
-As in torch's own ops, a DTensor and a plain tensor of more than one element do not mix outside
-``torch.distributed.tensor.experimental.implicit_replication()``. The overloads with ``out`` take no DTensors.
+As in torch's own ops, a DTensor cannot be combined with a plain tensor of more than one element outside
+``torch.distributed.tensor.experimental.implicit_replication()``. The ``out`` overloads do not support
+DTensors.
 
-Dropout drops the same elements as one process with the same seed, however the tensors are sharded, now and in
-backward, if the generators of all ranks of the mesh are in the same state (``torch.manual_seed`` of one
-number on each), which torch asks for as well. For this a rank makes the mask of the whole result: O(global
-elements), a few bytes each for a while. On CUDA a sharded result is rounded twice, before and after dropout's
-scale.
+Dropout zeroes the same elements as a single process with the same seed, however the tensors are sharded, in
+forward and backward, provided that the generators of all ranks of the mesh are in the same state (call
+``torch.manual_seed`` with the same number on each), which torch requires as well. To this end each rank
+temporarily computes the mask of the whole result: O(global elements) time and a few bytes per element, and
+computes its shard in float64 (float32 for half types, whose last bit may differ).
 """
 
 from collections.abc import Callable, Iterator
@@ -41,59 +44,59 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 __all__: list[str] = []
 
 Values = dict[str, Any]  # the arguments of a call by name
-# One way to run an op along one dimension of the mesh: the placement of the result, and of the arguments that
-# are not replicated.
-Way = tuple[Placement, dict[str, Placement]]
+# A strategy to run an op along one dimension of the mesh: the placement of the result, and the placements of
+# the arguments that are not replicated.
+Strategy = tuple[Placement, dict[str, Placement]]
 
 
-def _bias(values: Values) -> list[Way]:
+def _bias(values: Values) -> list[Strategy]:
     return [(Shard(0), {"table": Shard(1)})]
 
 
-def _bias_backward(values: Values) -> list[Way]:
+def _bias_backward(values: Values) -> list[Strategy]:
     return [(Shard(1), {"grad": Shard(0)}), (Partial(), {"grad": Partial()})]
 
 
-def _alibi_bias(values: Values) -> list[Way]:
+def _alibi_bias(values: Values) -> list[Strategy]:
     return [(Shard(0), {"slopes": Shard(0)})]
 
 
-def _alibi_bias_backward(values: Values) -> list[Way]:
+def _alibi_bias_backward(values: Values) -> list[Strategy]:
     return [(Shard(0), {"grad": Shard(0)}), (Partial(), {"grad": Partial()})]
 
 
-def _gather_bias(values: Values) -> list[Way]:
+def _gather_bias(values: Values) -> list[Strategy]:
     heads = values["index"].dim() - 2
     by_index = [(Shard(d + (d >= heads)), {"index": Shard(d)}) for d in range(heads + 2)]
     return [(Shard(heads), {"table": Shard(1)}), *by_index]
 
 
-def _gather_bias_backward(values: Values) -> list[Way]:
+def _gather_bias_backward(values: Values) -> list[Strategy]:
     heads = values["index"].dim() - 2
     by_index = [(Partial(), {"grad": Shard(d + (d >= heads)), "index": Shard(d)}) for d in range(heads + 2)]
     return [(Shard(1), {"grad": Shard(heads)}), *by_index, (Partial(), {"grad": Partial()})]
 
 
-def _sinusoidal(values: Values) -> list[Way]:
+def _sinusoidal(values: Values) -> list[Strategy]:
     return [(Shard(d), {"positions": Shard(d)}) for d in range(values["positions"].dim())]
 
 
-def _sinusoidal_backward(values: Values) -> list[Way]:
+def _sinusoidal_backward(values: Values) -> list[Strategy]:
     dims = range(values["positions"].dim())
     by_position = [(Shard(d), {"grad": Shard(d), "positions": Shard(d)}) for d in dims]
     return [*by_position, (Partial(), {"grad": Partial()})]
 
 
-def _scale_dropout(values: Values) -> list[Way]:
+def _scale_dropout(values: Values) -> list[Strategy]:
     return [*((Shard(d), {"x": Shard(d)}) for d in range(values["x"].dim())), (Partial(), {"x": Partial()})]
 
 
 def _axes(values: Values) -> tuple[int, int]:
-    """Those of the batch and of the tokens."""
+    """The dimensions of the batch and of the tokens."""
     return (0, 1) if values["batch_first"] else (1, 0)
 
 
-def _add_sinusoidal(values: Values) -> list[Way]:
+def _add_sinusoidal(values: Values) -> list[Strategy]:
     batch, token = _axes(values)
     by_sample: dict[str, Placement] = {"x": Shard(batch)}
     offsets = values["offsets"]
@@ -102,7 +105,7 @@ def _add_sinusoidal(values: Values) -> list[Way]:
     return [(Shard(batch), by_sample), (Shard(token), {"x": Shard(token)})]
 
 
-def _add_position_embedding(values: Values) -> list[Way]:
+def _add_position_embedding(values: Values) -> list[Strategy]:
     batch, token = _axes(values)
     x, pos_embed, prefixes = values["x"], values["pos_embed"], values["prefix_tokens"]
     by_sample: dict[str, Placement] = {"x": Shard(batch)}
@@ -111,38 +114,38 @@ def _add_position_embedding(values: Values) -> list[Way]:
         by_channel[f"prefix_tokens[{i}]"] = Shard(2)
         if prefix.size(batch) == x.size(batch):
             by_sample[f"prefix_tokens[{i}]"] = Shard(batch)
-    ways: list[Way] = [(Shard(batch), by_sample), (Shard(2), by_channel)]
+    strategies: list[Strategy] = [(Shard(batch), by_sample), (Shard(2), by_channel)]
     if all(prefix.size(token) == 0 for prefix in prefixes):
         rows = 1 if pos_embed.dim() == 3 and pos_embed.size(1) == x.size(token) else 0
-        ways.append((Shard(token), {"x": Shard(token), "pos_embed": Shard(rows)}))
-    return ways
+        strategies.append((Shard(token), {"x": Shard(token), "pos_embed": Shard(rows)}))
+    return strategies
 
 
 def _by_row(rows: DTensor, positions: DTensor, d: int) -> Placement:
-    """How positions are cut, which broadcast to rows [*, D], where these are cut along d."""
+    """The placement of positions, which broadcast to rows [*, D], if the rows are sharded along d."""
     own = d - (rows.dim() - 1 - positions.dim())
     return Shard(own) if own >= 0 and positions.size(own) == rows.size(d) else Replicate()
 
 
-def _add_positions(values: Values) -> list[Way]:
+def _add_positions(values: Values) -> list[Strategy]:
     x, positions = values["x"], values["positions"]
     last = x.dim() - 1
-    ways: list[Way] = [
+    strategies: list[Strategy] = [
         (Shard(d), {"x": Shard(d), "positions": _by_row(x, positions, d)}) for d in range(last)
     ]
-    return [*ways, (Shard(last), {"x": Shard(last), "pos_embed": Shard(1)})]
+    return [*strategies, (Shard(last), {"x": Shard(last), "pos_embed": Shard(1)})]
 
 
-def _sum_positions(values: Values) -> list[Way]:
+def _sum_positions(values: Values) -> list[Strategy]:
     grad, positions = values["grad"], values["positions"]
     last = grad.dim() - 1
-    ways: list[Way] = [
+    strategies: list[Strategy] = [
         (Partial(), {"grad": Shard(d), "positions": _by_row(grad, positions, d)}) for d in range(last)
     ]
-    return [*ways, (Shard(1), {"grad": Shard(last)}), (Partial(), {"grad": Partial()})]
+    return [*strategies, (Shard(1), {"grad": Shard(last)}), (Partial(), {"grad": Partial()})]
 
 
-def _sum_batch(values: Values) -> list[Way]:
+def _sum_batch(values: Values) -> list[Strategy]:
     batch, token = _axes(values)
     return [
         (Partial(), {"grad": Shard(batch)}),
@@ -152,8 +155,8 @@ def _sum_batch(values: Values) -> list[Way]:
     ]
 
 
-# What reaches DTensor: the public ops are made of these, and so are their gradients.
-_WAYS: dict[str, Callable[[Values], list[Way]]] = {
+# The ops that reach DTensor: the public ops and their gradients are composed of these.
+_STRATEGIES: dict[str, Callable[[Values], list[Strategy]]] = {
     "window_bias": _bias,
     "_window_bias_backward": _bias_backward,
     "t5_bias": _bias,
@@ -174,7 +177,7 @@ _WAYS: dict[str, Callable[[Values], list[Way]]] = {
 
 
 def _tensors(values: Values) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a call but for the seed; those of a list have the names that errors give them."""
+    """The tensors of a call except the seed; elements of a list are named as in error messages."""
     for name, value in values.items():
         if isinstance(value, list):
             yield from ((f"{name}[{i}]", t) for i, t in enumerate(value) if isinstance(t, Tensor))
@@ -183,7 +186,7 @@ def _tensors(values: Values) -> Iterator[tuple[str, Tensor]]:
 
 
 def _with_tensors(values: Values, convert: Callable[[str, Any], Any]) -> Values:
-    """The call with what `convert` makes of each of its tensors."""
+    """The arguments with `convert` applied to each tensor."""
     found = {name: convert(name, tensor) for name, tensor in _tensors(values)}
     result = {}
     for name, value in values.items():
@@ -195,7 +198,7 @@ def _with_tensors(values: Values, convert: Callable[[str, Any], Any]) -> Values:
 
 
 def _as_dtensor(op: Any, mesh: DeviceMesh, tensor: Tensor) -> DTensor:
-    """Takes what torch's own ops take beside a DTensor."""
+    """Converts a tensor under the same rules as torch's own ops on DTensors."""
     if isinstance(tensor, DTensor):
         if tensor.device_mesh != mesh:
             raise RuntimeError(
@@ -215,7 +218,7 @@ def _same(a: Placement, b: Placement) -> bool:
 
 
 def _moved(tensor: DTensor, have: Placement, want: Placement) -> float:
-    """How many elements are communicated to bring a tensor from one placement to another."""
+    """The number of elements communicated to redistribute a tensor from one placement to another."""
     if _same(have, want):
         return 0
     if want.is_partial():
@@ -223,66 +226,60 @@ def _moved(tensor: DTensor, have: Placement, want: Placement) -> float:
     return 0 if have.is_replicate() else tensor.numel()
 
 
-def _cheapest(ways: list[Way], values: Values, mesh_dim: int) -> Way:
-    """The first of the ways that move the least."""
+def _cheapest(strategies: list[Strategy], values: Values, mesh_dim: int) -> Strategy:
+    """The first of the strategies that communicate the fewest elements."""
 
-    def cost(way: Way) -> float:
-        wanted = way[1]
+    def cost(strategy: Strategy) -> float:
+        wanted = strategy[1]
         return sum(
             _moved(tensor, tensor.placements[mesh_dim], wanted.get(name, Replicate()))
             for name, tensor in _tensors(values)
         )
 
-    return min(ways, key=cost)
+    return min(strategies, key=cost)
 
 
 def _placed(tensor: DTensor, placements: list[Placement]) -> DTensor:
     if all(map(_same, tensor.placements, placements)):
         return tensor
-    # Detached: up to torch 2.12 autograd detaches the result in place, which DTensor knows no op for.
+    # Detached: up to torch 2.12, autograd detaches the result in place, which DTensor does not support.
     return tensor.detach().redistribute(placements=placements)
 
 
 def _offset_here(x: DTensor, axis: int) -> int:
-    """Where this rank's shard begins along an axis."""
+    """The offset of this rank's shard along an axis."""
     size, offset = x.size(axis), 0
     for mesh_dim, placement in enumerate(x.placements):
-        if placement.is_shard(axis):  # in pieces as torch.chunk cuts them
-            piece = -(-size // x.device_mesh.size(mesh_dim))
-            before = min(piece * x.device_mesh.get_local_rank(mesh_dim), size)
-            offset, size = offset + before, min(piece, size - before)
+        if placement.is_shard(axis):  # in chunks, as by torch.chunk
+            chunk = -(-size // x.device_mesh.size(mesh_dim))
+            before = min(chunk * x.device_mesh.get_local_rank(mesh_dim), size)
+            offset, size = offset + before, min(chunk, size - before)
     return offset
 
 
-def _kept_here(
+def _local_mask(
     values: Values, shape: torch.Size, mesh: DeviceMesh, placements: list[Placement], device: torch.device
 ) -> Tensor:
-    """Which elements of this rank's shard of the result the seed of the whole result keeps."""
+    """The local shard of the dropout mask of the whole result: True for retained elements."""
     ones = torch.ones((), dtype=torch.bfloat16, device=device).expand(shape)
     seed = values["seed"]
-    kept = torch.ops.posenc_ext._scale_dropout(ones, 1.0, values["dropout_p"], seed) != 0
+    mask = torch.ops.posenc_ext._scale_dropout(ones, 1.0, values["dropout_p"], seed) != 0
     whole = [Replicate() if placement.is_partial() else placement for placement in placements]
-    return distribute_tensor(kept, mesh, whole, src_data_rank=None).to_local()
+    return distribute_tensor(mask, mesh, whole, src_data_rank=None).to_local()
 
 
-def _as_mask(kept: Tensor) -> Tensor:
-    """A bit for each element, which the CPU's ops take in place of a seed."""
-    bits = torch.nn.functional.pad(kept.flatten().to(torch.uint8), (0, -kept.numel() % 8)).view(-1, 8)
-    return (bits << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
-
-
-def _call_dropping(op: Any, local: Values, kept: Tensor, takes_masks: bool) -> Tensor:
-    """The op on this rank's shard, where what is kept is known."""
-    if takes_masks:
-        return op(**{**local, "seed": _as_mask(kept)})
+def _call_with_mask(op: Any, local: Values, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Runs the op on the local shard with a given dropout mask; like the kernels, rounds once to dtype."""
+    wide = torch.float32 if dtype.itemsize == 2 else torch.float64
+    widened = _with_tensors(local, lambda _, t: t.to(wide) if t.is_floating_point() else t)
     p = local["dropout_p"]
-    result = op(**{**local, "dropout_p": 0.0, "seed": None})
-    return torch.where(kept, result * (1.0 / (1.0 - p) if p < 1.0 else 0.0), 0.0)
+    result = op(**{**widened, "dropout_p": 0.0, "seed": None})
+    return torch.where(mask, result * (1.0 / (1.0 - p) if p < 1.0 else 0.0), 0.0).to(dtype)
 
 
-@torch.no_grad()  # below autograd, whose formulas are in C++
+@torch.no_grad()  # runs below autograd, which is implemented in C++
 def _dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DTensor:
-    """What DTensor calls in place of an op."""
+    """Called by DTensor instead of an op."""
     arguments = op._schema.arguments
     values = {a.name: kwargs.get(a.name, a.default_value) for a in arguments}
     values.update(zip(values, args, strict=False))
@@ -291,30 +288,31 @@ def _dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DTensor
     if isinstance(values.get("seed"), DTensor):
         values["seed"] = values["seed"].full_tensor()
 
-    # On global shapes: errors are those of one process, and the shape of the result is known.
+    # A call on meta tensors of the global shapes: raises the errors of a single process, and has the shape of
+    # the result.
     seed = values.get("seed")
     on_meta = _with_tensors(values, lambda _, t: torch.empty(t.shape, dtype=t.dtype, device="meta"))
     if seed is not None:
         on_meta["seed"] = torch.empty(seed.shape, dtype=seed.dtype, device="meta")
     whole = op(**on_meta)
 
-    ways: list[Way] = [(Replicate(), {}), *_WAYS[op._opname](values)]
-    chosen = [_cheapest(ways, values, d) for d in range(mesh.ndim)]
-    placements = [way[0] for way in chosen]
+    strategies: list[Strategy] = [(Replicate(), {}), *_STRATEGIES[op._opname](values)]
+    chosen = [_cheapest(strategies, values, d) for d in range(mesh.ndim)]
+    placements = [strategy[0] for strategy in chosen]
     placed = _with_tensors(
-        values, lambda name, t: _placed(t, [way[1].get(name, Replicate()) for way in chosen])
+        values, lambda name, t: _placed(t, [strategy[1].get(name, Replicate()) for strategy in chosen])
     )
     local = _with_tensors(placed, lambda _, t: t.to_local())
     device = next(t.device for _, t in _tensors(local))
-    if mesh.get_coordinate() is None:  # this rank has no part in it
+    if mesh.get_coordinate() is None:  # this rank is not part of the mesh
         result = torch.empty(0, dtype=whole.dtype, device=device)
     else:
         if op._opname == "_add_sinusoidal":
             local["start"] = local["start"] + _offset_here(placed["x"], _axes(values)[1])
         drops = seed is not None and values["dropout_p"] > 0
         if drops and any(placement.is_shard() for placement in placements):
-            kept = _kept_here(values, whole.shape, mesh, placements, device)
-            result = _call_dropping(op, local, kept, takes_masks=kept.is_cpu)
+            mask = _local_mask(values, whole.shape, mesh, placements, device)
+            result = _call_with_mask(op, local, mask, whole.dtype)
         else:
             result = op(**local)
     return DTensor.from_local(
@@ -322,8 +320,8 @@ def _dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DTensor
     )
 
 
-# DTensor's table of ops that are run by functions of their own: private, and the same in torch 2.10 to 2.14.
-# register_sharding, which is public, hands all ranks the same arguments (the same start of a sequence), and
-# remembers the shapes of results by arguments that leave out lists of sizes.
-for _name in _WAYS:
+# DTensor's table of custom handlers: private, but the same in torch 2.10 to 2.14. The public
+# register_sharding passes the same arguments on all ranks (the same start of a sequence), and caches the
+# shapes of results by keys that leave out lists of sizes.
+for _name in _STRATEGIES:
     DTensor._op_dispatcher._custom_op_handlers[getattr(torch.ops.posenc_ext, _name).default] = _dispatch

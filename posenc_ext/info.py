@@ -1,4 +1,4 @@
-"""What this posenc_ext was built for and what this machine has: python -m posenc_ext.info"""
+"""Prints how posenc_ext was built and what this machine provides: python -m posenc_ext.info"""
 
 import torch
 

@@ -1,14 +1,16 @@
 """The ops of posenc_ext as typed, scriptable functions.
 
-Each is one line over ``torch.ops.posenc_ext`` with the same name, arguments and defaults; these docstrings
-are the ops' specification. Pass what follows a ``*`` in the op's schema by name: it stands without one here
-because TorchScript scripts no function with keyword-only defaults. All take tensors of any strides without
-copying them, compute in float64 (sums of gradients in float32, or float64 for float64), round once, and
-give the same bits for every number of threads. dtypes: float64, float32, float16, bfloat16. Errors are
-``RuntimeError`` with the text ``posenc_ext::op: rule, got value``, raised before any work. Each also writes
-into ``out``, a tensor of the result's shape or an empty one, as ``torch.ops.posenc_ext.<op>.out``.
+Each function is a thin wrapper around the op of the same name in ``torch.ops.posenc_ext``, with the same
+arguments and defaults; these docstrings are the specification of the ops. Pass arguments that follow a ``*``
+in the op's schema by name: the signatures here have no ``*`` because TorchScript does not support
+keyword-only arguments with defaults. All ops accept tensors of any strides without copying them, round each
+result once, and return the same bits for any number of threads. Sums of gradients are accumulated in float32
+(float64 for float64). Supported dtypes are float64, float32, float16 and bfloat16. Errors are
+``RuntimeError`` with the message ``posenc_ext::op: rule, got value`` and are raised before any computation.
+Each op also has an overload ``torch.ops.posenc_ext.<op>.out`` that writes into ``out``, a tensor of the
+shape of the result or an empty one.
 
-``layout`` says how the sines s and cosines c of the n = dim // 2 frequencies fill a row:
+``layout`` is the order of the sines s and cosines c of the n = dim // 2 frequencies in a row:
 
 - ``"interleaved"``: s0 c0 s1 c1 ... (Vaswani et al. 2017, "Attention Is All You Need"; the PyTorch tutorial)
 - ``"concat"``: s0 .. s{n-1} c0 .. c{n-1} (tensor2tensor, fairseq and Whisper with freq_shift=1; MAE and DiT
@@ -16,8 +18,8 @@ into ``out``, a tensor of the result's shape or an empty one, as ``torch.ops.pos
 - ``"concat_cos_first"``: c0 .. c{n-1} s0 .. s{n-1} (diffusers with flip_sin_to_cos)
 
 ``odd`` is the rule for an odd dim: ``"error"``; ``"zero"``, a last channel of zeros (fairseq,
-tensor2tensor, diffusers); or ``"sin"``, one more sine, of frequency w_n, after the other sines (the order
-of Marian, whose frequencies for an odd dim are those of freq_shift=-0.5).
+tensor2tensor, diffusers); or ``"sin"``, one more sine of frequency w_n after the other sines (the order
+of Marian, whose frequencies for an odd dim correspond to freq_shift=-0.5).
 """
 
 from typing import Optional, Union
@@ -25,7 +27,7 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
-from ._calls import passes_what_is_given
+from ._calls import forwards_given_arguments
 from ._tracing import default_device, traceable
 
 __all__ = [
@@ -66,22 +68,21 @@ def sinusoidal_table(
         base: base of the geometric progression of wavelengths, > 0.
         freq_shift: subtracted from dim // 2 in the exponent; dim // 2 - freq_shift must be positive.
         scale: multiplies the positions.
-        layout, odd: see the module.
-        dtype: of the result; None is torch's default dtype.
-        device: of the result; None is torch's default device.
+        layout, odd: see the module docstring.
+        dtype: dtype of the result. Default: torch's default dtype.
+        device: device of the result. Default: torch's default device.
 
     Returns:
         [length, dim], contiguous. float32, float16 and bfloat16 values are the correctly rounded values of
-        the formula for \\|position\\| <= 2**24 (and in practice to 2**31); float64 values are within 1 ulp.
-        On CUDA float32 values are within 0.76 ulp, those of the half types within 0.501.
+        the formula for \\|position\\| <= 2**24 (in practice up to 2**31); float64 values are within 1 ulp.
+        On CUDA, float32 values are within 0.76 ulp, half-precision values within 0.501 ulp.
 
     Raises:
-        RuntimeError: length is negative, dim is not positive or is odd without a rule, base is not positive,
-            dim // 2 - freq_shift is not positive, scale is not finite, a position is 2**53 or more in
-            magnitude, or dtype is not one of the four.
+        RuntimeError: length is negative, dim is not positive or is odd with ``odd="error"``, base is not
+            positive, dim // 2 - freq_shift is not positive, scale is not finite, the magnitude of a position
+            is 2**53 or more, or dtype is not supported.
 
-    Complexity: O(length * dim). Nothing to differentiate. ``torch.ops.posenc_ext.sinusoidal_table.out``
-    writes into ``out``.
+    Complexity: O(length * dim). Not differentiable (no tensor inputs).
 
     >>> sinusoidal_table(2, 4)
     tensor([[0.0000, 1.0000, 0.0000, 1.0000],
@@ -102,7 +103,7 @@ def sinusoidal_table(
 
 
 @traceable
-@passes_what_is_given()
+@forwards_given_arguments()
 def sinusoidal(
     positions: Tensor,
     dim: int,
@@ -115,28 +116,31 @@ def sinusoidal(
 ) -> Tensor:
     """Sinusoidal encodings of given positions: token positions of any shape, or diffusion timesteps.
 
-    The formula of :func:`sinusoidal_table` at ``positions``, which are read exactly as they are stored, in
-    any integer or floating dtype. ``get_timestep_embedding`` of diffusers is this op with layout="concat"
-    (or "concat_cos_first" for flip_sin_to_cos), freq_shift=downscale_freq_shift and base=max_period.
+    Evaluates the formula of :func:`sinusoidal_table` at ``positions``, which may have any integer or floating
+    dtype and are used exactly, without conversion. ``get_timestep_embedding`` of diffusers is this op with
+    layout="concat" (or "concat_cos_first" for flip_sin_to_cos), freq_shift=downscale_freq_shift and
+    base=max_period.
 
     Args:
         positions: any shape, any strides, integer or floating.
         dim, base, freq_shift, scale, layout, odd: as in :func:`sinusoidal_table`.
-        dtype: of the result; None is the dtype of floating positions, else torch's default dtype.
+        dtype: dtype of the result. Default: the dtype of positions if it is floating, otherwise torch's
+            default dtype.
 
     Returns:
         [*positions.shape, dim], contiguous, rounded as in :func:`sinusoidal_table`.
 
     Raises:
-        RuntimeError: positions are bool or complex, an int64 or uint64 one is 2**53 or more in magnitude (on
-            CUDA a device-side assertion), or what :func:`sinusoidal_table` says of its arguments.
+        RuntimeError: positions are bool or complex, the magnitude of an int64 or uint64 position is 2**53 or
+            more (on CUDA, a device-side assertion), or an error that :func:`sinusoidal_table` raises for its
+            arguments.
 
     Complexity: O(positions.numel() * dim).
 
-    Gradients: for floating positions, to any order, reverse and forward mode. The n-th derivative in
-    position is (scale w)^n sin(scale p w + n pi / 2); the sum over channels is taken in float64 (on CUDA, but
-    for float64 tensors, in pairs of float32 from slopes right to 1.5 * 2**-26) and rounded once to
-    positions.dtype.
+    Gradients: with respect to floating positions, of any order, in reverse and forward mode. The n-th
+    derivative with respect to p is (scale w)^n sin(scale p w + n pi / 2). The sum over channels is computed
+    in float64 and rounded once to positions.dtype. (On CUDA, except for float64 tensors, it is computed in
+    pairs of float32 numbers from slopes with an error of at most 1.5 * 2**-26.)
 
     >>> sinusoidal(torch.tensor([0.0, 0.5]), 2)
     tensor([[0.0000, 1.0000],
@@ -147,7 +151,7 @@ def sinusoidal(
     )
 
 
-@passes_what_is_given("start")
+@forwards_given_arguments("start")
 def add_sinusoidal(
     x: Tensor,
     start: Union[int, Tensor] = 0,
@@ -163,45 +167,45 @@ def add_sinusoidal(
 ) -> Tensor:
     """Scales x, adds the sinusoidal encoding of each position and applies dropout, in one pass.
 
-    ``y[b, l] = dropout(x[b, l] * x_scale + pe[start + l])``, the head of the classic Transformer with
-    x_scale = sqrt(dim) (Vaswani et al. 2017; OpenNMT-py). With ``positions`` each row of x has its own:
-    ``y[i] = dropout(x[i] * x_scale + pe[positions[i]])``. The sum is computed in float64 and rounded once, to
-    the dtype of x.
+    ``y[b, l] = dropout(x[b, l] * x_scale + pe[start + l])``, the input layer of the classic Transformer with
+    x_scale = sqrt(dim) (Vaswani et al. 2017; OpenNMT-py). With ``positions``, each row of x has its own
+    position: ``y[i] = dropout(x[i] * x_scale + pe[positions[i]])``. The sum is computed in float64 (float32
+    for float16 and bfloat16) and rounded once to the dtype of x.
 
     Args:
-        x: [B, L, D], or [L, B, D] with batch_first=False, or one sequence [L, D]; with ``positions`` rows
-            [..., D] of any shape. Any strides; with ``positions`` x is copied where no view
-            [rows, D] of it exists.
-        start: position of l = 0: an int, or an integer tensor on the device of x, which is read there: [] or
-            [1] for all samples, [B] or [B, 1] with one offset per sample (left-padded prompts, caches of
-            different lengths).
-        x_scale: factor on x.
+        x: [B, L, D], or [L, B, D] with batch_first=False, or a single sequence [L, D]; with ``positions``,
+            [..., D] of any shape. Any strides; with ``positions``, x is copied if it cannot be viewed as
+            [rows, D].
+        start: position of l = 0. An int, or an integer tensor on the device of x, whose values are not copied
+            to the host: [] or [1] for all samples, [B] or [B, 1] with one offset per sample (left-padded
+            prompts, caches of different lengths).
+        x_scale: multiplies x.
         base, freq_shift, layout, odd: as in :func:`sinusoidal_table`.
-        batch_first: the order of the first two dimensions of x [B, L, D] or [L, B, D].
-        dropout_p: probability of dropping an element, in [0, 1]; used only if ``training``. It is applied
-            in steps of 2**-16, and what is kept is scaled by 1 / (1 - dropout_p).
-        training: whether to drop.
-        positions: None, or an integer tensor on the device of x that broadcasts to the shape of x without D:
+        batch_first: whether x is [B, L, D] or [L, B, D].
+        dropout_p: probability of an element to be zeroed, in [0, 1]; used only if ``training`` is True. It is
+            rounded to a multiple of 2**-16; retained elements are scaled by 1 / (1 - dropout_p).
+        training: whether to apply dropout.
+        positions: an integer tensor on the device of x that broadcasts to the shape of x without D:
             [B, L] or [1, L] for x [B, L, D] (left-padded or packed batches), [total] for x [total, D]
-            (sequences of different lengths without padding). It takes the place of ``start``.
+            (sequences of different lengths without padding). Replaces ``start``. Default: None.
 
     Returns:
         A contiguous tensor of the shape and dtype of x.
 
     Raises:
-        RuntimeError: x does not have 2 or 3 dimensions (with ``positions`` at least 1) and one of the four
-            dtypes; a tensor start or positions is not an integer one of such a shape on the device of x, or
-            both are given; a position is 2**53 or more in magnitude (on CUDA, if a tensor says so, a
-            device-side assertion); dropout_p is outside [0, 1]; x_scale is not finite; or what
-            :func:`sinusoidal_table` says of the arguments they share.
+        RuntimeError: x does not have 2 or 3 dimensions (with ``positions``, at least 1), or its dtype is not
+            supported; start or positions is a tensor that is not an integer tensor of one of these shapes on
+            the device of x; both are given; the magnitude of a position is 2**53 or more (on CUDA, a
+            device-side assertion if the position is in a tensor); dropout_p is outside [0, 1]; x_scale is not
+            finite; or an error that :func:`sinusoidal_table` raises for the arguments they share.
 
-    Randomness: one draw from the default generator of x's device seeds Philox4x32-10, so
+    Randomness: one number from the default generator of x's device seeds Philox4x32-10, so
     ``torch.manual_seed`` reproduces the result for any number of threads.
 
     Complexity: O(B L D), one read of x and one write of the result.
 
-    Gradients: of x, to any order, reverse and forward mode. The dropout mask is drawn again from its seed;
-    on the CPU a result of 32768 elements and more keeps a bit of each for backward.
+    Gradients: with respect to x, of any order, in reverse and forward mode. Backward regenerates the dropout
+    mask from its seed.
 
     >>> add_sinusoidal(torch.zeros(1, 2, 2), start=1)
     tensor([[[ 0.8415,  0.5403],
@@ -225,7 +229,7 @@ def add_sinusoidal(
             dropout_p=dropout_p,
             training=training,
         )
-    if torch.jit.is_scripting():  # which picks the overload beforehand, by type, and cannot name one
+    if torch.jit.is_scripting():  # picks the overload by the static type of start; cannot name an overload
         if isinstance(start, Tensor):
             return torch.ops.posenc_ext.add_sinusoidal(
                 x,
@@ -251,7 +255,7 @@ def add_sinusoidal(
             dropout_p=dropout_p,
             training=training,
         )
-    else:  # an overload: trying one after the other takes longer than a small kernel
+    else:  # names the overload: trying them in turn takes longer than a small kernel
         packet = torch.ops.posenc_ext.add_sinusoidal
         op = packet.offsets if isinstance(start, Tensor) else packet.default
         return op(
@@ -268,7 +272,7 @@ def add_sinusoidal(
         )
 
 
-@passes_what_is_given("prefix_tokens")
+@forwards_given_arguments("prefix_tokens")
 def add_position_embedding(
     x: Tensor,
     pos_embed: Tensor,
@@ -280,53 +284,55 @@ def add_position_embedding(
     training: bool = False,
     positions: Optional[Tensor] = None,
 ) -> Tensor:
-    """Puts prefix tokens in front of x, adds a learned position embedding and applies dropout, in one pass.
+    """Prepends prefix tokens to x, adds a learned position embedding and applies dropout, in one pass.
 
-    ``dropout(cat([*prefix_tokens, x * x_scale], token axis) + pos_embed)``, the head of the Vision
+    ``dropout(cat([*prefix_tokens, x * x_scale], token axis) + pos_embed)``, the input layer of the Vision
     Transformer (Dosovitskiy et al. 2021; DeiT, Touvron et al. 2021, with a second token for distillation;
-    the visual towers of CLIP, Radford et al. 2021). With ``positions`` each row of x has its own row of
-    pos_embed: ``dropout(x * x_scale + pos_embed[positions])``, the head of GPT-2 and BERT on left-padded or
-    packed batches. The sum is computed in float64 (or float32, where that rounds to the same value) and
+    the image encoders of CLIP, Radford et al. 2021). With ``positions``, each row of x has its own row of
+    pos_embed: ``dropout(x * x_scale + pos_embed[positions])``, the input layer of GPT-2 and BERT on
+    left-padded or packed batches. The sum is computed in float64 (float32 for float16 and bfloat16) and
     rounded once.
 
     Args:
-        x: [B, N, D], or [N, B, D] with batch_first=False; any strides. The tokens of an image [B, D, H, W]
-            are the view ``image.flatten(2).transpose(1, 2)``, which is read where it lies. With ``positions``
-            rows [..., D] of any shape.
+        x: [B, N, D], or [N, B, D] with batch_first=False; any strides. For an image [B, D, H, W], pass the
+            view ``image.flatten(2).transpose(1, 2)``, which is read in place. With ``positions``, [..., D] of
+            any shape.
         pos_embed: [L, D] or [1, L, D] (with batch_first=False also [L, 1, D]), where L = P + N, or N with
-            embed_prefix=False; with ``positions`` [rows, D].
-        prefix_tokens: tensors [1 or B, k, D] ([k, 1 or B, D] with batch_first=False), in the order in which
-            they go in front: class, distillation and register tokens, or a pooled mean. P is the sum of the
-            k. None is no prefix (the schema's default is [], which TorchScript allows no function).
-        embed_prefix: False adds pos_embed to x alone, the order of DeiT III (Touvron et al. 2022;
+            embed_prefix=False; with ``positions``, [rows, D].
+        prefix_tokens: tensors [1 or B, k, D] ([k, 1 or B, D] with batch_first=False) in the order of the
+            result: class, distillation and register tokens, or a pooled mean. P is the sum of the k. None
+            means no prefix (the op's default is [], but TorchScript does not support list defaults on
+            functions).
+        embed_prefix: False adds pos_embed to x only, as in DeiT III (Touvron et al. 2022;
             ``no_embed_class`` in timm); dropout applies to all tokens.
-        x_scale: factor on x, not on prefix tokens.
-        batch_first: the order of the first two dimensions of x, prefix tokens and result.
-        dropout_p: probability of dropping an element, in [0, 1]; used only if ``training``. It is applied
-            in steps of 2**-16, and what is kept is scaled by 1 / (1 - dropout_p).
-        training: whether to drop.
-        positions: None, or an integer tensor on the device of x that broadcasts to the shape of x without D:
-            [B, L] or [1, L] for x [B, L, D], [total] for x [total, D]. It takes no prefix tokens.
+        x_scale: multiplies x, but not the prefix tokens.
+        batch_first: whether x, prefix tokens and result are [B, N, D] or [N, B, D].
+        dropout_p: probability of an element to be zeroed, in [0, 1]; used only if ``training`` is True. It is
+            rounded to a multiple of 2**-16; retained elements are scaled by 1 / (1 - dropout_p).
+        training: whether to apply dropout.
+        positions: an integer tensor on the device of x that broadcasts to the shape of x without D: [B, L] or
+            [1, L] for x [B, L, D], [total] for x [total, D]. Cannot be combined with prefix tokens. Default:
+            None.
 
     Returns:
-        [B, P + N, D] ([P + N, B, D] with batch_first=False; with ``positions`` the shape of x), contiguous.
-        Operands of different dtypes (a
-        bfloat16 x and float32 parameters under autocast) are promoted as ``cat`` and ``+`` would do it.
+        [B, P + N, D] ([P + N, B, D] with batch_first=False; with ``positions``, the shape of x), contiguous.
+        Operands of different dtypes (a bfloat16 x and float32 parameters under autocast) are promoted as by
+        ``cat`` and ``+``.
 
     Raises:
-        RuntimeError: x does not have 3 dimensions (with ``positions`` at least 1); an operand has none of
-            the four dtypes, is on another device than x or has another shape than said above; a position is
-            no row of pos_embed (on CUDA a device-side assertion) or comes with prefix tokens; dropout_p is
-            outside [0, 1]; x_scale is not finite.
+        RuntimeError: x does not have 3 dimensions (with ``positions``, at least 1); the dtype of an operand
+            is not supported; an operand is not on the device of x or does not have one of the shapes above;
+            a position is not a row of pos_embed (on CUDA, a device-side assertion); positions are combined
+            with prefix tokens; dropout_p is outside [0, 1]; or x_scale is not finite.
 
     Randomness: as in :func:`add_sinusoidal`.
 
     Complexity: O(B (P + N) D), one read of x and one write of the result.
 
-    Gradients: of x, pos_embed and every prefix token, to any order, reverse and forward mode; only those
-    asked for are computed. That of x is a view of the upstream gradient where x_scale is 1 and nothing is
-    dropped. Sums over the batch, and those over the rows of x at a position (in their order), are accumulated
-    in float32 (float64 for float64) in a fixed order and rounded once.
+    Gradients: with respect to x, pos_embed and every prefix token, of any order, in reverse and forward mode;
+    only the requested ones are computed. If x_scale is 1 and there is no dropout, the gradient of x is a view
+    of the upstream gradient. Sums over the batch, and over the rows of x with the same position, are
+    accumulated in float32 (float64 for float64) in a fixed order and rounded once.
 
     >>> cls, patches = torch.full((1, 1, 2), 5.0), torch.zeros(1, 2, 2)
     >>> add_position_embedding(patches, torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]), [cls])
@@ -360,7 +366,7 @@ def add_position_embedding(
 
 
 @traceable
-@passes_what_is_given()
+@forwards_given_arguments()
 def window_bias(
     table: Tensor,
     window: list[int],
@@ -374,29 +380,29 @@ def window_bias(
     2021; the same in BEiT, Video Swin, torchvision, timm and transformers).
 
     Args:
-        table: [rows, heads], any strides (so also the transpose of a [heads, rows] weight);
+        table: [rows, heads], any strides (so the transpose of a [heads, rows] weight works, too);
             rows = prod(2 s - 1), and 3 more with prefix_tokens=1.
         window: one to three window sizes.
-        query_size: expands the queries to a finer grid: one size per axis, each at least the window's. The
-            query at Y on an axis of H queries uses the bias of window cell floor(Y * h / H); keys stay the
-            window's cells. For multiples of the window this is UTNet's relative-position bias for reduced
+        query_size: a finer grid of queries: one size per axis, each at least that of the window. The query at
+            Y on an axis of H queries uses the bias of window cell floor(Y * h / H); the keys are the cells of
+            the window. For multiples of the window this is the relative-position bias of UTNet with reduced
             keys.
-        prefix_tokens: 0, or 1 for one token in front of queries and keys (BEiT's cls): the last three rows
-            of the table are the biases of (cls, patch), (patch, cls) and (cls, cls).
+        prefix_tokens: 0, or 1 for one token in front of queries and keys (the class token of BEiT): the last
+            three rows of the table are the biases of (cls, patch), (patch, cls) and (cls, cls).
 
     Returns:
         [heads, Q, K], contiguous, with Q = prod(query_size or window) + prefix_tokens and K = prod(window)
         + prefix_tokens. Values are copied bit for bit.
 
     Raises:
-        RuntimeError: table has not 2 dimensions, one of the four dtypes and the window's number of rows;
-            window has not 1 to 3 positive sizes; query_size has another number of sizes than window or is
-            smaller; prefix_tokens is neither 0 nor 1.
+        RuntimeError: table does not have 2 dimensions or the number of rows of the window, or its dtype is
+            not supported; window does not have 1 to 3 positive sizes; query_size does not have as many sizes
+            as window, or one of them is smaller; prefix_tokens is neither 0 nor 1.
 
     Complexity: O(heads Q K).
 
-    Gradients: of the table, to any order, reverse and forward mode; sums are accumulated in float32
-    (float64 for float64) in a fixed order and rounded once.
+    Gradients: with respect to the table, of any order, in reverse and forward mode; sums are accumulated in
+    float32 (float64 for float64) in a fixed order and rounded once.
 
     >>> window_bias(torch.arange(9.0).reshape(9, 1), [2, 2])
     tensor([[[4., 3., 1., 0.],
@@ -408,7 +414,7 @@ def window_bias(
 
 
 @traceable
-@passes_what_is_given()
+@forwards_given_arguments()
 def t5_bias(
     table: Tensor,
     q_len: int,
@@ -417,34 +423,35 @@ def t5_bias(
     bidirectional: bool = True,
     max_distance: int = 128,
 ) -> Tensor:
-    """T5's relative-position bias: near distances have a row each, far ones share logarithmic buckets.
+    """T5's relative-position bias: short distances have a row each, longer ones share logarithmic buckets.
 
     ``bias[n, q, k] = table[bucket(k - q - q_offset), n]``. With nb = rows // 2 (bidirectional: the second
-    half of the rows serves keys ahead of the query) or nb = rows (causal: all keys ahead share row 0),
-    m = nb // 2 and d the distance, ``bucket = d`` for d < m, else
+    half of the rows is for keys after the query) or nb = rows (causal: all keys after the query share row 0),
+    m = nb // 2 and distance d, ``bucket = d`` for d < m, otherwise
     ``min(nb - 1, m + trunc(log(d / m) / log(max_distance / m) * (nb - m)))`` (Raffel et al. 2020;
-    mesh-tensorflow). Bit for bit the bias of transformers on the CPU, on every device: the buckets' bounds
-    are made once, in its float32 arithmetic.
+    mesh-tensorflow). On every device the result is bit for bit that of transformers on the CPU: the bucket
+    boundaries are computed once, in the same float32 arithmetic.
 
     Args:
-        table: [rows, heads], any strides (so also the transpose of a [heads, rows] weight). rows is
-            num_buckets: at least 4 and at most 4096 if bidirectional, else at least 2 and at most 2048.
+        table: [rows, heads], any strides (so the transpose of a [heads, rows] weight works, too). rows is
+            num_buckets: 4 to 4096 if bidirectional, otherwise 2 to 2048.
         q_len, k_len: numbers of queries and keys, >= 0.
         q_offset: position of the first query: the length of the cache while decoding.
         bidirectional: True for encoders, False for causal decoders.
-        max_distance: where the last bucket begins, above m.
+        max_distance: distance at which the last bucket begins, greater than m.
 
     Returns:
         [heads, q_len, k_len], contiguous. Values are copied bit for bit.
 
     Raises:
-        RuntimeError: table has not 2 dimensions, one of the four dtypes and such a number of rows; a length
-            is negative; max_distance is not above m; q_offset or max_distance is 2**53 or more.
+        RuntimeError: table does not have 2 dimensions or such a number of rows, or its dtype is not
+            supported; a length is negative; max_distance is not greater than m; q_offset or max_distance is
+            2**53 or more.
 
     Complexity: O(heads q_len k_len).
 
-    Gradients: of the table, to any order, reverse and forward mode; sums are accumulated in float32
-    (float64 for float64) in a fixed order and rounded once.
+    Gradients: with respect to the table, of any order, in reverse and forward mode; sums are accumulated in
+    float32 (float64 for float64) in a fixed order and rounded once.
 
     >>> t5_bias(torch.arange(8.0).reshape(8, 1), 2, 4, max_distance=8)
     tensor([[[0., 5., 6., 6.],
@@ -455,31 +462,31 @@ def t5_bias(
     )
 
 
-@passes_what_is_given()
+@forwards_given_arguments()
 def gather_bias(table: Tensor, index: Tensor) -> Tensor:
-    """The bias of any index: rows of a table per pair of query and key, with the heads in front of the pairs.
+    """The bias of an arbitrary index: a row of the table per pair of query and key, heads before the pairs.
 
-    ``bias[..., n, q, k] = table[index[..., q, k], n]``: what LayoutLMv2 and v3 (buckets of distances between
-    boxes), Graphormer and others gather by an index that depends on the data. transformers gathers
-    LayoutLM's biases without a gradient because the index backward was too slow; here they have one.
+    ``bias[..., n, q, k] = table[index[..., q, k], n]``, for an index that depends on the data, as in
+    LayoutLMv2 and v3 (buckets of distances between boxes) and Graphormer. transformers gathers the biases of
+    LayoutLM without a gradient because the backward of indexing was too slow; here they have one.
 
     Args:
-        table: [rows, heads], any strides (so also the transpose of a [heads, rows] weight).
+        table: [rows, heads], any strides (so the transpose of a [heads, rows] weight works, too).
         index: int32 or int64, [..., Q, K], any strides; rows of the table.
 
     Returns:
         [..., heads, Q, K], contiguous. Values are copied bit for bit.
 
     Raises:
-        RuntimeError: table has not 2 dimensions and one of the four dtypes; index has fewer than 2
-            dimensions, another dtype or another device. An index outside [0, rows) is an error that names
-            the first such place on the CPU. On CUDA nothing is read for it: a device-side assertion fails,
-            as in torch's own indexing, and the next synchronisation reports it.
+        RuntimeError: table does not have 2 dimensions, or its dtype is not supported; index has fewer than 2
+            dimensions, or another dtype or device. On the CPU, an index outside [0, rows) is an error that
+            names its first occurrence. On CUDA the index is not copied to the host; a device-side assertion
+            fails instead, as in torch's own indexing, and the next synchronization reports it.
 
     Complexity: O(index.numel() heads).
 
-    Gradients: of the table, to any order, reverse and forward mode; sums are accumulated in float32
-    (float64 for float64) in a fixed order, without atomics, and rounded once.
+    Gradients: with respect to the table, of any order, in reverse and forward mode; sums are accumulated in
+    float32 (float64 for float64) in a fixed order, without atomics, and rounded once.
 
     >>> gather_bias(torch.tensor([[0.0], [0.1], [0.2]]), torch.tensor([[2, 0], [1, 2]]))
     tensor([[[0.2000, 0.0000],
@@ -494,21 +501,21 @@ def alibi_slopes(
 ) -> Tensor:
     """The slopes of ALiBi: a geometric sequence, one slope per head.
 
-    ``2 ** (-8 (i + 1) / n)`` for n = num_heads a power of two; else the slopes of the next lower power of two
-    followed by every second slope of the doubled one (Press et al. 2022, and its released code; BLOOM, MPT).
+    ``2 ** (-8 (i + 1) / n)`` if n = num_heads is a power of two; otherwise the slopes of the next lower power
+    of two, followed by every second slope of the doubled one (Press et al. 2022 and their code; BLOOM, MPT).
 
     Args:
         num_heads: >= 1.
-        dtype: of the result; None is torch's default dtype.
-        device: of the result; None is torch's default device.
+        dtype: dtype of the result. Default: torch's default dtype.
+        device: device of the result. Default: torch's default device.
 
     Returns:
-        [num_heads]; computed in float64 and rounded once.
+        [num_heads], computed in float64 and rounded once.
 
     Raises:
-        RuntimeError: num_heads is not positive or dtype is not one of the four.
+        RuntimeError: num_heads is not positive or dtype is not supported.
 
-    Complexity: O(num_heads). Nothing to differentiate.
+    Complexity: O(num_heads). Not differentiable (no tensor inputs).
 
     >>> alibi_slopes(4)
     tensor([0.2500, 0.0625, 0.0156, 0.0039])
@@ -517,31 +524,31 @@ def alibi_slopes(
 
 
 @traceable
-@passes_what_is_given()
+@forwards_given_arguments()
 def alibi_bias(slopes: Tensor, q_len: int, k_len: int, q_offset: int = 0, causal: bool = False) -> Tensor:
     """ALiBi: a penalty on the attention score that grows with the distance between query and key.
 
     ``bias[n, q, k] = -slopes[n] * |k - q - q_offset|`` (Press et al. 2022, "Train short, test long"). Models
-    that bias by -slope * (last key - k) instead, as BLOOM does, differ by a constant per query, which the
-    softmax takes away.
+    that use -slope * (last key - k) instead, such as BLOOM, differ by a constant per query, which softmax
+    cancels.
 
     Args:
         slopes: [heads], any stride; :func:`alibi_slopes` or learned.
         q_len, k_len: numbers of queries and keys, >= 0.
         q_offset: position of the first query: the length of the cache while decoding.
-        causal: bias 0 for keys ahead of the query, which the attention mask removes.
+        causal: sets the bias to 0 for keys after the query, which the attention mask removes.
 
     Returns:
         [heads, q_len, k_len], contiguous: the product, rounded once to the dtype of slopes.
 
     Raises:
-        RuntimeError: slopes has not 1 dimension and one of the four dtypes; a length is negative; q_offset is
-            2**53 or more.
+        RuntimeError: slopes does not have 1 dimension, or its dtype is not supported; a length is negative;
+            q_offset is 2**53 or more.
 
     Complexity: O(heads q_len k_len).
 
-    Gradients: of the slopes, to any order, reverse and forward mode; sums are accumulated in float64 in a
-    fixed order and rounded once.
+    Gradients: with respect to the slopes, of any order, in reverse and forward mode; sums are accumulated in
+    float64 in a fixed order and rounded once.
 
     >>> alibi_bias(torch.tensor([0.5]), 2, 3, q_offset=1)
     tensor([[[-0.5000,  0.0000, -0.5000],

@@ -1,11 +1,11 @@
-"""The oracle: every public op in plain PyTorch, written from the formulas alone.
+"""Reference implementation (test oracle): every public op in plain PyTorch, written from the formulas only.
 
-Same names, arguments and defaults as `posenc_ext.ops`. Values are made in float64 and rounded once to the
-result's dtype; gradients come from PyTorch's own autograd, summed in float64. Speed is no aim here.
+Same names, arguments and defaults as `posenc_ext.ops`. Values are computed in float64 and rounded once to the
+dtype of the result; gradients are computed by PyTorch's autograd, with sums in float64. Not optimized.
 
-What it is good for: bias gathers and dropout masks are exact. A sinusoid carries the error of its float64
-angle a = scale * p * w, about |a| * 2^-50. Up to positions of 2^24 that is far below half a float32 ulp of
-values near 1, but above it for values near 0: claims of correct rounding need more digits than this file has.
+Limits: bias gathers and dropout masks are exact. A sinusoid has the error of its float64 angle
+a = scale * p * w, about |a| * 2^-50. For positions up to 2^24 this is far below half a float32 ulp of values
+near 1, but not of values near 0, so this file is not precise enough to test correct rounding.
 
 >>> sinusoidal_table(2, 4, dtype=torch.float64)[1]
 tensor([0.8415, 0.5403, 0.0100, 1.0000], dtype=torch.float64)
@@ -22,14 +22,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# The relative-position bias schemes: ops that read a bias out of a table by the positions of query and key.
+# The relative-position bias schemes: ops that look up a bias in a table by the positions of query and key.
 SCHEMES = frozenset({"t5_bias", "window_bias"})
 
 _MASK32 = 0xFFFFFFFF
 
 
 def round_once(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 `value` in `dtype`, rounded once; PyTorch's cast to a half type goes by way of float32.
+    """Rounds a float64 `value` once to `dtype`; PyTorch's cast to a half type first rounds to float32.
 
     >>> above_a_tie = torch.tensor(1 + 2**-8 + 2**-40, dtype=torch.float64)
     >>> round_once(above_a_tie, torch.bfloat16).item(), above_a_tie.to(torch.bfloat16).item()
@@ -37,7 +37,7 @@ def round_once(value: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if dtype in (torch.float16, torch.bfloat16):
         with torch.no_grad():
-            # Round to odd in float32: an inexact value never looks like a tie to the second rounding.
+            # Round to odd in float32, so that an inexact value is never a tie in the second rounding.
             single = value.to(torch.float32)
             inexact = single.to(torch.float64) != value
             outward = (value.abs() > single.to(torch.float64).abs()).to(torch.int32) * 2 - 1
@@ -58,7 +58,7 @@ def encode(
     odd: str,
     order: int = 0,
 ) -> Tensor:
-    """The order-th derivative by position of the encoding, in float64."""
+    """The order-th derivative of the encoding with respect to the position, in float64."""
     pairs, extra = dim // 2, dim % 2
     if extra and odd not in ("zero", "sin"):
         raise ValueError(f'dim must be even unless odd is "zero" or "sin", got {dim}')
@@ -135,7 +135,7 @@ def add_sinusoidal(
 ) -> Tensor:
     """dropout(x * x_scale + encoding of start + l) for x [B, L, D] ([L, B, D] unless `batch_first`), [L, D].
 
-    With `positions`, which broadcast to the shape of x [..., D] without its channels: their encodings.
+    With `positions`, which broadcast to the shape of x [..., D] without D, adds the encodings of these.
     """
     seed = draw_seed(x.device) if training and dropout_p > 0 else None
     if positions is not None:
@@ -185,7 +185,7 @@ def add_position_embedding(
     training: bool = False,
     positions: Tensor | None = None,
 ) -> Tensor:
-    """dropout(cat([*prefix_tokens, x * x_scale]) + pos_embed), or with pos_embed added to x alone.
+    """dropout(cat([*prefix_tokens, x * x_scale]) + pos_embed), or with pos_embed added to x only.
 
     With `positions`: dropout(x * x_scale + pos_embed[positions]).
     """
@@ -275,19 +275,13 @@ def philox(counter: Sequence[Tensor], key: int) -> list[Tensor]:
 
 
 def drop(y: Tensor, dropout_p: float, seed: Tensor) -> Tensor:
-    """What the mask of a seed keeps of y, scaled by 1 / (1 - dropout_p)."""
-    kept_scale = 1 - dropout_p if dropout_p < 1 else 1.0  # of nothing, where all is dropped
-    return torch.where(dropout_mask(y.shape, dropout_p, seed), y / kept_scale, 0.0)
+    """Applies dropout with the mask of a seed; retained elements are scaled by 1 / (1 - dropout_p)."""
+    retained = 1 - dropout_p if dropout_p < 1 else 1.0  # any number if all elements are dropped
+    return torch.where(dropout_mask(y.shape, dropout_p, seed), y / retained, 0.0)
 
 
 def dropout_mask(shape: Sequence[int], dropout_p: float, seed: Tensor) -> Tensor:
-    """True where an element of a contiguous result of this shape is kept: 16 bits of Philox an element.
-
-    `seed` is the seed, or the mask that `dropout_bits` drew from it.
-    """
-    if seed.dtype is torch.uint8:
-        bits = seed[:, None] >> torch.arange(8, device=seed.device) & 1
-        return bits.flatten()[: torch.Size(shape).numel()].bool().view(shape)
+    """True for retained elements of a contiguous result of this shape: 16 bits of Philox per element."""
     i = torch.arange(torch.Size(shape).numel(), device=seed.device)
     counter = [i // 8 & _MASK32, i // 8 >> 32, torch.zeros_like(i), torch.zeros_like(i)]
     words = torch.stack(philox(counter, int(seed)))
@@ -295,21 +289,10 @@ def dropout_mask(shape: Sequence[int], dropout_p: float, seed: Tensor) -> Tensor
     return (draw >= int(dropout_p * 65536 + 0.5)).view(shape)
 
 
-def dropout_bits(seed: Tensor, count: int, dropout_p: float) -> Tensor:
-    """The mask of `count` elements, one bit each: element i is bit i % 8 of byte i // 8.
-
-    >>> dropout_bits(torch.tensor([0]), 12, 0.5)
-    tensor([253,   3], dtype=torch.uint8)
-    """
-    kept = torch.nn.functional.pad(dropout_mask((count,), dropout_p, seed), (0, -count % 8))
-    weights = 2 ** torch.arange(8, device=seed.device)
-    return (kept.view(-1, 8) * weights).sum(1).to(torch.uint8)
-
-
 def window_index(
     window: Sequence[int], query_size: Sequence[int] | None = None, prefix_tokens: int = 0
 ) -> Tensor:
-    """The row of the bias table that each (query, key) pair reads, [Q, K].
+    """The row of the bias table for each (query, key) pair, [Q, K].
 
     >>> window_index([2], prefix_tokens=1)
     tensor([[5, 3, 3],
@@ -339,7 +322,7 @@ def window_bias(
 
 
 def t5_bucket(rel: Tensor, num_buckets: int, bidirectional: bool, max_distance: int) -> Tensor:
-    """The bucket of each difference key - query; the logarithm in float32, where its source takes it.
+    """The bucket of each difference key - query; the logarithm is computed in float32, as in the source.
 
     >>> t5_bucket(torch.tensor([-20, -3, 0, 3, 20]), 32, True, 128)
     tensor([10,  3,  0, 19, 26])
@@ -374,8 +357,8 @@ def t5_bias(
 
 
 def gather_bias(table: Tensor, index: Tensor) -> Tensor:
-    """The rows of a table [rows, heads] that an index [..., Q, K] names, as [..., heads, Q, K]."""
-    bias = table.to(torch.float64)[index.to(torch.int64)]  # so that the gradient's sums are in float64, too
+    """The rows of a table [rows, heads] selected by an index [..., Q, K], as [..., heads, Q, K]."""
+    bias = table.to(torch.float64)[index.to(torch.int64)]  # so that gradients are also summed in float64
     return bias.to(table.dtype).movedim(-1, -3).contiguous()
 
 
@@ -385,13 +368,14 @@ def alibi_slopes(
     """The slopes of ALiBi for any number of heads, [num_heads]."""
     power = 2 ** int(math.log2(num_heads))
     exponents = [-8 * (i + 1) / power for i in range(power)]
-    exponents += [-4 * (2 * i + 1) / power for i in range(num_heads - power)]  # of 2 * power, every second
+    # Every second slope for 2 * power heads.
+    exponents += [-4 * (2 * i + 1) / power for i in range(num_heads - power)]
     slopes = torch.tensor([2**e for e in exponents], dtype=torch.float64, device=device)
     return round_once(slopes, torch.get_default_dtype() if dtype is None else dtype)
 
 
 def alibi_bias(slopes: Tensor, q_len: int, k_len: int, *, q_offset: int = 0, causal: bool = False) -> Tensor:
-    """-slope * distance, [heads, q_len, k_len]; causal: 0 for keys ahead of the query."""
+    """-slope * distance, [heads, q_len, k_len]; causal: 0 for keys after the query."""
     rel = relative_positions(q_len, k_len, q_offset, slopes.device)
     distance = -rel.clamp(max=0) if causal else rel.abs()
     bias = 0.0 - slopes.to(torch.float64)[:, None, None] * distance.to(torch.float64)

@@ -1,4 +1,4 @@
-// Kernels with one fault each in their machine code, which tests/cuda_static.py has to name. Compiled, never
+// Kernels with one fault each in their machine code, which tools/cuda_static.py has to name. Compiled, never
 // run.
 #include <cstdint>
 

@@ -104,7 +104,7 @@ def cases() -> list[Case]:
             grads=(R, S0, S1, P),
         ),
         Case(
-            "add_sinusoidal, dropout, a mask for backward",
+            "add_sinusoidal, dropout, large",
             lambda x: ops.add_sinusoidal(x, **drop),
             (whole(3, 5, 2200),),
             batch,

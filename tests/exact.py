@@ -28,6 +28,13 @@ FORMATS = {
     torch.float16: (11, -24),
     torch.bfloat16: (8, -133),
 }
+HALVES_AND_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16)
+SPECS = {
+    "transformer": {"dim": 512},
+    "tensor2tensor": {"dim": 256, "freq_shift": 1.0, "layout": "concat"},
+    "diffusion": {"dim": 320, "freq_shift": 1.0, "scale": 1000.0, "layout": "concat_cos_first"},
+    "base500": {"dim": 64, "base": 500.0, "scale": 0.37},
+}
 
 
 def frequencies(dim: int, base: float = 10000.0, freq_shift: float = 0.0, scale: float = 1.0) -> list[int]:

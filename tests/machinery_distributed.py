@@ -87,7 +87,7 @@ def fsdp1(row: Row) -> None:
 @machinery(
     GROUP,
     "FSDP1 around every Embedding and Linear, `use_orig_params=False`",
-    {"mixes frozen and trainable parameters, which torch's flat parameters cannot": lambda row: row.frozen},
+    {"mixes frozen and trainable parameters; torch's flat parameters cannot": lambda row: row.frozen},
     distributed=True,
 )
 def fsdp1_flat(row: Row) -> None:
@@ -95,10 +95,10 @@ def fsdp1_flat(row: Row) -> None:
 
 
 NO_TENSOR = ITS_OWN_DTYPE | {
-    "has no tensor that mixed precision could convert: `dtype=` says it": lambda row: row.name == "AlibiBias"
+    "has no tensor that mixed precision could convert: pass `dtype=`": lambda row: row.name == "AlibiBias"
 }
 NO_BUFFER = NO_TENSOR | {
-    "makes its result from integers: FSDP2 casts no buffer, the replaced one's neither": lambda row: (
+    "computes its result from integers: FSDP2 casts no buffers, as in the replaced module": lambda row: (
         isinstance(row.build(), SinusoidalPositionalEmbedding)
     )
 }
@@ -154,7 +154,7 @@ def fsdp2_mixed(row: Row) -> None:
 @machinery(
     GROUP,
     "FSDP2 of a model on meta, `to_empty`, `reset_parameters`",
-    {"has nothing to initialise": no_state},
+    {"has nothing to initialize": no_state},
     distributed=True,
 )
 def fsdp2_meta(row: Row) -> None:

@@ -11,7 +11,7 @@ from posenc_ext.nn import TimestepEmbedding
 
 DTYPES = "Dtypes and devices"
 ITS_OWN_DTYPE = {
-    "has a result dtype of its own, as the replaced module has": lambda row: isinstance(
+    "has a fixed result dtype, like the replaced module": lambda row: isinstance(
         row.build(), TimestepEmbedding
     )
 }

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel
 
 INIT = "Meta initialisation: `to_empty`, then `reset_parameters` by"
-NOTHING = {"has nothing to initialise": no_state}
+NOTHING = {"has nothing to initialize": no_state}
 REPEATS = 48
 
 

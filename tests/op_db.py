@@ -145,14 +145,6 @@ OPS = (
         costly=("x-strided",),
     ),
     Op(
-        "_dropout_mask",
-        add.dropout_mask_samples,
-        reference.dropout_bits,
-        add.dropout_mask_errors,
-        costly=("count255",),
-        unsupported={"cuda": "there backward draws the mask again, which takes next to no time"},
-    ),
-    Op(
         "add_position_embedding",
         embed.samples,
         reference.add_position_embedding,

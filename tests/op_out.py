@@ -8,7 +8,7 @@ from op_types import Error, Op, Sample
 from torch import Tensor
 
 OUT = "writes into an argument: transforms take the overload that returns a new tensor"
-ALIAS = "AOT autograd takes no custom op whose result is one of its arguments"
+ALIAS = "AOT autograd does not support a custom op that returns one of its arguments"
 UNSUPPORTED = {"trace": OUT, "compile": ALIAS, "export": ALIAS}
 
 

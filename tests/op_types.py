@@ -19,6 +19,11 @@ ANGLE_ERROR = 2.0**-49
 FLOAT64_ERROR = 2.0**-51
 
 
+def sum_error(dtype: torch.dtype) -> float:
+    """Of x * scale + addend, with or without dropout, relative to its terms: core/sums.h."""
+    return 2.0**-22 if dtype in (torch.float16, torch.bfloat16) else FLOAT64_ERROR
+
+
 @dataclass(frozen=True)
 class Sample:
     """One call of an op: every argument by name, in the order of the schema."""
@@ -128,12 +133,9 @@ def layouts(base: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield f"expanded{axis}", base.narrow(axis, 0, 1).expand(base.shape)
 
 
-def drawn(seed: int | None, device, count: int | None = None, dropout_p: float = 0.0) -> Tensor | None:
-    """The tensor of a seed, or where a count of elements is given and masks are taken the mask it draws."""
-    if seed is None:
-        return None
-    tensor = torch.tensor([seed], device=device)
-    return tensor if count is None or device == "cuda" else reference.dropout_bits(tensor, count, dropout_p)
+def drawn(seed: int | None, device) -> Tensor | None:
+    """The tensor of a seed."""
+    return None if seed is None else torch.tensor([seed], device=device)
 
 
 def adjoint(function: Callable[[Tensor], Tensor], shape, grad: Tensor) -> Tensor:

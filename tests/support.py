@@ -1,6 +1,9 @@
 """Walking the table of ops, and comparing with its references."""
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from op_db import OPS
@@ -9,28 +12,98 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-def cases(
+def seed(number: int) -> None:
+    """torch.manual_seed without its tracebacks for devices that are not there: 0.3 ms a call in pytest."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(number)
+
+
+@contextmanager
+def settings() -> Iterator[None]:
+    """The same random numbers for every test and sample; no global setting is left to the next one."""
+    seed(0)
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+
+
+def check_each(check: Callable, samples: Iterable[tuple[str, dict]]) -> None:
+    """Calls check(**arguments) for every (name, arguments); fails at the end, naming all that failed."""
+    import pytest  # here: bench/ imports this file where there is no pytest
+
+    count, failures = 0, []
+    for name, arguments in samples:
+        count += 1
+        try:
+            with settings():
+                check(**arguments)
+        except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # no sample is skipped
+            failures.append((name, error))
+    assert count, "no samples"
+    if failures:
+        texts = [f"{name}: {type(error).__name__}: {error}"[:2000] for name, error in failures]
+        text = f"{len(failures)} of {count} samples fail\n" + "\n".join(texts)
+        raise AssertionError(text) from failures[0][1]
+
+
+def looped(test: Callable, names: Iterable[str], samples: Callable[[dict], Iterable], outer: tuple = ()):
+    """`test` as a loop over samples(fixtures), which give it the arguments of these names."""
+
+    @functools.wraps(test)
+    def loop(**given):
+        chosen = {name: given.pop(name) for name in outer}
+        check_each(test, ((name, arguments | given) for name, arguments in samples(chosen)))
+
+    kept = [p for name, p in inspect.signature(test).parameters.items() if name not in names]
+    added = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in outer]
+    loop.__signature__ = inspect.Signature(added + kept)
+    return loop
+
+
+def label(value) -> str:
+    return getattr(value, "__name__", str(value)).removeprefix("torch.")
+
+
+def each(names: str | tuple[str, ...], values: Iterable, ids: Iterable[str] | None = None) -> Callable:
+    """pytest.mark.parametrize, but one test: a loop that names every value that fails."""
+    names = (names,) if isinstance(names, str) else names
+    rows = [(value,) if len(names) == 1 else tuple(value) for value in values]
+    found = list(ids) if ids is not None else ["-".join(map(label, row)) for row in rows]
+    arguments = [dict(zip(names, row, strict=True)) for row in rows]
+    return lambda test: looped(test, names, lambda _: zip(found, arguments, strict=True))
+
+
+def walk(
     *properties: str,
     dtypes: tuple[torch.dtype, ...] = DTYPES,
     devices: tuple[str, ...] = DEVICES,
     keep: Callable[[Op, Sample], bool] = lambda op, sample: True,
-) -> list:
-    """One test parameter (op, sample) for every sample of every op that has these properties."""
-    import pytest  # here: bench/gpu_test.py needs none
+) -> Callable:
+    """A test of (op, sample) for every op that has these properties: a loop over its dtypes and samples."""
+    import pytest
 
-    parameters = []
-    for op in OPS:
-        if not op.supports(*properties):
-            continue
-        for device in devices:
-            for dtype in dtypes:
-                for sample in op.samples(device, dtype):
-                    if keep(op, sample):
-                        kind = f"{dtype}".removeprefix("torch.")
-                        place = "" if device == "cpu" else f"{device}-"
-                        name = f"{op.name}-{place}{kind}-{sample.name}"
-                        parameters.append(pytest.param(op, sample, id=name))
-    return parameters
+    def samples(op: Op, device: str) -> Iterator[tuple[str, dict]]:
+        for dtype in dtypes:
+            for sample in op.samples(device, dtype):
+                if keep(op, sample):
+                    yield f"{label(dtype)} {sample.name}", {"op": op, "sample": sample}
+
+    chosen = [
+        pytest.param(op, device, id=op.name if device == "cpu" else f"{op.name}-{device}")
+        for device in devices
+        for op in OPS
+        if op.supports(*properties) and any(True for _ in samples(op, device))
+    ]
+
+    def decorate(test: Callable) -> Callable:
+        loop = looped(test, ("op", "sample"), lambda given: samples(**given), outer=("op", "device"))
+        return pytest.mark.parametrize(("op", "device"), chosen)(loop)
+
+    return decorate
 
 
 def differentiable(op: Op, sample: Sample) -> bool:

@@ -1,9 +1,8 @@
 """What add_position_embedding promises beyond its values: bits, promotion, memory, what backward computes."""
 
-import pytest
 import torch
 from op_types import DTYPES, values
-from support import Calls, same_bits
+from support import Calls, each, same_bits
 
 import posenc_ext
 from posenc_ext import reference
@@ -15,8 +14,8 @@ def tensors(batch=3, tokens=5, dim=8, dtype=torch.float32, own=False):
     return [values(shape, "cpu", dtype, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
 
 
-@pytest.mark.parametrize(("batch", "dim"), [(3, 40), (9, 64)], ids=["odd rows", "rows of lines"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each(("batch", "dim"), [(3, 40), (9, 64)], ids=["odd rows", "rows of lines"])
+@each("dtype", DTYPES)
 def test_bits_of_cat_and_add(dtype, batch, dim):
     """One rounding is what eager does, too, where nothing is scaled or dropped."""
     x, pos, cls, registers = (t.detach() for t in tensors(batch, 200, dim, dtype, own=True))
@@ -27,7 +26,7 @@ def test_bits_of_cat_and_add(dtype, batch, dim):
     assert same_bits(actual, torch.cat([*prefix, x + pos[:, 3:]], 1))
 
 
-@pytest.mark.parametrize("embed_prefix", [True, False])
+@each("embed_prefix", [True, False])
 def test_dtypes_are_promoted_as_cat_and_add_do(embed_prefix):
     for kinds in torch.cartesian_prod(*[torch.arange(4)] * 3).tolist():
         x, pos, cls, _ = tensors()
@@ -56,7 +55,7 @@ def test_autocast_training_step():
         assert tensor.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
+@each("batch_first", [True, False])
 def test_an_image_is_read_where_it_lies(batch_first):
     """No op runs but ours: the view of the image is not made contiguous, the class token not expanded."""
     image = torch.randn(2, 8, 5, 7).flatten(2)
@@ -113,7 +112,7 @@ def test_nothing_is_saved():
     assert [t.grad.unique().tolist() for t in inputs] == [[2.0], [3.0], [3.0], [3.0]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each("dtype", [torch.float16, torch.bfloat16])
 def test_sums_over_large_batches_are_accurate(dtype):
     """One rounding of a float32 sum; a sum in the half type would be off by far more than an ulp."""
     pos = torch.zeros(2, 16, dtype=dtype, requires_grad=True)
@@ -124,7 +123,7 @@ def test_sums_over_large_batches_are_accurate(dtype):
     assert ((actual.double() / expected - 1).abs() < torch.finfo(dtype).eps * 0.51).all()
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
+@each("batch_first", [True, False])
 def test_dropout_mask_is_that_of_the_result(batch_first):
     """Philox at the place in the contiguous result, also where that is read as squares, and in backward."""
     image = torch.rand(2, 70, 7, 11).flatten(2) + 2  # no sum is 0
@@ -160,9 +159,9 @@ def test_one_draw_a_call():
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("dim", [10, 64])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("padding", range(1, 9))
+@each("dim", [10, 64])
+@each("dtype", DTYPES)
+@each("padding", range(1, 9))
 def test_no_read_outside_of_views(dtype, padding, dim):
     """Operands that begin and end at any byte offset, between NaNs, give results without NaN."""
 
@@ -179,9 +178,9 @@ def test_no_read_outside_of_views(dtype, padding, dim):
         assert (torch.ops.posenc_ext._sum_batch(grad, True) == 0.5 * batch).all()
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("options", [{}, {"x_scale": 1.7}, {"dropout_p": 0.3, "training": True}], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("batch_first", [True, False])
+@each("options", [{}, {"x_scale": 1.7}, {"dropout_p": 0.3, "training": True}])
+@each("dtype", DTYPES)
 def test_rows_of_lines_are_those_of_single_elements(dtype, options, batch_first):
     x, pos = values((9, 7, 192), "cpu", dtype), values((9, 192), "cpu", dtype, seed=1)
     prefix = [values((1, 2, 192) if batch_first else (2, 1, 192), "cpu", dtype, seed=2)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from op_db import OPS
 from op_types import DTYPES, layouts, values
-from support import cases, differentiable, function_of, leaves, same_bits
+from support import differentiable, each, function_of, leaves, same_bits, walk
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import posenc_ext
@@ -18,21 +18,21 @@ def sample_of(op, dtype=torch.float64):
     return next(sample for sample in op.samples("cpu", dtype) if sample.name == op.costly[0])
 
 
-@pytest.mark.parametrize(("op", "sample"), cases(dtypes=FLOAT64, keep=differentiable))
+@walk(dtypes=FLOAT64, keep=differentiable)
 def test_gradcheck(op, sample):
     function = function_of(op, sample, op.gradients(sample))
     checks = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
     assert gradcheck(function, leaves(op, sample), **checks)
 
 
-@pytest.mark.parametrize(("op", "sample"), cases(dtypes=FLOAT64, keep=differentiable))
+@walk(dtypes=FLOAT64, keep=differentiable)
 def test_gradgradcheck(op, sample):
     function = function_of(op, sample, op.gradients(sample))
     checks = {"check_fwd_over_rev": True, "check_rev_over_rev": True}
     assert gradgradcheck(function, leaves(op, sample), **checks)
 
 
-@pytest.mark.parametrize("layout", ["interleaved", "concat", "concat_cos_first"])
+@each("layout", ["interleaved", "concat", "concat_cos_first"])
 def test_derivatives_of_any_order(layout):
     """The k-th derivative of the sine wave with frequency w is w^k sin(wp + k pi/2)."""
     spec = {"base": 50.0, "scale": 1.5, "layout": layout, "odd": "sin"}
@@ -45,7 +45,7 @@ def test_derivatives_of_any_order(layout):
         torch.testing.assert_close(derivative.detach(), encoding @ weights, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("dtype", DTYPES)
 def test_gradients_are_the_adjoint_ops(dtype):
     """Autograd calls the adjoint op, whose values the table checks, with nothing lost on the way."""
     positions = values((2, 3), "cpu", torch.float64).mul(5).to(dtype).requires_grad_()
@@ -74,7 +74,7 @@ def test_gradients_are_the_adjoint_ops(dtype):
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("dtype", DTYPES)
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
 def test_upstream_gradients_of_any_stride(op, dtype):
     sample = sample_of(op, dtype)
@@ -135,7 +135,7 @@ def test_one_gradient_of_several(op):
         assert same_bits(alone, expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("dtype", DTYPES)
 def test_create_graph_changes_no_bit(dtype):
     """A gradient that will be differentiated again is the same gradient."""
     positions = values((40,), "cpu", dtype).requires_grad_()
@@ -214,7 +214,7 @@ def test_anomaly_mode():
         (posenc_ext.window_bias(table, [2, 2]) * float("nan")).sum().backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@each("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
 def test_forward_mode_keeps_dtype(op, dtype):
     sample, name = sample_of(op, dtype), op.differentiable[0]

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from op_db import OPS
-from support import same_bits
+from support import same_bits, seed
 from test_determinism import levels, under
 from torch import Tensor
 
@@ -50,11 +50,11 @@ def run_all() -> None:
     for op in OPS:
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             for sample in op.samples("cpu", dtype):
-                torch.manual_seed(1)
+                seed(1)
                 expected = op(sample).clone()
                 for move in (partial(fenced, at_start=False), partial(fenced, at_start=True), at_odd_address):
                     moved = {name: move(t) for name, t in sample.tensors().items()}
-                    torch.manual_seed(1)
+                    seed(1)
                     assert same_bits(op(sample, **moved), expected), f"{op.name} {dtype} {sample.name}"
     print("done")
 

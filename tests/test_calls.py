@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import Calls, same_bits
+from support import Calls, each, same_bits
 from torch.overrides import TorchFunctionMode
 
 import posenc_ext
@@ -36,7 +36,7 @@ def offset_calls():
     yield posenc_ext.add_sinusoidal(x, start=torch.tensor([5, 5])), lambda: op(x, 5)
 
 
-@pytest.mark.parametrize("calls", [bias_calls, embedding_calls, offset_calls])
+@each("calls", [bias_calls, embedding_calls, offset_calls])
 def test_by_position_and_by_name(calls):
     for number, (expected, call) in enumerate(calls()):
         assert same_bits(call(), expected), number
@@ -67,7 +67,7 @@ def test_modes_see_the_op():
     assert calls.names == ["posenc_ext.window_bias"]
 
 
-@pytest.mark.parametrize(
+@each(
     "make",
     [
         lambda **options: posenc_ext.sinusoidal_table(2, 4, **options),

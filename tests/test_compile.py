@@ -3,28 +3,27 @@
 import pytest
 import torch
 from everything import Everything, values_and_gradients
-from support import cases, costly, function_of, same_bits
+from support import costly, each, function_of, same_bits, walk
 from torch._dynamo import compiled_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import posenc_ext
 
 
-@pytest.fixture(autouse=True)
-def _fresh_compiler():
+def one_graph(function, **options):
+    """By a compiler that has seen nothing before, in one graph."""
     torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, **options)
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize(("op", "sample"), cases("compile", dtypes=(torch.float32,), keep=costly))
+@each("dynamic", [False, True], ids=["static", "dynamic"])
+@walk("compile", dtypes=(torch.float32,), keep=costly)
 def test_graph_capture(op, sample, dynamic):
     """Every op, with its backward, goes whole into the graphs of AOT autograd."""
     tensors = sample.tensors()
     names = tuple(name for name in op.gradients(sample) if tensors[name].is_floating_point())
     function = function_of(op, sample, names)
-    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    compiled = one_graph(function, dynamic=dynamic, backend="aot_eager")
     leaves = [tensors[name].detach().clone().requires_grad_() for name in names]
     expected, actual = function(*leaves), compiled(*leaves)
     assert same_bits(actual, expected)
@@ -33,12 +32,12 @@ def test_graph_capture(op, sample, dynamic):
         assert all(map(same_bits, *gradients))
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@each("dynamic", [False, True], ids=["static", "dynamic"])
 def test_inductor(dynamic):
     """The default backend, on every public op and the arithmetic between them."""
     module = Everything()
     counter = CompileCounterWithBackend("inductor")
-    compiled = torch.compile(module, fullgraph=True, dynamic=dynamic, backend=counter)
+    compiled = one_graph(module, dynamic=dynamic, backend=counter)
     graphs = []
     for sizes in [(2, 4, 6), (3, 5, 6)] if dynamic else [(2, 4, 6)]:
         actual, expected = (values_and_gradients(m, *sizes) for m in (compiled, module))
@@ -90,11 +89,11 @@ def alibi(size, x):
 FUNCTIONS = [table, timesteps, add, add_offsets, embed, bias, t5, gather, alibi]
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+@each("function", FUNCTIONS)
 def test_a_new_size_needs_no_new_graph(function):
     """Lengths, offsets and windows are symbolic; dim is a constant of the model."""
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=counter)
+    compiled = one_graph(function, dynamic=True, backend=counter)
     graphs = []
     for size in (4, 6, 10):
         x = torch.randn((2 * size - 1) * (2 * size + 1), size + 2, 8, requires_grad=True)
@@ -108,21 +107,20 @@ def test_a_new_size_needs_no_new_graph(function):
 
 
 def test_errors_at_capture():
-    compiled = torch.compile(posenc_ext.window_bias, fullgraph=True, backend="aot_eager")
+    compiled = one_graph(posenc_ext.window_bias, backend="aot_eager")
     with pytest.raises(Exception, match="table must have 9 rows for window \\[2, 2\\], got 8"):
         compiled(torch.ones(8, 2), [2, 2])
 
 
-@pytest.mark.parametrize("length", [64, 640], ids=["seed", "mask"])
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_dropout_drops_the_same_in_backward(backend, length):
-    """Forward and backward are compiled apart: both must use the one seed, or mask, that was drawn."""
+@each("backend", ["aot_eager", "inductor"])
+def test_dropout_drops_the_same_in_backward(backend):
+    """Forward and backward are compiled separately: both must use the one seed that was drawn."""
 
     def function(x):
         return posenc_ext.add_sinusoidal(x, x_scale=3.0, dropout_p=0.5, training=True)
 
-    compiled = torch.compile(function, fullgraph=True, backend=backend)
-    x = torch.full((4, length, 32), 5.0, requires_grad=True)
+    compiled = one_graph(function, backend=backend)
+    x = torch.full((4, 64, 32), 5.0, requires_grad=True)
     outputs = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)

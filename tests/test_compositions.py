@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from support import same_bits
+from support import each, same_bits
 from torch.nn import functional as F
 
 import posenc_ext
@@ -41,8 +41,8 @@ def positions_one_by_one(tokens, padding_idx, past_length):
     return rows
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
-@pytest.mark.parametrize(("padding_idx", "past_length"), [(0, 0), (1, 0), (3, 7)])
+@each("dtype", [torch.int64, torch.int32, torch.uint8])
+@each(("padding_idx", "past_length"), [(0, 0), (1, 0), (3, 7)])
 def test_padding_positions(dtype, padding_idx, past_length):
     tokens = torch.randint(0, 5, (6, 9)).to(dtype)
     for given in (tokens, tokens.t().contiguous().t(), tokens[:, :0]):
@@ -110,7 +110,7 @@ def cell_of_positional_encodings(position, dim, base):
     return row[:dim]
 
 
-ORDERS = pytest.mark.parametrize(
+ORDERS = each(
     ("order", "cell", "size", "dim"),
     [
         ("mae", cell_of_mae, [3, 5], 16),
@@ -129,8 +129,8 @@ ORDERS = pytest.mark.parametrize(
 
 
 @ORDERS
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("scale", "base"), [(None, 10000.0), ([0.25, 3.0, 1.5], 50.0)])
+@each("dtype", DTYPES)
+@each(("scale", "base"), [(None, 10000.0), ([0.25, 3.0, 1.5], 50.0)])
 def test_grid_cell_by_cell(order, cell, size, dim, dtype, scale, base):
     factors = (scale or [1.0] * 3)[: len(size)]
     steps = [torch.arange(s, dtype=torch.float64) * f for s, f in zip(size, factors, strict=True)]
@@ -169,9 +169,9 @@ def test_grid_of_moco_v3_as_it_is_written():
 MASK = torch.tensor([[[1, 1, 0], [1, 1, 0]], [[1, 1, 1], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("mask_dtype", [torch.bool, torch.int64])
-@pytest.mark.parametrize(("normalize", "scale"), [(False, 1.0), (True, 2 * math.pi), (True, 100.0)])
+@each("dtype", DTYPES)
+@each("mask_dtype", [torch.bool, torch.int64])
+@each(("normalize", "scale"), [(False, 1.0), (True, 2 * math.pi), (True, 100.0)])
 def test_detr_cell_by_cell(dtype, mask_dtype, normalize, scale):
     features, base = 6, 20.0
     exact = torch.empty(3, 2 * features, 2, 3, dtype=torch.float64)
@@ -201,9 +201,9 @@ def test_detr_of_an_empty_map():
 # Resampling
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("prefix", [0, 2])
-@pytest.mark.parametrize(
+@each("dtype", DTYPES)
+@each("prefix", [0, 2])
+@each(
     ("mode", "antialias", "align_corners"),
     [("bicubic", True, False), ("bicubic", False, True), ("bilinear", True, False), ("nearest", True, False)],
 )
@@ -231,7 +231,7 @@ def test_position_embedding_is_resampled_as_an_image(dtype, prefix, mode, antial
     )
 
 
-@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@each("mode", ["bicubic", "bilinear"])
 def test_resampling_is_that_of_interpolate(mode):
     sizes = ((1, 1), (1, 6), (2, 9), (5, 7), (8, 3), (16, 16))
     for old, new, antialias, align_corners in itertools.product(sizes, sizes, (False, True), (False, True)):
@@ -257,8 +257,8 @@ def test_the_same_size_is_the_same_tensor():
     assert posenc_ext.resample_window_table(table, [2, 4], [2, 4]) is table
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("prefix", [0, 1])
+@each("dtype", DTYPES)
+@each("prefix", [0, 1])
 def test_window_table_is_resampled_as_an_image_a_head(dtype, prefix):
     table = torch.randn(7 * 5 + 3 * prefix, 2).to(dtype)
     actual = posenc_ext.resample_window_table(table, [4, 3], [2, 6], prefix)
@@ -274,9 +274,7 @@ def test_window_table_is_resampled_as_an_image_a_head(dtype, prefix):
     posenc_ext.window_bias(actual, [2, 6], prefix_tokens=prefix)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [([3], [6]), ([4, 3], [4, 5]), ([2, 3, 4], [3, 5, 2]), ([8, 7, 7], [8, 7, 9])], ids=str
-)
+@each(("old", "new"), [([3], [6]), ([4, 3], [4, 5]), ([2, 3, 4], [3, 5, 2]), ([8, 7, 7], [8, 7, 9])])
 def test_window_table_is_resampled_along_each_axis(old, new):
     cells = [2 * size - 1 for size in old]
     table = torch.randn(math.prod(cells), 2, dtype=torch.float64)
@@ -326,20 +324,20 @@ def test_every_composition_is_called_here():
 
 
 @scripted
-@pytest.mark.parametrize("name", CALLS)
+@each("name", CALLS)
 def test_scripted_is_the_same(name):
     function = getattr(posenc_ext, name)
     assert same_bits(torch.jit.script(function)(*CALLS[name]), function(*CALLS[name]))
 
 
 @scripted
-@pytest.mark.parametrize(("order", "size"), [("cogvideox", [2, 3, 4]), ("monai", [2, 3, 4]), ("mae", [3, 2])])
+@each(("order", "size"), [("cogvideox", [2, 3, 4]), ("monai", [2, 3, 4]), ("mae", [3, 2])])
 def test_scripted_grids(order, size):
     actual = torch.jit.script(posenc_ext.sinusoidal_grid)(size, 48, order)
     assert same_bits(actual, posenc_ext.sinusoidal_grid(size, 48, order))
 
 
-@pytest.mark.parametrize("name", CALLS)
+@each("name", CALLS)
 def test_compiles_to_one_graph(name):
     function = getattr(posenc_ext, name)
     torch._dynamo.reset()
@@ -518,7 +516,7 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "arguments", "rule"), ERRORS)
+@each(("name", "arguments", "rule"), ERRORS)
 def test_errors(name, arguments, rule):
     text = re.escape(f"posenc_ext.{name}: {rule}")
     with pytest.raises(ValueError, match=f"^{text}$"):
@@ -526,7 +524,7 @@ def test_errors(name, arguments, rule):
 
 
 @scripted
-@pytest.mark.parametrize("name", CALLS)
+@each("name", CALLS)
 def test_scripted_errors(name):
     arguments, rule = next((a, r) for n, a, r in ERRORS if n == name)
     with pytest.raises(torch.jit.Error, match=re.escape(f"posenc_ext.{name}: {rule}")):
@@ -538,3 +536,11 @@ def test_errors_of_the_ops():
         posenc_ext.sinusoidal_grid([2, 2], 4, base=-1.0)
     with pytest.raises(RuntimeError, match="posenc_ext::sinusoidal: dtype must be"):
         posenc_ext.detr_sine(MASK, 4, dtype=torch.int64)
+
+
+def test_window_index_is_that_of_the_reference():
+    for window in ([3], [2, 3], [4, 1, 2], [1, 1]):
+        for prefix_tokens in (0, 1):
+            expected = posenc_ext.reference.window_index(window, prefix_tokens=prefix_tokens)
+            actual = compositions.window_index(window, window, prefix_tokens)
+            assert torch.equal(actual, expected), (window, prefix_tokens)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 from op_types import DEVICES, DTYPES, values
-from support import Calls, same_bits
+from support import each, same_bits
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 import posenc_ext
 from posenc_ext import reference
 
-DEVICE = pytest.mark.parametrize("device", DEVICES)
+DEVICE = each("device", DEVICES)
 
 
 def dropped(x, p, seed=None, **options):
@@ -20,7 +20,7 @@ def dropped(x, p, seed=None, **options):
 
 
 @DEVICE
-@pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9, 1 / 65536])
+@each("p", [0.01, 0.1, 0.5, 0.9, 1 / 65536])
 def test_rate(p, device):
     """The share of zeros of 2^22 draws is within five standard deviations of p."""
     x = torch.full((4, 1024, 1024), 10.0, device=device)
@@ -44,8 +44,8 @@ def test_draws_look_independent():
 
 
 @DEVICE
-@pytest.mark.parametrize("shape", [(3, 5, 14), (6, 3, 352)], ids=["odd rows", "rows of lines"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("shape", [(3, 5, 14), (6, 3, 352)], ids=["odd rows", "rows of lines"])
+@each("dtype", DTYPES)
 def test_kept_values_are_scaled_and_the_mask_is_philox(dtype, shape, device):
     """(x * x_scale + encoding) / (1 - p) rounded once where Philox keeps, +0 elsewhere."""
     x = values(shape, device, dtype)
@@ -93,7 +93,7 @@ def test_one_draw_a_call():
 
 
 @DEVICE
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("dtype", DTYPES)
 def test_gradient_uses_the_mask_of_forward(dtype, device):
     x = values((3, 50, 30), device, dtype).requires_grad_()
     y = dropped(x, 0.5, seed=10, x_scale=3.0)
@@ -101,33 +101,21 @@ def test_gradient_uses_the_mask_of_forward(dtype, device):
     assert torch.equal(gradient, torch.where(y == 0, 0.0, 6.0).to(dtype))
 
 
-FEW = 32768  # elements: below, backward draws the mask again
-
-
 def embedded(x, p):
     return posenc_ext.add_position_embedding(x, x[0], dropout_p=p, training=True)
 
 
-@pytest.mark.parametrize("op", [dropped, embedded])
-@pytest.mark.parametrize(
-    ("length", "kept"), [(FEW // 8 - 1, (torch.int64, 1)), (FEW // 8, (torch.uint8, FEW // 8))]
-)
-def test_what_backward_keeps(op, length, kept):
-    """The seed of few elements, a bit for each of many; without a gradient no mask is made."""
-    x = torch.randn(1, length, 8)
-    with Calls() as calls:
-        op(x, 0.5)
-        op(x.requires_grad_(), 0.0)
-    assert "posenc_ext._dropout_mask" not in calls.names
+@each("op", [dropped, embedded])
+def test_backward_saves_the_seed_alone(op):
+    """Whatever the size: the mask is generated again."""
     packed = []
     with saved_tensors_hooks(lambda tensor: packed.append(tensor) or tensor, lambda tensor: tensor):
-        op(x, 0.5)
-    assert [(tensor.dtype, tensor.numel()) for tensor in packed] == [kept]
+        op(torch.randn(1, 5000, 8).requires_grad_(), 0.5)
+    assert [(tensor.dtype, tensor.numel()) for tensor in packed] == [(torch.int64, 1)]
 
 
-@pytest.mark.parametrize("op", [dropped, embedded])
-def test_a_kept_mask_is_that_of_the_seed(op):
-    """The values of a call that keeps no mask, and the gradient of the seed's mask, to any order."""
+@each("op", [dropped, embedded])
+def test_gradients_of_any_order_use_the_mask_of_the_seed(op):
     x = values((3, 1029, 24), "cpu", torch.float64)
     torch.manual_seed(13)
     expected = op(x, 0.3)
@@ -144,8 +132,8 @@ def test_a_kept_mask_is_that_of_the_seed(op):
     assert same_bits(back[1:], kept[1:])
 
 
-def test_a_kept_mask_under_transforms():
-    """torch.func and vmap see the mask as the seed: one for all samples."""
+def test_the_mask_under_transforms():
+    """Under torch.func.grad and vmap a given seed is one mask for all samples."""
     x = values((2, 2, 1029, 24), "cpu", torch.float64)
 
     def loss(x, seed):
@@ -160,8 +148,8 @@ def test_a_kept_mask_under_transforms():
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap loops
-@pytest.mark.parametrize("randomness", ["same", "different"])
-def test_kept_masks_of_samples_under_vmap(randomness):
+@each("randomness", ["same", "different"])
+def test_masks_of_samples_under_vmap(randomness):
     """A mask for all samples, or one for each, as vmap is told; and backward has that of forward."""
     xs = torch.rand(3, 2, 1029, 24) + 2  # no sum rounds to 0
 
@@ -189,7 +177,7 @@ def test_layouts_of_memory_do_not_change_the_mask():
         assert torch.equal(dropped(x, 0.5, seed=11) == 0, expected), threads
 
 
-@pytest.mark.parametrize("use_reentrant", [False, True])
+@each("use_reentrant", [False, True])
 def test_checkpoint_reproduces_the_mask(use_reentrant):
     x = torch.randn(2, 64, 32, requires_grad=True)
 

@@ -4,17 +4,20 @@ import pytest
 import torch
 from op_db import OPS
 from op_types import DEVICES, Sample
-from support import requiring_gradients
+from support import looped, requiring_gradients
 
 
-def errors(keep=lambda op: True) -> list:
-    parameters = []
-    for op in OPS:
+def each_error(keep=lambda op: True):
+    """A test of (op, error): per op, a loop over its errors on every device and on Meta."""
+
+    def errors(given):
         for device in (*DEVICES, "meta"):
-            for error in op.errors(device):
-                if keep(op):
-                    parameters.append(pytest.param(op, error, id=f"{op.name}-{device}-{error.name}"))
-    return parameters
+            for error in given["op"].errors(device):
+                yield f"{device} {error.name}", {**given, "error": error}
+
+    ops = [op for op in OPS if keep(op)]
+    walked = pytest.mark.parametrize("op", ops, ids=lambda op: op.name)
+    return lambda test: walked(looped(test, ("op", "error"), errors, outer=("op",)))
 
 
 def text_of(call, inputs) -> str:
@@ -23,17 +26,17 @@ def text_of(call, inputs) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("op", "error"), errors())
+@each_error()
 def test_text(op, error):
     assert text_of(op.overload, error.inputs) == error.text
 
 
-@pytest.mark.parametrize(("op", "error"), errors(keep=lambda op: op.wrapper))
+@each_error(keep=lambda op: op.wrapper)
 def test_wrapper_raises_the_same(op, error):
     assert text_of(op.wrapper, error.inputs) == error.text
 
 
-@pytest.mark.parametrize(("op", "error"), errors(keep=lambda op: op.differentiable))
+@each_error(keep=lambda op: op.differentiable)
 def test_same_text_under_autograd(op, error):
     """With an argument that requires gradients the call takes the Autograd kernel first."""
     inputs = requiring_gradients(op, Sample(error.name, error.inputs)).inputs

@@ -6,25 +6,17 @@ from fractions import Fraction
 import exact
 import mpmath
 import numpy as np
-import pytest
 import torch
+from exact import HALVES_AND_FLOAT32, SPECS
 from op_types import DTYPES
-from support import same_bits
+from support import each, same_bits, seed
 
 import posenc_ext
 from posenc_ext import reference
 
-HALVES_AND_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16)
-SPECS = {
-    "transformer": {"dim": 512},
-    "tensor2tensor": {"dim": 256, "freq_shift": 1.0, "layout": "concat"},
-    "diffusion": {"dim": 320, "freq_shift": 1.0, "scale": 1000.0, "layout": "concat_cos_first"},
-    "base500": {"dim": 64, "base": 500.0, "scale": 0.37},
-}
 
-
-@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
-@pytest.mark.parametrize("name", SPECS)
+@each("dtype", HALVES_AND_FLOAT32)
+@each("name", SPECS)
 def test_sinusoids_are_correctly_rounded(name, dtype):
     positions, columns, turns, cosine = exact.sampled(20_000, SPECS[name], seed=1)
     actual = exact.encoded(positions, columns, SPECS[name], dtype)
@@ -33,15 +25,15 @@ def test_sinusoids_are_correctly_rounded(name, dtype):
     assert largest <= 0.5 + 1e-6
 
 
-@pytest.mark.parametrize("name", SPECS)
+@each("name", SPECS)
 def test_float64_is_within_an_ulp(name):
     positions, columns, turns, cosine = exact.sampled(2_000, SPECS[name], seed=2)
     actual = exact.encoded(positions, columns, SPECS[name], torch.float64)
     assert exact.ulp_errors_float64(actual, turns, cosine).max() <= 1
 
 
-@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
-@pytest.mark.parametrize("name", SPECS)
+@each("dtype", HALVES_AND_FLOAT32)
+@each("name", SPECS)
 def test_positions_near_zero_are_correctly_rounded(name, dtype):
     """Whole positions below 1024, as diffusion timesteps are: their angles are added to kept ones."""
     spec = SPECS[name]
@@ -59,7 +51,7 @@ def test_positions_near_zero_are_correctly_rounded(name, dtype):
     assert largest <= 0.5 + 1e-6
 
 
-@pytest.mark.parametrize("position", [1, -3, 12_345, 2**20, 2**24, 2.0**-20, 0.3])
+@each("position", [1, -3, 12_345, 2**20, 2**24, 2.0**-20, 0.3])
 def test_rising_frequencies_at_any_angle(position):
     """With a base below 1 the last frequency is the largest: angles are beyond every fast reduction there."""
     dim, base = 32, 1e-13
@@ -74,7 +66,7 @@ def test_rising_frequencies_at_any_angle(position):
         assert (actual - torch.tensor(expected, dtype=torch.float64)).abs().max() <= unit + frequency_error
 
 
-@pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@each("source", [torch.float32, torch.bfloat16, torch.float16])
 def test_fractional_positions_are_read_exactly(source):
     """Diffusion timesteps in a half type: the encoding is that of the number which the half type holds."""
     spec = SPECS["diffusion"]
@@ -107,21 +99,21 @@ def table_errors(length: int, start: int, spec: dict, dtype: torch.dtype) -> tup
 
 
 # Short tables are made row by row, longer ones by angle addition.
-@pytest.mark.parametrize("length", [41, 97])
-@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
-@pytest.mark.parametrize("start", [0, 4096, -45, 2**24 - 40])
+@each("length", [41, 97])
+@each("dtype", HALVES_AND_FLOAT32)
+@each("start", [0, 4096, -45, 2**24 - 40])
 def test_tables_are_correctly_rounded(start, dtype, length):
     assert table_errors(length, start, {"dim": 258}, dtype)[1] == 0
 
 
-@pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
+@each("name", SPECS)
+@each("dtype", HALVES_AND_FLOAT32)
 def test_tables_of_all_conventions_are_correctly_rounded(name, dtype):
     assert table_errors(70, 2**20 - 7, SPECS[name], dtype)[1] == 0
 
 
-@pytest.mark.parametrize("numerator", [1, 3, 355 / 113 * 2])
-@pytest.mark.parametrize("offset", [0.0, 1e-9, -3e-7, 2e-5])
+@each("numerator", [1, 3, 355 / 113 * 2])
+@each("offset", [0.0, 1e-9, -3e-7, 2e-5])
 def test_table_values_near_zero(numerator, offset):
     """Scales of nearly a quarter turn a position: in every row one of the two values is tiny."""
     spec = {"dim": 2, "scale": math.pi / 2 * numerator + offset}
@@ -131,17 +123,18 @@ def test_table_values_near_zero(numerator, offset):
         assert wrong == 0
 
 
-@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT32, ids=str)
-@pytest.mark.parametrize("start", [0, 2**24 - 40])
-def test_sums_are_rounded_once(start, dtype):
-    """x * x_scale + encoding in float64, then one rounding; float64's own error may decide a tie."""
-    batch, length, dim, x_scale = 3, 40, 128, 128**0.5
+def encodings(start: int, length: int, dim: int) -> np.ndarray:
     frequency = exact.frequencies(dim)
     turns = [exact.phase(p, frequency[c // 2]) for p in range(start, start + length) for c in range(dim)]
-    encoding = exact.sines(turns, [c % 2 == 1 for _ in range(length) for c in range(dim)]).reshape(
-        length, dim
-    )
-    x = torch.randn(batch, length, dim).to(dtype)
+    return exact.sines(turns, [c % 2 == 1 for _ in range(length) for c in range(dim)]).reshape(length, dim)
+
+
+@each("start", [0, 2**24 - 40])
+def test_sums_are_rounded_once(start):
+    """x * x_scale + encoding in float64, then one rounding; float64's own error may decide a tie."""
+    batch, length, dim, x_scale, dtype = 3, 40, 128, 128**0.5, torch.float32
+    encoding = encodings(start, length, dim)
+    x = torch.randn(batch, length, dim)
     scaled = x.to(torch.float64).numpy() * x_scale
     doubt = 2.0**-50 * (np.abs(scaled) + np.abs(encoding))
     below, above = (exact.rounded(scaled + encoding + side * doubt, dtype) for side in (-1, 1))
@@ -150,7 +143,43 @@ def test_sums_are_rounded_once(start, dtype):
     assert np.all((actual == below) | (actual == above))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def half_sum_errors(
+    actual: torch.Tensor, x: torch.Tensor, x_scale: float, addend: np.ndarray, kept: float = 1.0
+) -> np.ndarray:
+    """Errors of sums of a half type where they are finite, in units of the bound of core/sums.h."""
+    with np.errstate(all="ignore"):
+        scaled = x.to(torch.float64).numpy() * x_scale
+        value = (scaled + addend) * kept
+        result = actual.to(torch.float64).numpy()
+        fine = np.isfinite(value) & (np.abs(value) < torch.finfo(x.dtype).max)
+        unit = exact.ulp(np.where(fine, value, 1.0), x.dtype)
+        bound = 0.501 * unit + 2.0**-24 * (np.abs(scaled) + np.abs(addend)) * kept + 2.0**-149 * kept
+        return (np.abs(result - value) / bound)[fine]
+
+
+@each("p", [0.0, 0.1, 0.97])
+@each("dtype", [torch.float16, torch.bfloat16])
+@each("start", [0, 2**24 - 40])
+def test_half_sums_are_within_their_bound(start, dtype, p):
+    """Sums of every size: x * x_scale far below the encodings, far beyond them, and about -1 times them."""
+    length, dim = 40, 128
+    encoding = encodings(start, length, dim)
+    generator = torch.Generator().manual_seed(5)
+    sizes = 2.0 ** torch.arange(-12.0, 13.0)[:, None, None]
+    x = torch.randn(len(sizes), length, dim, generator=generator) * sizes
+    x = torch.cat([x, -torch.from_numpy(encoding)[None].expand(8, -1, -1)]).to(dtype)
+    for x_scale in (1.0, 1 / 3, 128**0.5, 1 + 2.0**-9 + 2.0**-40, -(2.0**-30), 0.0):
+        seed = torch.tensor([1])
+        actual = torch.ops.posenc_ext._add_sinusoidal(
+            x, None, start, x_scale, 10000.0, 0.0, "interleaved", "error", True, p, seed
+        )
+        kept = reference.dropout_mask(x.shape, p, seed)
+        addend = np.broadcast_to(encoding, x.shape)[kept.numpy()]
+        errors = half_sum_errors(actual[kept], x[kept], x_scale, addend, 1 / (1 - p))
+        assert errors.max() <= 1, x_scale
+
+
+@each("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_are_not_rounded_by_way_of_float32(dtype):
     """Values that float32 rounds to a tie, from where a second rounding may go to the wrong side."""
     positions = torch.arange(2**20)
@@ -162,12 +191,6 @@ def test_half_types_are_not_rounded_by_way_of_float32(dtype):
 
     step = torch.finfo(dtype).eps / 2
     x_scale = 1 + step + 2.0**-40  # above a tie between 1 and 1 + 2 step, by less than float32 can tell
-    x = torch.ones(1, 1, 2, dtype=dtype, requires_grad=True)
-    y = posenc_ext.add_sinusoidal(x, x_scale=x_scale)
-    assert y[0, 0, 0].item() == 1 + 2 * step
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    assert (gradient == 1 + 2 * step).all()
-
     positions = torch.zeros(1, dtype=dtype, requires_grad=True)
     sine = posenc_ext.sinusoidal(positions, 2, scale=x_scale)[0, 0]
     for create_graph in (False, True):
@@ -176,102 +199,45 @@ def test_half_types_are_not_rounded_by_way_of_float32(dtype):
 
 
 def strided(x: torch.Tensor) -> torch.Tensor:
-    """The same values with their channels apart: kernels take them one by one, in float64."""
+    """The same values with their channels apart: kernels load them one by one."""
     return torch.stack([x, x], -1)[..., 0]
 
 
 def same_as_strided(x: torch.Tensor, **options) -> bool:
     results = []
     for form in (x, strided(x)):
-        torch.manual_seed(1)
+        seed(1)
         results.append(posenc_ext.add_sinusoidal(form, **options))
     return same_bits(*results)
 
 
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.9, 0.97])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_types_round_as_in_float64_near_ties(dtype, p):
-    """Rows of whole lines are summed in float32 where core/near_sum.h says that it rounds alike."""
-    info, step = torch.finfo(dtype), torch.finfo(dtype).eps / 2
-    powers = 2.0 ** torch.arange(-30.0, 31.0, dtype=torch.float64)
-    special = torch.tensor(
-        [0.0, -0.0, math.inf, -math.inf, math.nan, info.max, -info.max, info.tiny, info.tiny / 8]
-    )
-    near_one = 1 + 2 * step * torch.arange(-20, 20)
-    x = torch.cat([powers, -powers, special.double(), near_one, -near_one]).to(dtype)
-    x = x.repeat_interleave(2)  # beside a sine and a cosine, which are 0 and 1 at position 0
-    x = torch.nn.functional.pad(x, (0, -len(x) % 64), value=1.0).view(-1, 1, 64)
-    ties = [1.0, 1 + 3 * step, 1 + 63 * step]
-    ties += [1 + 2.0**-j for j in range(1, round(-math.log2(step)) + 1)]  # of subnormals, and of others
-    sides = [side * 2.0**-bits for bits in range(18, 53, 2) for side in (-1, 1)]
-    for x_scale in [tie * (1 + side) * (1 - p) for tie in ties for side in sides]:
-        assert same_as_strided(x, x_scale=x_scale, dropout_p=p, training=True), x_scale
-    for x_scale in (0.0, 2.0**-70, 2.0**70, 1e-300, 1e300, -3.0):
-        assert same_as_strided(x, x_scale=x_scale, dropout_p=p, training=True), x_scale
-
-
-def test_a_scale_of_few_bits_in_float32_is_in_doubt():
-    """Its product with a large bfloat16 is no small number."""
-    x = (torch.arange(128.0, 256.0) * 2.0**119).to(torch.bfloat16).repeat_interleave(2).view(4, 1, 64)
-    for x_scale in (2.0**-134 / odd for odd in range(3, 41, 2)):
-        assert same_as_strided(x, x_scale=x_scale), x_scale
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_float32_sums_a_unit_from_a_tie_are_in_doubt(dtype):
-    """The margin of core/near_sum.h: sums that float32 puts a unit in the last place beyond a tie."""
-    dim, length, count, p = 64, 120, 2**20, 0.9
-    rng = np.random.default_rng(0)
-    table = posenc_ext.sinusoidal_table(length, dim, dtype=torch.float64).numpy() * (1 / (1 - p))
-    position = rng.integers(1, length, count)
-    encoding = table[position, rng.integers(0, dim, count)]
-    eps = torch.finfo(dtype).eps
-    x = (1 + eps * rng.integers(0, round(1 / eps), count)) * 2.0 ** rng.integers(-3, 4, count)
-    power = 2.0 ** rng.integers(-13, 0, count)
-    unit, tie = power * 2.0**-24, power * (1 - eps / 4) * rng.choice([-1, 1], count)
-    scale = (tie + unit * rng.uniform(-2e-6, 2e-6, count) - encoding) / x
-
-    def fused(s, e):  # x, s and e are floats: the products are exact in float64
-        return (x.astype(np.longdouble) * s + e).astype(np.float32)
-
-    def parts(value):
-        high = value.astype(np.float32)
-        return high, (value - high).astype(np.float32)
-
-    (s_hi, s_lo), (e_hi, e_lo) = parts(scale), parts(encoding)
-    beyond = (fused(s_hi, e_hi) + fused(s_lo, e_lo) - tie) / unit
-    exact_beyond = (x.astype(np.longdouble) * scale + encoding - tie) / unit
-    hard = np.flatnonzero((np.abs(beyond) == 1) & (np.sign(beyond) != np.sign(exact_beyond)))
-    assert len(hard) >= 20
-    for i in hard[:200]:
-        rows = torch.full((64, 1, dim), x[i]).to(dtype)  # so many that dropout keeps some
-        options = {"start": int(position[i]), "x_scale": scale[i] * (1 - p), "dropout_p": p}
-        assert same_as_strided(rows, training=True, **options), (x[i], options)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_every_half_is_scaled_as_in_float64(dtype):
-    """Whole lines of BFloat16 are scaled in float32 where core/near_sum.h says that it rounds alike."""
+@each("p", [0.0, 0.9])
+@each("dtype", [torch.float16, torch.bfloat16])
+def test_every_half_is_scaled_within_the_bound(dtype, p):
+    """Rows and single elements alike; scales that float32 does not hold are applied in float64."""
     x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
-    apart = x.new_empty(len(x), 2)[:, 0].copy_(x)  # no whole lines
-    seed = torch.zeros(1, dtype=torch.int64)
-    step = torch.finfo(dtype).eps / 2
-    near_ties = [
-        (1 + odd * step) * (1 + side * 2.0**-bits)
-        for odd in (0, 1, 3, 63)
-        for bits in range(20, 53, 2)
-        for side in (-1, 1)
-    ]
-    extremes = [0.0, -3.0, 2.0**-8, 1 / 3, 2.0**-64, 2.0**-65, 2.0**64, 2.0**65, 2.0**-130 / 3, 1e-300, 1e300]
-    random = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for scale in [*near_ties, *extremes, *random.tolist()]:
-        results = [torch.ops.posenc_ext._scale_dropout(form, scale, 0.0, seed) for form in (x, apart)]
+    seed, step = torch.tensor([1]), torch.finfo(dtype).eps / 2
+    kept = reference.dropout_mask(x.shape, p, seed)
+    near_ties = [(1 + odd * step) * (1 + side * 2.0**-30) for odd in (1, 3, 63) for side in (-1, 1)]
+    random = torch.rand(20, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).tolist()
+    for scale in [*near_ties, *random, 0.0, -3.0, 2.0**-8, 1 / 3, 2.0**-50, 2.0**50]:
+        results = [torch.ops.posenc_ext._scale_dropout(form, scale, p, seed) for form in (x, strided(x))]
         assert same_bits(*results), scale
+        errors = half_sum_errors(results[0][kept], x[kept], scale, np.zeros(()), 1 / (1 - p))
+        assert errors.max() <= 1, scale
+    for scale in (2.0**-70, 2.0**-134 / 3, 2.0**-134 / 37, 2.0**70, -1e300, 1e-300):
+        result = torch.ops.posenc_ext._scale_dropout(x, scale, p, seed)
+        expected = reference.round_once(x.double() * scale * (1 / (1 - p)), dtype)
+        assert same_bits(result.where(~result.isnan(), 0), expected.where(kept & ~expected.isnan(), 0)), scale
+        sums = posenc_ext.add_sinusoidal(x.view(-1, 1, 64), x_scale=scale).view(-1)
+        cosine = torch.arange(len(x)) % 2
+        expected = reference.round_once(x.double() * scale + cosine, dtype)
+        assert same_bits(sums.where(~sums.isnan(), 0), expected.where(~expected.isnan(), 0)), scale
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("p", [0.0, 0.1])
-@pytest.mark.parametrize("dtype", [torch.float64, *HALVES_AND_FLOAT32], ids=str)
+@each("batch_first", [True, False])
+@each("p", [0.0, 0.1])
+@each("dtype", [torch.float64, *HALVES_AND_FLOAT32])
 def test_rows_of_lines_are_those_of_single_elements(dtype, p, batch_first):
     x = torch.randn(7, 300, 512).to(dtype)
     assert same_as_strided(x, x_scale=512**0.5, batch_first=batch_first, dropout_p=p, training=True)
@@ -284,8 +250,8 @@ def test_rows_past_the_caches_are_the_same():
     assert same_bits(out, torch.cat([posenc_ext.add_sinusoidal(part, x_scale=3.0) for part in x.split(1)]))
 
 
-@pytest.mark.parametrize(("dim", "odd"), [(64, "error"), (65, "zero"), (65, "sin")])
-@pytest.mark.parametrize("layout", ["interleaved", "concat", "concat_cos_first"])
+@each(("dim", "odd"), [(64, "error"), (65, "zero"), (65, "sin")])
+@each("layout", ["interleaved", "concat", "concat_cos_first"])
 def test_kept_encodings_are_those_of_sinusoidal(layout, dim, odd):
     """The first 65536 / dim positions are kept: those on both sides of that end, and negative ones."""
     options = {"layout": layout, "odd": odd}
@@ -314,7 +280,7 @@ def test_the_oracle_against_mpmath():
                 assert abs(float(precise) - float(true)) <= 2.0**-53 * abs(float(true))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("dtype", DTYPES)
 def test_the_rounding_of_the_oracles(dtype):
     """Both oracles round once, to even: ties, and values within 2^-40 of a tie."""
     digits = exact.FORMATS[dtype][0]
@@ -401,10 +367,9 @@ def test_t5_buckets_over_many_configurations(capsys):
     assert distances > 5_000_000
 
 
-@pytest.mark.parametrize("batch_first", [True, False], ids=["batch-first", "length-first"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_whole_lines_in_place(dtype, batch_first):
-    """Lines of which float32 leaves a doubt are summed in float64 from x, which may be where the sum goes."""
+@each("batch_first", [True, False], ids=["batch-first", "length-first"])
+@each("dtype", [torch.float16, torch.bfloat16])
+def test_sums_in_place(dtype, batch_first):
     x = torch.randn(40, 40, 512, generator=torch.Generator().manual_seed(8)).to(dtype)
     options = {"x_scale": 512**0.5, "batch_first": batch_first}
     expected = posenc_ext.add_sinusoidal(x, **options)

@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 from everything import Everything, inputs
-from support import cases, costly, function_of, same_bits
+from support import costly, function_of, same_bits, walk
 
 SIZES = [(2, 4, 6), (5, 9, 6)]
 
@@ -36,7 +36,7 @@ def test_dynamic_sizes():
         assert same_bits(loaded.module()(*plain_inputs(*sizes), 3), expected)
 
 
-@pytest.mark.parametrize(("op", "sample"), cases("export", dtypes=(torch.bfloat16,), keep=costly))
+@walk("export", dtypes=(torch.bfloat16,), keep=costly)
 def test_every_op(op, sample):
     names = tuple(sample.tensors())
     function = function_of(op, sample, names)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from op_db import OPS
 from op_types import DTYPES, layouts, values
-from support import cases, check_against_reference, same_bits
+from support import check_against_reference, each, same_bits, seed, walk
 
 import posenc_ext
 
 
-@pytest.mark.parametrize(("op", "sample"), cases())
+@walk()
 def test_values_are_those_of_the_reference(op, sample):
     actual = op(sample)
     check_against_reference(op, sample, actual)
@@ -17,15 +17,15 @@ def test_values_are_those_of_the_reference(op, sample):
         assert actual.is_contiguous()
 
 
-@pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32,), keep=lambda op, sample: op.wrapper))
+@walk(dtypes=(torch.float32,), keep=lambda op, sample: op.wrapper)
 def test_wrapper_is_the_op(op, sample):
-    torch.manual_seed(1)
+    seed(1)
     expected = op(sample)
-    torch.manual_seed(1)
+    seed(1)
     assert same_bits(op.wrapper(**sample.inputs), expected)
 
 
-@pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32, torch.bfloat16)))
+@walk(dtypes=(torch.float32, torch.bfloat16))
 def test_meta_gives_shape_stride_and_dtype(op, sample):
     actual = op(sample)
     moved = {name: tensor.to("meta") for name, tensor in sample.tensors().items()}
@@ -42,14 +42,14 @@ def reads_tensors(op, sample):
     return bool(sample.tensors()) and not op.writes_out
 
 
-@pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float16,), keep=reads_tensors))
+@walk(dtypes=(torch.float16,), keep=reads_tensors)
 def test_arguments_are_left_alone(op, sample):
     before = {name: tensor.clone() for name, tensor in sample.tensors().items()}
     op(sample)
     assert all(same_bits(tensor, before[name]) for name, tensor in sample.tensors().items())
 
 
-@pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32,)))
+@walk(dtypes=(torch.float32,))
 def test_positional_arguments_and_defaults(op, sample):
     """What the schema lets stand without a name can stand so, and a default can be left out."""
     positional, named = [], {}
@@ -83,7 +83,7 @@ def test_default_dtype():
     assert posenc_ext.sinusoidal(positions.to(torch.float32), 4).dtype is torch.float32
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("dtype", DTYPES)
 def test_out_writes_its_tensor_and_nothing_else(dtype):
     expected = posenc_ext.sinusoidal_table(6, 10, start=3, dtype=dtype)
     memory = torch.full((8, 24), 7.0, dtype=dtype)
@@ -101,8 +101,8 @@ def add_out(x, start, **options):
     return (packet.offsets_out if isinstance(start, torch.Tensor) else packet.out)(x, start=start, **options)
 
 
-@pytest.mark.parametrize("start", [3, torch.tensor([5, 0])], ids=["start", "offsets"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("start", [3, torch.tensor([5, 0])], ids=["start", "offsets"])
+@each("dtype", DTYPES)
 def test_add_in_place(dtype, start):
     """out may be x itself, in any layout; of the rest of its memory nothing is written."""
     for _, x in layouts(values((2, 5, 22), "cpu", dtype)):
@@ -200,8 +200,8 @@ def test_out_of_a_wrong_shape_or_layout_is_an_error():
         assert str(caught.value) == f"posenc_ext::sinusoidal_table: {text}"
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
+@each("dtype", DTYPES)
+@each(
     ("dim", "layout", "odd", "beside"),
     [
         (512, "interleaved", "error", 0),
@@ -233,7 +233,7 @@ def test_large_tables_into_touched_memory(dim, layout, odd, beside, dtype):
     assert (again[:, dim:] == 7.0).all()
 
 
-@pytest.mark.parametrize("rows", [32, 100])
+@each("rows", [32, 100])
 def test_large_gather_into_touched_memory(rows):
     """Results that are written past the caches: lines that begin at any byte, between bytes that stay."""
     table, index = torch.randn(rows, 12), torch.randint(0, rows, (2, 481, 483))
@@ -252,8 +252,8 @@ def test_out_must_not_be_the_memory_of_the_index():
         torch.ops.posenc_ext.gather_bias.out(torch.ones(1, 3), index, out=out)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("padding", range(1, 9))
+@each("dtype", DTYPES)
+@each("padding", range(1, 9))
 def test_no_read_or_write_outside_of_views(dtype, padding):
     """Operands that end at any byte offset, between NaNs, give results without NaN."""
     x = torch.full((2 * padding + 2 * 3 * 14,), float("nan"), dtype=dtype)
@@ -268,7 +268,7 @@ def test_no_read_or_write_outside_of_views(dtype, padding):
     assert back.sum().item() == 0.5 * 3 * 36
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("dtype", DTYPES)
 def test_bias_into_memory_that_lies_between_its_tables_rows(dtype):
     """No overlap, but one storage: nothing of the table may be lost, nor anything else be written."""
     memory = torch.full((15, 64), 7.0, dtype=dtype)

@@ -41,4 +41,4 @@ def test_every_machinery_tests_something():
 
 
 def test_the_page_is_this_table():
-    assert PAGE.read_text() == page(), "renew it: python tests/machinery_table.py --write"
+    assert PAGE.read_text() == page(), "renew it: python tools/machinery_table.py --write"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import each
 
 import posenc_ext
 
@@ -105,9 +106,12 @@ RESULTS = {
 }
 
 
-def asks_for_huge_pages(op: str) -> bool:
-    """Whether a result of 64 MiB lies in memory that madvise marked so."""
-    result = RESULTS[op]()
+def ask_for_huge_pages() -> dict[str, bool]:
+    """Whether results of 64 MiB lie in memory that madvise marked so."""
+    return {op: is_marked(make()) for op, make in RESULTS.items()}
+
+
+def is_marked(result: torch.Tensor) -> bool:
     middle = result.data_ptr() + result.nbytes // 2
     inside = False
     for line in Path(SMAPS).read_text().splitlines():
@@ -124,7 +128,6 @@ def asks_for_huge_pages(op: str) -> bool:
     not os.path.exists(SMAPS) or "VmFlags" not in Path(SMAPS).read_text(),
     reason=f"reads flags in {SMAPS}, which are Linux's",
 )
-@pytest.mark.parametrize(("setting", "expected"), [("1", True), ("0", False)])
-@pytest.mark.parametrize("op", RESULTS)
-def test_large_results_ask_for_huge_pages(op, setting, expected):
-    assert in_fresh_process(f"asks_for_huge_pages({op!r})", POSENC_THP=setting) is expected
+@each(("setting", "expected"), [("1", True), ("0", False)])
+def test_large_results_ask_for_huge_pages(setting, expected):
+    assert in_fresh_process("ask_for_huge_pages()", POSENC_THP=setting) == dict.fromkeys(RESULTS, expected)

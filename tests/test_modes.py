@@ -1,14 +1,13 @@
 """Autocast: the ops keep the dtypes they are given, and gradients flow through a mixed model."""
 
-import pytest
 import torch
-from support import cases, costly, same_bits
+from support import costly, each, same_bits, walk
 
 import posenc_ext
 
 
-@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32,), keep=costly))
+@each("lower", [torch.bfloat16, torch.float16])
+@walk(dtypes=(torch.float32,), keep=costly)
 def test_autocast_changes_nothing(op, sample, lower):
     expected = op(sample)
     with torch.autocast("cpu", dtype=lower):

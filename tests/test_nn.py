@@ -1,12 +1,9 @@
 """The modules against the plain PyTorch code they replace (examples/plain_positions.py) and the formulas."""
 
-import copy
 import doctest
 import importlib
-import io
 import itertools
 import math
-import pickle
 import pkgutil
 import re
 import sys
@@ -14,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import same_bits
+from support import each, same_bits
+from test_nn_every import saved_and_loaded
 
 import posenc_ext
 from posenc_ext.reference import round_once
@@ -46,19 +44,7 @@ def embedding(length=5, batch=2, dim=6, dtype=torch.float32):
     return torch.randn(length, batch, dim, dtype=torch.float64).to(dtype)
 
 
-# Module and arguments of its forward, for what every module must do.
-EVERY = pytest.mark.parametrize(
-    ("build", "arguments"),
-    [
-        (sinusoidal, (embedding(),)),
-        (sinusoidal, (embedding(), 3)),
-        (expanded, (8, 12)),
-        (windowed, ()),
-        (with_class_token, ()),
-    ],
-    ids=["sinusoidal", "sinusoidal-step", "expanded", "window", "window-prefix"],
-)
-BIASES = pytest.mark.parametrize(
+BIASES = each(
     ("build", "arguments"),
     [
         (expanded, (4, 4)),
@@ -79,13 +65,6 @@ def pair(build):
     return plain, ours
 
 
-def saved_and_loaded(module):
-    file = io.BytesIO()
-    torch.jit.save(torch.jit.script(module), file)
-    file.seek(0)
-    return torch.jit.load(file)
-
-
 def exact_encoding(emb, positions):
     """emb * sqrt(dim) + sinusoids of the positions [L] in float64, interleaved."""
     dim = emb.shape[-1]
@@ -98,7 +77,7 @@ def exact_encoding(emb, positions):
 # Values
 
 
-@pytest.mark.parametrize("step", [None, 0, 7])
+@each("step", [None, 0, 7])
 def test_sinusoidal_matches_the_classic_module(step):
     plain, ours = pair(lambda source=posenc_ext.nn: sinusoidal(source, dim=64))
     emb = embedding(100, 3, 64)
@@ -109,8 +88,8 @@ def test_sinusoidal_matches_the_classic_module(step):
     assert ((actual - expected).abs() <= bound).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("step", [None, 7])
+@each("dtype", DTYPES)
+@each("step", [None, 7])
 def test_sinusoidal_is_rounded_once(dtype, step):
     emb = embedding(300, 2, 64, dtype)
     actual = sinusoidal(dim=64).to(dtype)(emb, step)
@@ -146,13 +125,13 @@ def test_sinusoidal_takes_any_strides():
 
 
 @BIASES
-@pytest.mark.parametrize("dtype", DTYPES)
+@each("dtype", DTYPES)
 def test_bias_is_the_gather_bit_for_bit(build, arguments, dtype):
     plain, ours = (module.to(dtype) for module in pair(build))
     assert same_bits(ours(*arguments), plain(*arguments))
 
 
-@pytest.mark.parametrize(("h", "w", "H", "W"), [(2, 3, 5, 4), (3, 2, 3, 7), (1, 4, 2, 4)])
+@each(("h", "w", "H", "W"), [(2, 3, 5, 4), (3, 2, 3, 7), (1, 4, 2, 4)])
 def test_expanded_bias_by_its_formula(h, w, H, W):
     """Rectangular grids and sizes that are no multiples, one element at a time."""
     module = posenc_ext.nn.RelativePositionBias(2, h, w)
@@ -190,7 +169,7 @@ def test_bias_gradient_in_float64(build, arguments):
 
 
 @BIASES
-@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@each("dtype", [torch.float32, *HALVES])
 def test_bias_gradient_is_accumulated_wide(build, arguments, dtype):
     """Against the float64 gradient of the same upstream: no more than the sum's rounding and the result's."""
     plain, ours = pair(build)
@@ -205,7 +184,7 @@ def test_bias_gradient_is_accumulated_wide(build, arguments, dtype):
     assert (error <= relative * exact).all()
 
 
-@pytest.mark.parametrize("step", [None, 3])
+@each("step", [None, 3])
 def test_sinusoidal_gradient(step):
     emb = embedding(dtype=torch.float64).requires_grad_()
     out = sinusoidal()(emb, step)
@@ -225,7 +204,7 @@ def test_dropout_gradient_has_the_mask_of_the_result():
 # Dropout
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5])
+@each("p", [0.1, 0.5])
 def test_dropout_in_training(p):
     module, emb = sinusoidal(dim=64, dropout=p), embedding(200, 4, 64)
     kept = module.eval()(emb)
@@ -260,20 +239,12 @@ def test_dropout_is_set_where_the_classic_module_keeps_it():
 # Checkpoints
 
 
-@EVERY
-def test_state_dict_has_parameters_alone(build, arguments):
-    module = build()
-    assert list(module.buffers()) == []
-    assert set(module.state_dict()) == {name for name, _ in module.named_parameters()}
-    assert set(module.state_dict()) <= {"relative_position_bias_table"}
-
-
-@pytest.mark.parametrize("shape", [(5000, 1, 6), (17, 1, 6), (1, 5000, 6), (5000, 6)])
+@each("shape", [(5000, 1, 6), (17, 1, 6), (1, 5000, 6), (5000, 6)])
 def test_pe_of_any_shape_is_dropped(shape):
     sinusoidal().load_state_dict({"pe": torch.zeros(shape)})
 
 
-@pytest.mark.parametrize("build", [expanded, windowed, with_class_token])
+@each("build", [expanded, windowed, with_class_token])
 def test_index_of_any_form_is_dropped(build):
     plain, ours = build(plain_positions), build()
     for index in (plain.relative_position_index, plain.relative_position_index.flatten()):
@@ -294,7 +265,7 @@ def test_checkpoint_of_a_whole_model():
     assert torch.equal(ours["b"][0](), plain["b"][0]())
 
 
-@pytest.mark.parametrize(
+@each(
     ("build", "state", "message"),
     [
         (sinusoidal, {"encoding": torch.zeros(1)}, "Unexpected key"),
@@ -307,7 +278,7 @@ def test_other_keys_stay_strict(build, state, message):
         build().load_state_dict(state)
 
 
-@pytest.mark.parametrize("build", [expanded, windowed])
+@each("build", [expanded, windowed])
 def test_table_starts_small(build):
     torch.manual_seed(0)
     module = build()
@@ -321,36 +292,6 @@ def test_table_starts_small(build):
 # Copies, scripts, graphs
 
 
-@EVERY
-def test_copies_are_equal_and_independent(build, arguments):
-    module = build()
-    expected = module(*arguments).detach().clone()
-    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert same_bits(other(*arguments), expected)
-        with torch.no_grad():
-            for parameter in other.parameters():
-                parameter.zero_()
-    assert same_bits(module(*arguments), expected)
-
-
-@EVERY
-@pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_saved_script_gives_the_same_values_and_gradients(build, arguments):
-    module = build()
-    arguments = [a.clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in arguments]
-    inputs = [*module.parameters(), *(a for a in arguments if isinstance(a, torch.Tensor))]
-    expected = module(*arguments)
-    grad = torch.randn_like(expected)
-    gradients = torch.autograd.grad(expected, inputs, grad)
-    loaded = saved_and_loaded(module)
-    inputs = [*loaded.parameters(), *(a for a in arguments if isinstance(a, torch.Tensor))]
-    for _ in range(3):  # the second call profiles, the third runs optimised
-        actual = loaded(*arguments)
-        assert same_bits(actual, expected)
-        for mine, theirs in zip(torch.autograd.grad(actual, inputs, grad), gradients, strict=True):
-            assert same_bits(mine, theirs)
-
-
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_saved_script_drops_out_in_training_alone():
     emb = embedding(100)
@@ -359,24 +300,7 @@ def test_saved_script_drops_out_in_training_alone():
     assert same_bits(loaded.eval()(emb), sinusoidal()(emb))
 
 
-@EVERY
-def test_compiles_to_one_graph(build, arguments):
-    module = build()
-    arguments = [a.clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in arguments]
-    inputs = [*module.parameters(), *(a for a in arguments if isinstance(a, torch.Tensor))]
-    expected = module(*arguments)
-    grad = torch.randn_like(expected)
-    gradients = torch.autograd.grad(expected, inputs, grad)
-    torch._dynamo.reset()
-    actual = torch.compile(module, fullgraph=True)(*arguments)
-    assert same_bits(actual, expected)
-    for mine, theirs in zip(torch.autograd.grad(actual, inputs, grad), gradients, strict=True):
-        assert same_bits(mine, theirs)
-
-
-@pytest.mark.parametrize(
-    "name", [m.name for m in pkgutil.iter_modules(posenc_ext.nn.__path__) if m.name[0] != "_"]
-)
+@each("name", [m.name for m in pkgutil.iter_modules(posenc_ext.nn.__path__) if m.name[0] != "_"])
 def test_examples_in_docstrings(name):
     result = doctest.testmod(importlib.import_module(f"posenc_ext.nn.{name}"))
     assert result.attempted >= 2
@@ -386,7 +310,7 @@ def test_examples_in_docstrings(name):
 # Errors
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "message"),
     [
         (

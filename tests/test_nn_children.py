@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from support import same_bits
+from support import each, same_bits
 from test_nn_relative_bias import gradients
 from torch import nn
 from torch.ao.quantization import float_qparams_weight_only_qconfig, quantize_dynamic
@@ -58,7 +58,7 @@ def test_what_stands_in_a_child_s_place_is_called():
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook")
-@pytest.mark.parametrize(
+@each(
     "register",
     [
         "register_forward_hook",
@@ -133,7 +133,7 @@ def test_dtype_is_that_of_the_first_floating_parameter():
     assert received == [torch.bfloat16] * 2
 
 
-@pytest.mark.parametrize("sequential", [False, True])
+@each("sequential", [False, True])
 def test_offloaded_children_are_called_where_they_are_executed(sequential):
     """By the attribute of accelerate's hooks; the table of machinery has the hooks themselves."""
     for module, child, arguments in (
@@ -154,7 +154,7 @@ def test_offloaded_children_are_called_where_they_are_executed(sequential):
 # Dropout of the log-coordinate MLP
 
 
-@pytest.mark.parametrize("name", MLP_NAMES)
+@each("name", MLP_NAMES)
 def test_dropout_is_a_child_that_can_be_replaced(name):
     module = log_coordinates(name, dropout=0.5).train()
     assert isinstance(module.dropout, nn.Dropout)
@@ -197,7 +197,7 @@ def children_first(module):
     module.apply(lambda child: child.reset_parameters() if hasattr(child, "reset_parameters") else None)
 
 
-@pytest.mark.parametrize("reset", [whole_loop, owners_of_parameters, parents_first, children_first])
+@each("reset", [whole_loop, owners_of_parameters, parents_first, children_first])
 def test_initial_values_from_every_loop(reset):
     """On the meta device, `to_empty`, then a loop, of the module and of its copies."""
     with torch.device("meta"):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import same_bits
+from support import each, same_bits
 from torch import nn
 
 from posenc_ext.nn import LearnedPositionalEmbedding, SinusoidalPositionalEncoding, VisionPositionEmbedding
@@ -12,7 +12,7 @@ MODULES = {
     "learned": lambda: LearnedPositionalEmbedding(64, 8, dropout=0.5),
     "vision": lambda: VisionPositionEmbedding(8, 8, dropout=0.5),
 }
-EVERY = pytest.mark.parametrize("build", MODULES.values(), ids=MODULES)
+EVERY = each("build", MODULES.values(), ids=MODULES)
 X = torch.randn(2, 64, 8)
 
 
@@ -34,9 +34,7 @@ def compiled(module):
 
 @EVERY
 @pytest.mark.filterwarnings("ignore:`torch.jit")
-@pytest.mark.parametrize(
-    "form", [lambda module: module, scripted, compiled], ids=["eager", "script", "compile"]
-)
+@each("form", [lambda module: module, scripted, compiled], ids=["eager", "script", "compile"])
 def test_another_module_is_called(build, form):
     for other, effect in (
         (nn.Identity(), lambda x: x),

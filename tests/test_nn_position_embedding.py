@@ -9,8 +9,8 @@ import warnings
 
 import pytest
 import torch
-from support import same_bits
-from test_nn import saved_and_loaded
+from support import each, same_bits
+from test_nn_every import TOKENS, results, vision
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
@@ -20,114 +20,7 @@ from posenc_ext.reference import round_once
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-TOKENS = {
-    "cls": {},
-    "cls-dist": {"dist_token": True},
-    "cls-dist-registers": {"dist_token": True, "registers": 3},
-    "registers": {"class_token": False, "registers": 2},
-    "none": {"class_token": False},
-    "cls-apart": {"embed_prefix": False},
-    "cls-dist-registers-apart": {"dist_token": True, "registers": 3, "embed_prefix": False},
-}
-EVERY_TOKENS = pytest.mark.parametrize("options", TOKENS.values(), ids=TOKENS)
-
-
-def vision(grid=(3, 4), dim=6, **options):
-    return VisionPositionEmbedding(grid, dim, **options)
-
-
-MODULES = {
-    **{f"vision-{name}": (lambda o=o: vision(**o), (torch.randn(2, 12, 6),)) for name, o in TOKENS.items()},
-    "vision-map": (lambda: vision(), (torch.randn(2, 6, 3, 4),)),
-    "vision-resampled": (lambda: vision(dist_token=True), (torch.randn(2, 6, 4, 5),)),
-    "vision-size": (lambda: vision(antialias=False), (torch.randn(2, 10, 6), [2, 5])),
-    "learned": (lambda: LearnedPositionalEmbedding(9, 6), (torch.randn(2, 4, 6),)),
-    "learned-past": (lambda: LearnedPositionalEmbedding(9, 6, 2, 0.0, 1.5), (torch.randn(2, 4, 6), 5)),
-    "learned-seq-first": (
-        lambda: LearnedPositionalEmbedding(9, 6, batch_first=False),
-        (torch.randn(4, 2, 6),),
-    ),
-    "learned-pasts": (
-        lambda: LearnedPositionalEmbedding(9, 6, 2, batch_first=False),
-        (torch.randn(4, 2, 6), torch.tensor([-2, 5])),
-    ),
-    "learned-packed": (
-        lambda: LearnedPositionalEmbedding(9, 6, 2, 0.0, 1.5),
-        (torch.randn(4, 6), 0, torch.tensor([0, 1, 8, 1])),
-    ),
-    "pool": (lambda: AttentionPool2d(3, 6, 2), (torch.randn(2, 6, 3, 3),)),
-    "pool-resampled": (lambda: AttentionPool2d((3, 4), 6, 2, 5), (torch.randn(2, 6, 4, 2),)),
-}
-EVERY = pytest.mark.parametrize(("build", "arguments"), MODULES.values(), ids=MODULES)
-
-
-def results(module, arguments):
-    """The output and its gradients, of the input and of every parameter."""
-    x = arguments[0].clone().requires_grad_()
-    output = module(x, *arguments[1:])
-    upstream = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
-    return [output, *torch.autograd.grad(output, [x, *module.parameters()], upstream)]
-
-
-def close(mine, theirs, module):
-    """Equality, but where TorchScript and torch.compile have other kernels: for matrix products, and for
-    interpolation without antialiasing. These differ by a few roundings of values of order 1."""
-    if isinstance(module, AttentionPool2d) or not module.__dict__.get("antialias", True):
-        torch.testing.assert_close(mine, theirs, rtol=2**-20, atol=2**-20)
-        return True
-    return same_bits(mine, theirs)
-
-
-@EVERY
-def test_state_dict_has_parameters_alone(build, arguments):
-    module, other = build(), build()
-    assert list(module.buffers()) == []
-    assert set(module.state_dict()) == {name for name, _ in module.named_parameters()}
-    assert other.load_state_dict(module.state_dict()) == ([], [])
-    assert same_bits(other(*arguments), module(*arguments))
-
-
-@EVERY
-def test_copies_are_equal_and_independent(build, arguments):
-    module = build()
-    expected = module(*arguments).detach().clone()
-    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert same_bits(other(*arguments), expected)
-        assert repr(other) == repr(module)
-        with torch.no_grad():
-            for parameter in other.parameters():
-                parameter.zero_()
-    assert same_bits(module(*arguments), expected)
-
-
-@EVERY
-@pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_saved_script_gives_the_same_values_and_gradients(build, arguments):
-    module = build()
-    loaded = saved_and_loaded(module)
-    expected = results(module, arguments)
-    for _ in range(3):  # the second call profiles, the third runs optimised
-        for mine, theirs in zip(results(loaded, arguments), expected, strict=True):
-            assert close(mine, theirs, module)
-
-
-@EVERY
-def test_compiles_to_one_graph(build, arguments):
-    module = build()
-    torch._dynamo.reset()
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for mine, theirs in zip(results(compiled, arguments), results(module, arguments), strict=True):
-        assert close(mine, theirs, module)
-
-
-@EVERY
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
-def test_dtypes(build, arguments, dtype):
-    module = build().to(dtype)
-    output, *gradients = results(module, (arguments[0].to(dtype), *arguments[1:]))
-    assert output.dtype == dtype
-    assert {gradient.dtype for gradient in gradients} == {dtype}
-    assert output.is_contiguous()
+EVERY_TOKENS = each("options", TOKENS.values(), ids=TOKENS)
 
 
 # VisionPositionEmbedding
@@ -145,7 +38,7 @@ def plain_vision(module, x, pos_embed=None):
 
 
 @EVERY_TOKENS
-@pytest.mark.parametrize("dtype", DTYPES)
+@each("dtype", DTYPES)
 def test_vision_is_concatenation_and_sum(options, dtype):
     module = vision(**options).to(dtype)
     x = torch.randn(2, 12, 6).to(dtype)
@@ -168,7 +61,7 @@ def test_gradients_of_vision(options):
 
 
 @EVERY_TOKENS
-@pytest.mark.parametrize("size", [[5, 6], [4, 3], [1, 1]])
+@each("size", [[5, 6], [4, 3], [1, 1]])
 def test_vision_at_another_size(options, size):
     module = vision(**options)
     prefix = module.pos_embed.shape[1] - 12
@@ -209,7 +102,7 @@ GRIDS = {
     "vision": ("pos_embed", lambda size, **options: vision(size, **options)),
     "pool": ("positional_embedding", lambda size, **options: AttentionPool2d(size, 8, 2, **options)),
 }
-EVERY_GRID = pytest.mark.parametrize(("name", "build"), GRIDS.values(), ids=GRIDS)
+EVERY_GRID = each(("name", "build"), GRIDS.values(), ids=GRIDS)
 
 
 @EVERY_GRID
@@ -290,9 +183,9 @@ def test_vision_leaves_what_is_no_square_to_the_error_of_torch():
         vision().load_state_dict({"pos_embed": vision().pos_embed})
 
 
-@pytest.mark.parametrize("order", ["mae", "mocov3", "timm"])
-@pytest.mark.parametrize("embed_prefix", [True, False])
-@pytest.mark.parametrize("trainable", [True, False])
+@each("order", ["mae", "mocov3", "timm"])
+@each("embed_prefix", [True, False])
+@each("trainable", [True, False])
 def test_vision_from_sinusoidal(order, embed_prefix, trainable):
     module = VisionPositionEmbedding.from_sinusoidal(
         (2, 3), 8, order, 100.0, trainable, embed_prefix=embed_prefix, dist_token=True
@@ -305,7 +198,7 @@ def test_vision_from_sinusoidal(order, embed_prefix, trainable):
     assert set(dict(module.named_parameters())) == {"cls_token", "dist_token", "pos_embed"}
 
 
-@pytest.mark.parametrize("trainable", [True, False])
+@each("trainable", [True, False])
 def test_reset_restores_sinusoids(trainable):
     """After to_empty(), in copies, in every dtype; and what is random beside them is drawn again."""
     builds = (
@@ -428,9 +321,9 @@ def test_vision_promotes_half_patches_as_cat_and_add_do(options):
 # LearnedPositionalEmbedding
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize(("offset", "past", "scale"), [(0, 0, 1.0), (2, 3, 1.0), (2, 3, math.sqrt(6))])
+@each("dtype", DTYPES)
+@each("batch_first", [True, False])
+@each(("offset", "past", "scale"), [(0, 0, 1.0), (2, 3, 1.0), (2, 3, math.sqrt(6))])
 def test_learned_is_a_sum(dtype, batch_first, offset, past, scale):
     module = LearnedPositionalEmbedding(9, 6, offset, 0.0, scale, batch_first).to(dtype)
     x = torch.randn(2, 4, 6).to(dtype)
@@ -466,8 +359,8 @@ def at_positions(module, x, positions):
     return x.double() * module.x_scale + module.weight.double()[positions + module.offset]
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("offset", [0, 2])
+@each("batch_first", [True, False])
+@each("offset", [0, 2])
 def test_learned_at_the_positions_of_each_sample(batch_first, offset):
     module = LearnedPositionalEmbedding(9, 6, offset, batch_first=batch_first)
     x = torch.randn(3, 4, 6)
@@ -519,8 +412,8 @@ def test_learned_from_sinusoidal():
 # Dropout
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5])
-@pytest.mark.parametrize("build", ["vision", "learned"])
+@each("p", [0.1, 0.5])
+@each("build", ["vision", "learned"])
 def test_dropout_in_training(build, p):
     if build == "vision":
         module, x = vision((16, 16), 32, dropout=p), torch.rand(4, 256, 32) + 1
@@ -571,9 +464,9 @@ def plain_pool(module, x, positions=None):
     return out[0]
 
 
-@pytest.mark.parametrize("size", [(5, 5), (3, 8), (1, 1)])
-@pytest.mark.parametrize("heads", [1, 4])
-@pytest.mark.parametrize("out", [None, 3])
+@each("size", [(5, 5), (3, 8), (1, 1)])
+@each("heads", [1, 4])
+@each("out", [None, 3])
 def test_pool_is_the_formula_of_clip(size, heads, out):
     module = AttentionPool2d(5, 8, heads, out).double()
     x = torch.randn(2, 8, *size, dtype=torch.float64, requires_grad=True)
@@ -631,7 +524,7 @@ def test_pool_starts_as_clip_does():
 # Errors
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "message"),
     [
         (lambda: vision(0), "VisionPositionEmbedding: grid_size must be a positive size or two, got 0"),

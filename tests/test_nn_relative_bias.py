@@ -3,14 +3,12 @@
 import copy
 import itertools
 import math
-import pickle
 import re
 
 import pytest
 import torch
-from support import same_bits
-from test_nn import plain_positions, saved_and_loaded
-from torch.func import functional_call
+from support import each, same_bits
+from test_nn import plain_positions
 
 import posenc_ext
 from posenc_ext import reference
@@ -22,29 +20,11 @@ from posenc_ext.nn import (
     WindowRelativePositionBias,
 )
 
-# Every module and option that computes something of its own, and arguments of its forward.
-MODULES = {
-    "expanded-legacy": (lambda: RelativePositionBias(3, 2, 4, legacy_stride=True), (4, 8)),
-    "expanded-emits": (lambda: RelativePositionBias(3, 2, 4, emit_index="square"), (4, 8)),
-    "window-emits": (lambda: WindowRelativePositionBias((3, 2), 3, 1, emit_index="flat"), ()),
-    "window-heads-first": (lambda: WindowRelativePositionBias((3, 2), 3, heads_first=True), ()),
-    "log-coordinates": (lambda: LogCoordinatePositionBias((4, 3), 3, emit_index="flat"), ()),
-    "log-coordinates-cr": (
-        lambda: LogCoordinatePositionBias((4, 3), 3, 16, mode="cr", prefix_tokens=2, mlp_name="mlp"),
-        (),
-    ),
-    "t5": (lambda: T5RelativePositionBias(3), (5, 7)),
-    "t5-decoding": (lambda: T5RelativePositionBias(3, 8, 20, bidirectional=False), (2, 30, 28)),
-    "alibi": (lambda: AlibiBias(3), (5, 7)),
-    "alibi-learnable": (lambda: AlibiBias(3, causal=True, learnable=True), (2, 7, 5)),
-}
-EVERY = pytest.mark.parametrize(("build", "arguments"), MODULES.values(), ids=MODULES)
-WINDOWS = pytest.mark.parametrize("window", [(5,), (3, 4), (4, 3), (2, 3, 4)], ids=str)
+WINDOWS = each("window", [(5,), (3, 4), (4, 3), (2, 3, 4)])
 
 
 def gradients(module, output, grad):
-    parameters = list(module.parameters())
-    return torch.autograd.grad(output, parameters, grad) if parameters else ()
+    return torch.autograd.grad(output, list(module.parameters()), grad)
 
 
 def rounding_bound(upstream_abs_sum, dtype):
@@ -52,112 +32,9 @@ def rounding_bound(upstream_abs_sum, dtype):
     return upstream_abs_sum.double() * (2**12 * 2**-24 + torch.finfo(dtype).eps)
 
 
-# What every module does
-
-
-@EVERY
-def test_keys_are_parameters_and_emitted_buffers(build, arguments):
-    module = build()
-    parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-    emitted = {"relative_position_index"} if getattr(module, "emit_index", None) else set()
-    if emitted and isinstance(module, LogCoordinatePositionBias):
-        emitted.add("relative_coords_table")
-    assert set(buffers) == emitted
-    assert set(module.state_dict()) == set(parameters) | emitted
-    expected = module(*arguments)
-    changed = {key: tensor.detach() + 1 for key, tensor in module.state_dict().items()}
-    assert same_bits(functional_call(module, dict(module.state_dict()), arguments), expected)
-    if parameters:
-        assert not torch.equal(functional_call(module, changed, arguments), expected)
-
-
-@EVERY
-def test_state_dict_loads_into_itself(build, arguments):
-    source, target = build(), build()
-    with torch.no_grad():
-        for parameter in source.parameters():
-            parameter.uniform_()
-    assert target.load_state_dict(source.state_dict()) == ([], [])
-    assert same_bits(target(*arguments), source(*arguments))
-
-
-@EVERY
-def test_copies_are_equal_and_save_the_same_keys(build, arguments):
-    module = build()
-    expected = module(*arguments).detach().clone()
-    keys = {key: tensor.shape for key, tensor in module.state_dict().items()}
-    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert same_bits(other(*arguments), expected)
-        assert {key: tensor.shape for key, tensor in other.state_dict().items()} == keys
-        assert other.load_state_dict(module.state_dict()) == ([], [])
-        with torch.no_grad():
-            for parameter in other.parameters():
-                parameter.zero_()
-    assert same_bits(module(*arguments), expected)
-
-
-@EVERY
-@pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_saved_script_gives_the_same_values_and_gradients(build, arguments):
-    module = build()
-    loaded = saved_and_loaded(module)
-    expected = module(*arguments)
-    grad = torch.randn_like(expected)
-    expected_gradients = gradients(module, expected, grad)
-    for _ in range(3):  # the second call profiles, the third runs optimised
-        actual = loaded(*arguments)
-        assert same_bits(actual, expected)
-        for mine, theirs in zip(gradients(loaded, actual, grad), expected_gradients, strict=True):
-            if isinstance(module, LogCoordinatePositionBias):
-                # TorchScript differentiates the MLP by formulas of its own: a few roundings of each product.
-                torch.testing.assert_close(mine, theirs, rtol=0, atol=16 * 2**-24 * theirs.abs().max().item())
-            else:
-                assert same_bits(mine, theirs)
-
-
-@EVERY
-def test_compiles_to_one_graph(build, arguments):
-    module = build()
-    expected = module(*arguments)
-    grad = torch.randn_like(expected)
-    expected_gradients = gradients(module, expected, grad)
-    torch._dynamo.reset()
-    actual = torch.compile(module, fullgraph=True, backend="aot_eager")(*arguments)
-    assert same_bits(actual, expected)
-    for mine, theirs in zip(gradients(module, actual, grad), expected_gradients, strict=True):
-        assert same_bits(mine, theirs)
-
-
-@EVERY
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
-def test_other_dtypes(build, arguments, dtype):
-    module = build().to(dtype)
-    if isinstance(module, AlibiBias):
-        arguments = (*(*arguments, 0)[:3], dtype)
-    result = module(*arguments)
-    assert result.dtype is dtype
-    assert all(same_bits(copy.deepcopy(module)(*arguments), result) for _ in range(2))
-    for parameter, gradient in zip(module.parameters(), gradients(module, result, result), strict=True):
-        assert gradient.dtype is dtype
-        assert gradient.shape == parameter.shape
-
-
-@EVERY
-def test_empty_modules_are_made_on_the_meta_device(build, arguments):
-    with torch.device("meta"):
-        module = build()
-    assert all(tensor.is_meta for tensor in module.state_dict().values())
-    assert build().load_state_dict(module.state_dict(), assign=True) == ([], [])
-    filled = build()
-    with torch.device("meta"):  # what is computed for the comparison with the checkpoint is there, too
-        module.load_state_dict(filled.state_dict(), assign=True)
-    assert same_bits(module(*arguments), filled(*arguments))
-    assert not any(tensor.is_meta for tensor in module.state_dict().values())
-
-
 # Windows: checkpoints
 
-EMITTING = pytest.mark.parametrize(
+EMITTING = each(
     "build",
     [
         lambda form: RelativePositionBias(2, 12, 13, legacy_stride=True, emit_index=form),
@@ -170,7 +47,7 @@ EMITTING = pytest.mark.parametrize(
 
 
 @EMITTING
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@each("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_checkpoint_cast_as_a_whole_is_loaded(build, dtype):
     """In the half types the index is rounded, and is not that of the module any more."""
     source = build("square")
@@ -187,7 +64,7 @@ def test_checkpoint_cast_as_a_whole_is_loaded(build, dtype):
 
 
 @EMITTING
-@pytest.mark.parametrize("assign", [False, True])
+@each("assign", [False, True])
 def test_buffers_hold_what_is_computed(build, assign):
     """After a checkpoint with another form of the index, or none, and after `to_empty`."""
     expected = dict(build("square").named_buffers())
@@ -219,8 +96,8 @@ def test_buffers_are_converted_as_buffers_are():
 
 
 @WINDOWS
-@pytest.mark.parametrize("prefix_tokens", [0, 1])
-@pytest.mark.parametrize("form", ["flat", "square"])
+@each("prefix_tokens", [0, 1])
+@each("form", ["flat", "square"])
 def test_emitted_index_is_the_plain_module_s(window, prefix_tokens, form):
     plain = plain_positions.WindowRelativePositionBias(window, 3, prefix_tokens)
     ours = WindowRelativePositionBias(window, 3, prefix_tokens, emit_index=form)
@@ -248,7 +125,7 @@ def test_table_with_heads_first_is_read_at_key_minus_query(window):
         assert torch.equal(bias[0, :, q, k], table.flatten(1)[:, index[q, k]])
 
 
-@pytest.mark.parametrize(
+@each(
     "build",
     [
         lambda form: RelativePositionBias(2, 3, 4, emit_index=form),
@@ -296,8 +173,8 @@ def test_keys_inside_a_model():
 # Windows: another size
 
 
-@pytest.mark.parametrize("prefix_tokens", [0, 1])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@each("prefix_tokens", [0, 1])
+@each("dtype", [torch.float64, torch.bfloat16])
 def test_resampled_table(prefix_tokens, dtype):
     module = WindowRelativePositionBias((3, 4), 2, prefix_tokens, emit_index="flat").to(dtype).eval()
     other = module.resampled((6, 5))
@@ -345,10 +222,9 @@ def test_resampled_windows_of_other_axes():
 
 # Windows: a smaller one at call time
 
-SMALLER = pytest.mark.parametrize(
+SMALLER = each(
     ("window", "smaller"),
     [((5,), (2,)), ((3, 4), (2, 4)), ((3, 4), (3, 2)), ((2, 3, 4), (1, 2, 3)), ((2, 3, 4), (2, 3, 4))],
-    ids=str,
 )
 
 
@@ -360,7 +236,7 @@ def rows_of(window, smaller, prefix_tokens):
 
 
 @SMALLER
-@pytest.mark.parametrize("options", [{}, {"prefix_tokens": 1}, {"heads_first": True}], ids=str)
+@each("options", [{}, {"prefix_tokens": 1}, {"heads_first": True}])
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_smaller_window_has_the_biases_of_its_pairs(window, smaller, options):
     module = WindowRelativePositionBias(window, 3, **options)
@@ -384,7 +260,7 @@ class BiasOfMap(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize(
+@each(
     "build",
     [
         lambda: WindowRelativePositionBias((6, 7), 2, prefix_tokens=1),
@@ -407,7 +283,7 @@ def test_window_of_a_map_is_dynamic(build):
 
 
 @SMALLER
-@pytest.mark.parametrize("mode", ["swin", "cr"])
+@each("mode", ["swin", "cr"])
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_log_coordinates_of_a_smaller_window_are_on_the_same_scale(window, smaller, mode):
     module = LogCoordinatePositionBias(window, 3, 16, mode=mode, prefix_tokens=2)
@@ -429,10 +305,8 @@ def test_log_coordinates_of_a_larger_window_are_on_the_same_scale():
 # Keys of another window
 
 
-@pytest.mark.parametrize(
-    ("window", "key_window"), [((3,), (5,)), ((3, 4), (5, 2)), ((2, 3, 2), (3, 1, 4))], ids=str
-)
-@pytest.mark.parametrize("heads_first", [False, True])
+@each(("window", "key_window"), [((3,), (5,)), ((3, 4), (5, 2)), ((2, 3, 2), (3, 1, 4))])
+@each("heads_first", [False, True])
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_keys_of_another_window_are_read_at_query_minus_key(window, key_window, heads_first):
     module = WindowRelativePositionBias(
@@ -465,7 +339,7 @@ def test_equal_windows_of_keys_are_the_plain_window():
     assert same_bits(module(), plain())
 
 
-@pytest.mark.parametrize(("window", "overlapping"), [(4, 6), (3, 3), (2, 5)])
+@each(("window", "overlapping"), [(4, 6), (3, 3), (2, 5)])
 def test_table_of_hat_in_the_order_of_the_docstring(window, overlapping):
     """HAT's `calculate_rpi_oca`: key minus query + window - overlapping + 1, which is negative at times."""
     cells = window + overlapping - 1
@@ -505,7 +379,7 @@ class LegacyBias(torch.nn.Module):
         return bias.flatten(0, 1).permute(2, 0, 1).unsqueeze(0)
 
 
-LEGACY_SIZES = pytest.mark.parametrize(
+LEGACY_SIZES = each(
     ("h", "w", "H", "W"), [(4, 6, 8, 6), (4, 4, 4, 8), (1, 5, 3, 5), (2, 3, 6, 9), (3, 64, 3, 64)]
 )
 
@@ -522,7 +396,7 @@ def test_legacy_stride_is_the_copied_code_s(h, w, H, W):
 
 
 @LEGACY_SIZES
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@each("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_gradient_with_legacy_stride(h, w, H, W, dtype):
     original = LegacyBias(3, h, w).double()
     ours = RelativePositionBias(3, h, w, legacy_stride=True).double()
@@ -544,7 +418,7 @@ def test_legacy_stride_shares_rows():
         assert module(4, 6).unique().numel() == rows
 
 
-@pytest.mark.parametrize("legacy", [False, True])
+@each("legacy", [False, True])
 def test_checkpoint_of_the_other_stride_is_an_error(legacy):
     state = RelativePositionBias(2, 3, 5, legacy_stride=not legacy, emit_index="square").state_dict()
     with pytest.raises(RuntimeError, match="relative_position_index is not what RelativePositionBias"):
@@ -564,8 +438,8 @@ def exact_coordinates(window, divisors, mode):
 
 
 @WINDOWS
-@pytest.mark.parametrize("mode", ["swin", "cr"])
-@pytest.mark.parametrize("pretrained", [False, True])
+@each("mode", ["swin", "cr"])
+@each("pretrained", [False, True])
 def test_log_coordinates_follow_the_formula(window, mode, pretrained):
     divisors = [2 * size for size in window] if pretrained else window
     options = {"pretrained_window": divisors} if pretrained else {}
@@ -611,8 +485,8 @@ def test_prefix_tokens_have_bias_zero():
     assert not bias[..., :2].any()
 
 
-@pytest.mark.parametrize("name", ["cpb_mlp", "continuous_position_bias_mlp", "mlp", "meta_mlp"])
-@pytest.mark.parametrize("other", ["cpb_mlp", "mlp"])
+@each("name", ["cpb_mlp", "continuous_position_bias_mlp", "mlp", "meta_mlp"])
+@each("other", ["cpb_mlp", "mlp"])
 def test_mlp_is_loaded_under_every_name(name, other):
     source = LogCoordinatePositionBias((4, 3), 2, 8, mode="cr", mlp_name=name)
     target = LogCoordinatePositionBias((4, 3), 2, 8, mode="cr", mlp_name=other)
@@ -631,7 +505,7 @@ def test_unknown_and_missing_keys_stay_errors():
         module.load_state_dict({key: value for key, value in module.state_dict().items() if "2" not in key})
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@each("dtype", [torch.float32, torch.bfloat16])
 def test_coordinates_of_another_pretrained_window_are_an_error(dtype):
     def module(pretrained):
         return LogCoordinatePositionBias((4, 3), 2, pretrained_window=pretrained, emit_index="flat")
@@ -659,8 +533,8 @@ def test_dropout_is_drawn_while_training():
 # T5
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize("q_offset", [0, 3, 500])
+@each("bidirectional", [True, False])
+@each("q_offset", [0, 3, 500])
 def test_t5_follows_the_reference(bidirectional, q_offset):
     module = T5RelativePositionBias(3, 32, 128, bidirectional)
     expected = reference.t5_bias(
@@ -686,10 +560,10 @@ def test_t5_weight_is_named_as_in_transformers():
 # ALiBi
 
 
-@pytest.mark.parametrize("num_heads", [1, 8, 12, 13])
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("learnable", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@each("num_heads", [1, 8, 12, 13])
+@each("causal", [False, True])
+@each("learnable", [False, True])
+@each("dtype", [torch.float64, torch.float32])
 def test_alibi_follows_the_definition(num_heads, causal, learnable, dtype):
     module = AlibiBias(num_heads, causal, learnable).to(dtype)
     slopes = module.slopes if learnable else reference.alibi_slopes(num_heads, dtype=dtype)
@@ -699,7 +573,7 @@ def test_alibi_follows_the_definition(num_heads, causal, learnable, dtype):
     assert torch.equal(bias[0], expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@each("dtype", [torch.float16, torch.bfloat16])
 def test_alibi_in_half_types_is_made_from_float32_slopes(dtype):
     module = AlibiBias(12)
     assert same_bits(module(3, 1000, 0, dtype), module(3, 1000).to(dtype))
@@ -744,7 +618,7 @@ def test_alibi_slopes_learn():
 # Errors
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "message"),
     [
         (
@@ -869,7 +743,7 @@ def test_value_errors(call, message):
         call()
 
 
-@pytest.mark.parametrize(
+@each(
     ("build", "arguments", "message"),
     [
         (lambda: T5RelativePositionBias(2), (-1, 3), "t5_bias: q_len must be non-negative, got -1"),

@@ -7,8 +7,8 @@ import re
 
 import pytest
 import torch
-from support import same_bits
-from test_nn import plain_positions, saved_and_loaded
+from support import each, same_bits
+from test_nn import plain_positions
 
 import posenc_ext
 from posenc_ext import reference
@@ -19,98 +19,6 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 TOKENS = torch.tensor([[5, 6, 7, 8], [1, 1, 5, 6], [5, 1, 6, 1]])
 STARTS = torch.tensor([7, 0, 10**6])
 
-# Module and arguments, for what every module must do.
-MODULES = {
-    "batch-first": (lambda: SinusoidalPositionalEncoding(6, 0.0, batch_first=True), (torch.randn(3, 5, 6),)),
-    "batch-first-step": (
-        lambda: SinusoidalPositionalEncoding(6, 0.0, batch_first=True),
-        (torch.randn(3, 5, 6), 4),
-    ),
-    "start": (lambda: SinusoidalPositionalEncoding(6, 0.0), (torch.randn(5, 3, 6), None, 9)),
-    "starts": (lambda: SinusoidalPositionalEncoding(6, 0.0), (torch.randn(5, 3, 6), None, STARTS)),
-    "position-ids": (
-        lambda: SinusoidalPositionalEncoding(6, 0.0),
-        (torch.randn(5, 3, 6), None, 0, torch.tensor([[7, 0, 10**6, 2, 2]])),
-    ),
-    "packed": (
-        lambda: SinusoidalPositionalEncoding(6, 0.0),
-        (torch.randn(4, 6), None, 0, torch.tensor([0, 1, 2, 0])),
-    ),
-    "opennmt": (lambda: SinusoidalPositionalEncoding.opennmt(0.0, 6), (torch.randn(5, 3, 6),)),
-    "tokens": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (TOKENS,)),
-    "tokens-past": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (TOKENS, None, 30)),
-    "tokens-pasts": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (TOKENS, None, STARTS)),
-    "embeds-pasts": (lambda: SinusoidalPositionalEmbedding(9, 7, 1), (None, torch.randn(3, 5, 2), STARTS)),
-    "embeds-mask": (
-        lambda: SinusoidalPositionalEmbedding(9, 7, 1),
-        (None, torch.randn(3, 4, 2), 0, TOKENS.ne(1)),
-    ),
-    "embedding-position-ids": (
-        lambda: SinusoidalPositionalEmbedding(9, 7, 1),
-        (None, None, 0, None, torch.tensor([[2, 1, 3]])),
-    ),
-    "embeds": (lambda: SinusoidalPositionalEmbedding.fairseq(8, 0), (None, torch.randn(2, 5, 3), 4)),
-    "timesteps": (lambda: TimestepEmbedding(6, True, 0), (torch.tensor([0.5, 3.0, 999.0]),)),
-    "timesteps-odd": (lambda: TimestepEmbedding(7, False, 1, 2.0, 500, torch.float64), (torch.arange(4),)),
-}
-EVERY = pytest.mark.parametrize(("build", "arguments"), MODULES.values(), ids=MODULES)
-
-
-def leaves(arguments):
-    """The arguments with floating tensors that require gradients, and these."""
-    given = [
-        a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
-        for a in arguments
-    ]
-    return given, [a for a in given if isinstance(a, torch.Tensor) and a.is_floating_point()]
-
-
-def results(module, arguments):
-    """The output and, where it has any, the gradients."""
-    given, inputs = leaves(arguments)
-    output = module(*given)
-    if not output.requires_grad:
-        return [output]
-    return [
-        output,
-        *torch.autograd.grad(output, inputs, torch.linspace(-1, 1, output.numel()).view_as(output)),
-    ]
-
-
-@EVERY
-def test_no_state(build, arguments):
-    module = build()
-    assert list(module.parameters()) == []
-    assert module.state_dict() == {}
-
-
-@EVERY
-def test_copies_are_equal(build, arguments):
-    module = build()
-    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert same_bits(other(*arguments), module(*arguments))
-        assert repr(other) == repr(module)
-
-
-@EVERY
-@pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_saved_script_gives_the_same(build, arguments):
-    module = build()
-    loaded = saved_and_loaded(module)
-    expected = results(module, arguments)
-    for _ in range(3):  # the second call profiles, the third runs optimised
-        for mine, theirs in zip(results(loaded, arguments), expected, strict=True):
-            assert same_bits(mine, theirs)
-
-
-@EVERY
-def test_compiles_to_one_graph(build, arguments):
-    module = build()
-    torch._dynamo.reset()
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for mine, theirs in zip(results(compiled, arguments), results(module, arguments), strict=True):
-        assert same_bits(mine, theirs)
-
 
 # SinusoidalPositionalEncoding
 
@@ -119,8 +27,8 @@ def encoding(dim=6, **options):
     return SinusoidalPositionalEncoding(dim, 0.0, **options)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("arguments", [(), (None, 5), (4,), (None, torch.tensor([4, 0, 9]))], ids=str)
+@each("dtype", DTYPES)
+@each("arguments", [(), (None, 5), (4,), (None, torch.tensor([4, 0, 9]))])
 def test_batch_first_is_the_transpose(dtype, arguments):
     emb = torch.randn(5, 3, 6).to(dtype)
     actual = encoding(batch_first=True)(emb.transpose(0, 1).contiguous(), *arguments)
@@ -135,7 +43,7 @@ def test_start_is_where_a_longer_sequence_was_cut():
     assert same_bits(encoding()(emb[5:6], start=5), encoding()(emb[5:6], 5))
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+@each("dtype", [torch.int64, torch.int32])
 def test_start_of_each_sample(dtype):
     emb = torch.randn(5, 3, 6)
     actual = encoding()(emb, start=STARTS.to(dtype))
@@ -146,7 +54,7 @@ def test_start_of_each_sample(dtype):
         assert same_bits(encoding()(emb, start=start), encoding()(emb, start=4))
 
 
-@pytest.mark.parametrize("batch_first", [False, True])
+@each("batch_first", [False, True])
 def test_position_ids(batch_first):
     ids = torch.tensor([[5, 0, 1, 2, 3], [9, 9, 0, 10**6, 1], [-2, -1, 0, 1, 2]])
     emb = torch.randn(3, 5, 6, requires_grad=True)
@@ -165,8 +73,8 @@ def test_position_ids(batch_first):
     torch.testing.assert_close(grad, upstream * math.sqrt(6), rtol=2**-23, atol=0)
 
 
-@pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("arguments", [(), (4,), (None, 3), (None, torch.tensor([3]))], ids=str)
+@each("batch_first", [False, True])
+@each("arguments", [(), (4,), (None, 3), (None, torch.tensor([3]))])
 def test_one_sequence_without_a_batch(batch_first, arguments):
     emb = torch.randn(5, 6)
     expected = encoding(batch_first=True)(emb.unsqueeze(0), *arguments).squeeze(0)
@@ -185,7 +93,7 @@ def test_argument_order_of_opennmt():
     assert (module.dim, module.dropout.p, module.max_len) == (8, 0.25, 77)
 
 
-@pytest.mark.parametrize("batch_first", [False, True])
+@each("batch_first", [False, True])
 def test_pe_on_request(batch_first):
     module = encoding(max_len=50, batch_first=batch_first, emit_pe=True)
     pe = module.state_dict(prefix="a.")["a.pe"]
@@ -230,8 +138,8 @@ def test_the_classic_module_loads_pe():
 # SinusoidalPositionalEmbedding
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("dim", "padding_idx", "past"), [(8, 1, 0), (7, 0, 3), (4, 5, 1000)])
+@each("dtype", DTYPES)
+@each(("dim", "padding_idx", "past"), [(8, 1, 0), (7, 0, 3), (4, 5, 1000)])
 def test_embedding_of_tokens(dtype, dim, padding_idx, past):
     tokens = torch.randint(0, 7, (4, 6))
     actual = SinusoidalPositionalEmbedding(3, dim, padding_idx).to(dtype)(tokens, None, past)
@@ -311,7 +219,7 @@ def test_embedding_has_the_dtype_of_its_model():
     assert SinusoidalPositionalEmbedding(3, 8, 1)(TOKENS).dtype == torch.float64
 
 
-@pytest.mark.parametrize("keys", [["weights"], ["_float_tensor"], ["weights", "_float_tensor"]])
+@each("keys", [["weights"], ["_float_tensor"], ["weights", "_float_tensor"]])
 def test_tables_in_checkpoints_are_dropped(keys):
     model = torch.nn.ModuleDict({"embed_positions": SinusoidalPositionalEmbedding(3, 8, 1)})
     state = {f"embed_positions.{key}": torch.zeros(5, 8) for key in keys}
@@ -328,10 +236,10 @@ def test_argument_order_of_fairseq():
 # TimestepEmbedding
 
 
-@pytest.mark.parametrize("dim", [6, 7])
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize(("shift", "scale", "period"), [(0, 1, 10000), (1, 0.5, 200)])
-@pytest.mark.parametrize("dtype", DTYPES)
+@each("dim", [6, 7])
+@each("flip", [False, True])
+@each(("shift", "scale", "period"), [(0, 1, 10000), (1, 0.5, 200)])
+@each("dtype", DTYPES)
 def test_timesteps(dim, flip, shift, scale, period, dtype):
     timesteps = torch.tensor([[0.0, 0.1, 1.0], [17.5, 998.0, -3.0]], dtype=torch.float64)
     actual = TimestepEmbedding(dim, flip, shift, scale, period, dtype)(timesteps)
@@ -347,7 +255,7 @@ def test_timesteps(dim, flip, shift, scale, period, dtype):
         assert same_bits(actual, round_once(exact, dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.bfloat16, torch.float64])
+@each("dtype", [torch.int64, torch.float16, torch.bfloat16, torch.float64])
 def test_timesteps_of_any_dtype_make_float32(dtype):
     timesteps = torch.tensor([0, 3, 200]).to(dtype)
     expected = TimestepEmbedding(6, True, 0)(timesteps.float())
@@ -365,7 +273,7 @@ def test_gradient_of_timesteps():
 # Errors
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "message"),
     [
         (
@@ -439,7 +347,7 @@ def test_value_errors(call, message):
         call()
 
 
-@pytest.mark.parametrize(
+@each(
     ("call", "message"),
     [
         (

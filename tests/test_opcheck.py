@@ -1,8 +1,7 @@
 """PyTorch's own four checks of a custom op."""
 
-import pytest
 import torch
-from support import cases, costly, requiring_gradients
+from support import costly, requiring_gradients, walk
 
 
 def checks(op) -> list[str]:
@@ -10,7 +9,7 @@ def checks(op) -> list[str]:
     return every if op.supports("compile") else every[:3]
 
 
-@pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32, torch.bfloat16), keep=costly))
+@walk(dtypes=(torch.float32, torch.bfloat16), keep=costly)
 def test_opcheck(op, sample):
     inputs = dict(requiring_gradients(op, sample).inputs)
     names = [argument.name for argument in op.overload._schema.arguments if not argument.kwarg_only]

@@ -1,4 +1,4 @@
-"""tests/portability.py, which compiles with clang++ and for aarch64: its own logic; nothing escapes it."""
+"""tools/portability.py, which compiles with clang++ and for aarch64: its own logic; nothing escapes it."""
 
 import re
 import sys

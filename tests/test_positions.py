@@ -3,12 +3,12 @@
 import pytest
 import torch
 from op_types import DTYPES, values
-from support import Calls, same_bits
+from support import Calls, each, same_bits
 
 import posenc_ext
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("dtype", DTYPES)
 def test_consecutive_positions_give_the_bits_of_the_plain_call(dtype):
     """Dropout included: whether an element is kept depends on its place in the result alone."""
     for dim in (8, 33, 64):
@@ -71,7 +71,7 @@ def test_a_tensor_start_is_not_read_by_the_host():
         assert same_bits(turned.transpose(0, 1), expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each("dtype", DTYPES)
 def test_rows_are_summed_in_the_order_of_the_tokens(dtype):
     """One rounding of a float32 (float64) sum, one term after another: the same bits however many threads."""
     grad = values((4, 70, 600), "cpu", dtype)
@@ -103,7 +103,7 @@ def test_backward_computes_what_is_asked_for():
     assert [name for name in calls.names if "posenc" in name] == ["posenc_ext._sum_positions"]
 
 
-@pytest.mark.parametrize("size", [6, 40_000], ids=["drawn again", "mask kept"])
+@each("size", [6, 40_000], ids=["drawn again", "mask kept"])
 def test_all_is_dropped_where_dropout_is_one(size):
     """Zeros and zero gradients, of whatever x is: infinities and NaN do not show."""
     for bad in (float("inf"), float("nan"), 1.0):

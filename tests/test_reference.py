@@ -4,24 +4,24 @@ import doctest
 import inspect
 import math
 
-import pytest
 import torch
 from op_db import OPS
+from support import each
 
 import posenc_ext
 from posenc_ext import ops, reference
 
-IMPLEMENTATIONS = pytest.mark.parametrize("module", [reference, posenc_ext], ids=["reference", "ops"])
+IMPLEMENTATIONS = each("module", [reference, posenc_ext], ids=["reference", "ops"])
 
 
-@pytest.mark.parametrize("module", [reference, ops], ids=["reference", "ops"])
+@each("module", [reference, ops], ids=["reference", "ops"])
 def test_doctests(module):
     results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("name", sorted({op.packet for op in OPS if op.wrapper}))
+@each("name", sorted({op.packet for op in OPS if op.wrapper}))
 def test_signatures_agree(name):
     """ops, reference and schema have the same arguments with the same defaults, in the same order."""
     schema = getattr(torch.ops.posenc_ext, name).default._schema.arguments
@@ -138,7 +138,7 @@ def test_expanded_queries(module):
     assert grid == [cells[2 * (y // 2) + x // 2] for y in range(4) for x in range(4)]
 
 
-@pytest.mark.parametrize(
+@each(
     ("counter", "key", "expected"),
     [
         ([0, 0, 0, 0], 0, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
@@ -156,7 +156,7 @@ def test_philox_known_answers(counter, key, expected):
     assert " ".join(f"{int(word):08x}" for word in words) == expected
 
 
-@pytest.mark.parametrize("layout", ["interleaved", "concat", "concat_cos_first"])
+@each("layout", ["interleaved", "concat", "concat_cos_first"])
 def test_orders_are_derivatives_of_the_reference(layout):
     def encode(order):
         return lambda p: reference.encode(p, 7, 16.0, 0.5, -1.5, layout, "sin", order)

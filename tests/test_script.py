@@ -8,13 +8,11 @@ import pytest
 import torch
 from everything import Everything, inputs, values_and_gradients
 from op_db import OPS
-from support import cases, costly, function_of, requiring_gradients, same_bits
+from support import costly, function_of, requiring_gradients, same_bits, walk
 
 import posenc_ext
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit")  # TorchScript is deprecated, and in use
-COSTLY = pytest.mark.parametrize(("op", "sample"), cases(dtypes=(torch.float32, torch.float64), keep=costly))
-TRACED = pytest.mark.parametrize(("op", "sample"), cases("trace", dtypes=(torch.float64,), keep=costly))
 
 
 def script(op):
@@ -50,22 +48,19 @@ def check_same(op, sample, function):
             assert same_bits(a, b)
 
 
-@COSTLY
+@walk(dtypes=(torch.float32, torch.float64), keep=costly)
 def test_script(op, sample):
     scripted = script(op)
     check_same(op, sample, scripted)
     check_same(op, sample, saved_and_loaded(scripted))
 
 
-@pytest.mark.parametrize(
-    ("op", "sample"),
-    cases(dtypes=(torch.float32,), keep=lambda op, sample: costly(op, sample) and op.wrapper),
-)
+@walk(dtypes=(torch.float32,), keep=lambda op, sample: costly(op, sample) and op.wrapper)
 def test_wrappers_are_scriptable(op, sample):
     check_same(op, sample, torch.jit.script(op.wrapper))
 
 
-@TRACED
+@walk("trace", dtypes=(torch.float64,), keep=costly)
 def test_trace(op, sample):
     sample = requiring_gradients(op, sample, clone=True)
     tensors = tuple(sample.tensors().values())

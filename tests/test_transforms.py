@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from support import cases, costly, differentiable, function_of, leaves
+from support import costly, differentiable, each, function_of, leaves, walk
 
-FLOAT64 = (torch.float64,)
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap loops over these ops
-WALK = pytest.mark.parametrize(
-    ("op", "sample"),
-    cases(dtypes=FLOAT64, keep=lambda op, sample: costly(op, sample) and differentiable(op, sample)),
+WALK = walk(
+    dtypes=(torch.float64,), keep=lambda op, sample: costly(op, sample) and differentiable(op, sample)
 )
 
 
@@ -56,8 +54,8 @@ def test_hessian(op, sample):
     torch.testing.assert_close(hessian, torch.func.jacrev(torch.func.jacrev(loss))(tensor))
 
 
-@pytest.mark.parametrize("axis", [0, -1])
 @WALK
+@each("axis", [0, -1])
 def test_vmap(op, sample, axis, capfd):
     """Over each tensor; an op without a rule loops and says so."""
     for name in op.gradients(sample):

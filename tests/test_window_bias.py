@@ -1,10 +1,9 @@
 """Windows as large as models have them: each size takes a way of its own through the CPU kernels."""
 
-import pytest
 import torch
 from op_relative_bias import Sample, bias_shape, table_rows, window_inputs
 from op_types import DTYPES, layouts, sum_bound, values
-from support import same_bits
+from support import each, same_bits
 
 import posenc_ext
 from posenc_ext import reference
@@ -38,8 +37,8 @@ def inputs(name: str):
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", SHAPES)
+@each("dtype", DTYPES)
+@each("name", SHAPES)
 def test_values_and_nothing_beyond(name, dtype):
     """The reference's bits, also from a transposed weight; memory around the result stays as it is."""
     options, rows, shape = inputs(name)
@@ -56,8 +55,8 @@ def test_values_and_nothing_beyond(name, dtype):
     assert (memory[guard + count :] == 7).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", SHAPES)
+@each("dtype", DTYPES)
+@each("name", SHAPES)
 def test_gradients(name, dtype):
     """Sums of the reference, in the same order whatever the gradient's strides."""
     options, rows, shape = inputs(name)

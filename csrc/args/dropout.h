@@ -1,33 +1,30 @@
-// Dropout as the CPU kernels take it.
+// Arguments of the kernels that scale and drop.
 #pragma once
 
 #include "core/philox.h"
+#include "core/scalar.h"
+#include "core/strided.h"
 
 namespace posenc_ext::args {
 
-// A mask that was drawn before: bit i % 8 of byte i / 8 is set where element i is kept.
-struct Mask {
-  const uint8_t* data;
-  int64_t bytes;
-};
-
-// The seed, or the mask that it drew, is read where it lies; no dropout where both are null.
+// The seed stays in its tensor, on the device: the host never waits for it, and each replay of a CUDA graph
+// generates a new mask.
 struct SeededDropout {
   core::Dropout dropout;
-  const int64_t* seed;
-  Mask mask;
+  const int64_t* seed;  // null: no dropout
 
-  bool drops() const { return seed != nullptr || mask.data != nullptr; }
+  POSENC_HD bool drops() const { return seed != nullptr; }
 };
 
-// The mask of `count` elements; an item is kItem of them.
-struct DropoutMask {
-  static constexpr int64_t kItem = 4096;
+// y[i] = x[i] * scale, then dropout, for i < total
+struct ScaleDropout {
+  double scale;
   SeededDropout dropout;
-  int64_t count;
-  uint8_t* out;
-
-  int64_t items() const { return (count + kItem - 1) / kItem; }
+  core::DType dtype;
+  const void* x;
+  core::Strided at;  // of x
+  int64_t total;
+  void* out;  // contiguous
 };
 
 }  // namespace posenc_ext::args

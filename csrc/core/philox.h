@@ -7,30 +7,41 @@
 
 namespace posenc_ext::core {
 
-struct Philox4 {
-  uint32_t word[4];
-};
-
 constexpr int kPhiloxRounds = 10;
-constexpr uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u;  // multipliers of words 0 and 2
+constexpr uint64_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u;  // multipliers of words 0 and 2
 constexpr uint32_t kPhiloxW0 = 0x9E3779B9u, kPhiloxW1 = 0xBB67AE85u;  // steps of the key's words
 
-POSENC_HD Philox4 philox_4x32_10(uint64_t key, uint64_t counter) {
-  uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = 0, c3 = 0;
+// Four random words. Each is in the low 32 bits of a Word, or of each of its lanes; above them is anything.
+template <class Word>
+struct Philox4 {
+  Word c0, c1, c2, c3;
+
+  // The eight draws of 16 bits: slots 0 to 3, and 4 to 7.
+  POSENC_HD Word low() const { return (c0 & 0xffffffffu) | (c1 << 32); }
+  POSENC_HD Word high() const { return (c2 & 0xffffffffu) | (c3 << 32); }
+};
+
+POSENC_HD uint64_t multiply_low_words(uint64_t a, uint64_t b) { return (a & 0xffffffffu) * b; }
+
+// Word: uint64_t, or a vector of them with its own multiply_low_words(): then each lane is a counter.
+template <class Word>
+POSENC_HD Philox4<Word> philox_4x32_10(uint64_t key, Word counter) {
+  Word c0 = counter, c1 = counter >> 32, c2{}, c3{};
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+#if !defined(__CUDACC__)
+#pragma GCC unroll 10  // kPhiloxRounds: in a loop, vectors do not stay in registers
+#endif
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    const uint64_t p0 = uint64_t{kPhiloxM0} * c0;
-    const uint64_t p1 = uint64_t{kPhiloxM1} * c2;
-    const uint32_t next0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    const uint32_t next2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c1 = static_cast<uint32_t>(p1);
-    c3 = static_cast<uint32_t>(p0);
-    c0 = next0;
-    c2 = next2;
+    const Word p0 = multiply_low_words(c0, kPhiloxM0);
+    const Word p1 = multiply_low_words(c2, kPhiloxM1);
+    c0 = (p1 >> 32) ^ c1 ^ k0;
+    c2 = (p0 >> 32) ^ c3 ^ k1;
+    c1 = p1;
+    c3 = p0;
     k0 += kPhiloxW0;
     k1 += kPhiloxW1;
   }
-  return {{c0, c1, c2, c3}};
+  return {c0, c1, c2, c3};
 }
 
 struct Dropout {
@@ -44,13 +55,10 @@ POSENC_HD Dropout make_dropout(double p) {
 
 constexpr int64_t kDrawsPerCounter = 8;
 
-POSENC_HD uint32_t draw_of(const Philox4& random, int64_t slot) {
-  return (random.word[slot / 2] >> (16 * (slot % 2))) & 0xffffu;
-}
-
 POSENC_HD bool keeps(const Dropout& dropout, uint64_t seed, int64_t i) {
-  const Philox4 random = philox_4x32_10(seed, static_cast<uint64_t>(i / kDrawsPerCounter));
-  return draw_of(random, i % kDrawsPerCounter) >= dropout.threshold;
+  const auto random = philox_4x32_10(seed, static_cast<uint64_t>(i / kDrawsPerCounter));
+  const int64_t slot = i % kDrawsPerCounter;
+  return (((slot < 4 ? random.low() : random.high()) >> (16 * (slot % 4))) & 0xffffu) >= dropout.threshold;
 }
 
 }  // namespace posenc_ext::core

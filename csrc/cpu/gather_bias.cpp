@@ -41,7 +41,7 @@ void check_range(const char* op, const at::Tensor& tensor, const Index& index, i
 
 // `out` is contiguous and has the result's shape.
 void gather(const at::Tensor& table, const at::Tensor& values, at::Tensor& out) {
-  const at::Tensor few = ops::with_few_dims(values, values.dim());
+  const at::Tensor few = ops::collapsible(values, values.dim());
   const Index index = ops::index_args(few);
   check_range("gather_bias", few, index, table.size(0));
   if (out.numel() == 0) return;
@@ -73,7 +73,7 @@ constexpr int64_t kMaxBlocks = 64;
 at::Tensor gather_bias_backward_cpu(const at::Tensor& grad, const at::Tensor& values, c10::SymInt num_rows) {
   ops::check_gather_bias_backward(grad, values, num_rows);
   const int64_t rows = num_rows.expect_int(), heads = grad.size(-3), pairs = values.numel();
-  const at::Tensor few = ops::with_few_dims(values, values.dim());
+  const at::Tensor few = ops::collapsible(values, values.dim());
   const Index index = ops::index_args(few);
   check_range("_gather_bias_backward", few, index, rows);
   at::Tensor out = at::empty({rows, heads}, grad.options());

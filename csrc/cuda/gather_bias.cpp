@@ -26,7 +26,7 @@ void check_rows(const char* op, const at::Tensor& index, int64_t rows) {
 void gather(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
   check_rows("gather_bias", index, table.size(0));
   if (out.numel() == 0) return;
-  const at::Tensor few = ops::with_few_dims(index, index.dim());
+  const at::Tensor few = ops::collapsible(index, index.dim());
   gather_forward(ops::gather_forward_args(table, ops::index_args(few), out),
                  c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
@@ -61,7 +61,7 @@ at::Tensor gather_bias_backward_cuda(const at::Tensor& grad, const at::Tensor& i
   if (grad.numel() == 0) return out.zero_();
   POSENC_CHECK(count <= std::numeric_limits<int32_t>::max(), op,
                "index must have fewer than 2**31 values on CUDA, got ", count);
-  const at::Tensor few = ops::with_few_dims(index, index.dim());
+  const at::Tensor few = ops::collapsible(index, index.dim());
   const at::Tensor partial = at::empty({cut_index(count, rows).count, rows, heads},
                                        grad.options().dtype(ops::sum_type(grad.scalar_type())));
   at::Tensor storage;

@@ -3,7 +3,6 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include "ops/call.h"
 #include "ops/relative_bias.h"
 #include "posenc_ext.h"
 
@@ -20,8 +19,9 @@ void check_alibi_bias(const at::Tensor& slopes, const c10::SymInt& q_len, const 
 void check_alibi_bias_out(const at::Tensor& slopes, const c10::SymInt& q_len, const c10::SymInt& k_len,
                           const c10::SymInt& q_offset, const at::Tensor& out) {
   check_alibi_bias(slopes, q_len, k_len, q_offset);
-  resize_out_like("alibi_bias", "slopes", slopes, {slopes.sym_size(0), q_len, k_len}, out);
-  check_apart("alibi_bias", "slopes", slopes, out);
+  check_out_like("alibi_bias", "slopes", slopes, out);
+  resize_out("alibi_bias", {slopes.sym_size(0), q_len, k_len}, out);
+  check_inputs("alibi_bias", {{"slopes", slopes}}, out);
 }
 
 void check_alibi_bias_backward(const at::Tensor& grad, const c10::SymInt& q_offset) {
@@ -41,32 +41,6 @@ void resize_alibi_slopes(int64_t num_heads, const at::Tensor& out) {
   resize_out("alibi_slopes", {num_heads}, out);
 }
 
-at::Tensor call_alibi_bias(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
-                           c10::SymInt q_offset, bool causal) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, c10::SymInt, c10::SymInt, c10::SymInt, bool)>(
-      "posenc_ext::alibi_bias");
-  return op.call(slopes, std::move(q_len), std::move(k_len), std::move(q_offset), causal);
-}
-
-at::Tensor& call_alibi_bias_out(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
-                                c10::SymInt q_offset, bool causal, at::Tensor& out) {
-  static const auto op =
-      find_op<at::Tensor&(const at::Tensor&, c10::SymInt, c10::SymInt, c10::SymInt, bool, at::Tensor&)>(
-          "posenc_ext::alibi_bias", "out");
-  return op.call(slopes, std::move(q_len), std::move(k_len), std::move(q_offset), causal, out);
-}
-
-at::Tensor call_alibi_bias_backward(const at::Tensor& grad, c10::SymInt q_offset, bool causal) {
-  static const auto op =
-      find_op<at::Tensor(const at::Tensor&, c10::SymInt, bool)>("posenc_ext::_alibi_bias_backward");
-  return op.call(grad, std::move(q_offset), causal);
-}
-
-at::Tensor& call_alibi_slopes_out(int64_t num_heads, at::Tensor& out) {
-  static const auto op = find_op<at::Tensor&(int64_t, at::Tensor&)>("posenc_ext::alibi_slopes", "out");
-  return op.call(num_heads, out);
-}
-
 namespace {
 
 at::Tensor alibi_slopes(int64_t num_heads, std::optional<at::ScalarType> dtype,
@@ -79,6 +53,36 @@ at::Tensor alibi_slopes(int64_t num_heads, std::optional<at::ScalarType> dtype,
 
 TORCH_LIBRARY_IMPL(posenc_ext, CompositeExplicitAutograd, m) {
   m.impl("alibi_slopes", TORCH_FN(alibi_slopes));
+}
+
+at::Tensor alibi_bias_meta(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
+                           c10::SymInt q_offset, bool /*causal*/) {
+  check_alibi_bias(slopes, q_len, k_len, q_offset);
+  return at::empty_symint({slopes.sym_size(0), std::move(q_len), std::move(k_len)}, slopes.options());
+}
+
+at::Tensor& alibi_bias_out_meta(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
+                                c10::SymInt q_offset, bool /*causal*/, at::Tensor& out) {
+  check_alibi_bias_out(slopes, q_len, k_len, q_offset, out);
+  return out;
+}
+
+at::Tensor alibi_bias_backward_meta(const at::Tensor& grad, c10::SymInt q_offset, bool /*causal*/) {
+  check_alibi_bias_backward(grad, q_offset);
+  return at::empty_symint({grad.sym_size(0)}, grad.options());
+}
+
+at::Tensor& alibi_slopes_out_meta(int64_t num_heads, at::Tensor& out) {
+  check_alibi_slopes(num_heads, out.scalar_type());
+  resize_alibi_slopes(num_heads, out);
+  return out;
+}
+
+TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) {
+  m.impl("alibi_bias", TORCH_FN(alibi_bias_meta));
+  m.impl("alibi_bias.out", TORCH_FN(alibi_bias_out_meta));
+  m.impl("_alibi_bias_backward", TORCH_FN(alibi_bias_backward_meta));
+  m.impl("alibi_slopes.out", TORCH_FN(alibi_slopes_out_meta));
 }
 
 }  // namespace

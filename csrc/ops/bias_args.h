@@ -66,7 +66,7 @@ inline args::GatherBackward gather_backward_args(const at::Tensor& grad, const a
                                                  const at::Tensor& partial, const at::Tensor& out,
                                                  at::Tensor& storage) {
   const at::Tensor one_head = grad.select(-3, 0);
-  storage = with_few_dims(one_head, one_head.dim()).is_same(one_head) ? grad : grad.contiguous();
+  storage = collapsible(one_head, one_head.dim()).is_same(one_head) ? grad : grad.contiguous();
   return {index,
           out.size(0),
           out.size(1),

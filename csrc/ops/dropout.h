@@ -1,43 +1,41 @@
-// Dropout, which ops that end in it share: its checks, its seed or mask, and typed calls of its ops.
-//
-// A `seed` is one int64 that draws the mask, or that mask: uint8, a bit for each element of the result in
-// linear order, the lowest first, set where the element is kept. CUDA, where drawing costs next to nothing,
-// takes no masks.
+// Dropout: checks, seeds, and the op that scales and drops.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
-#include "core/philox.h"
+#include "args/dropout.h"
+#include "ops/call.h"
+#include "ops/kernel.h"
 
 namespace posenc_ext::ops {
 
-// `sizes`: of the result.
-void check_dropout(const char* op, const at::Tensor& x, double dropout_p,
-                   const std::optional<at::Tensor>& seed, c10::SymIntArrayRef sizes);
+// The checked arguments of an op that ends in dropout: y = dropout(f(x * x_scale)). No seed, no dropout.
+struct Dropping : Result {
+  at::Tensor x{};
+  double x_scale = 1.0, dropout_p = 0.0;
+  std::optional<at::Tensor> seed{};
+  bool training = false;  // the overload that writes into `out` generates its own seed
 
-void check_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
-                         const std::optional<at::Tensor>& seed);
+  void draw_seed();
+  args::SeededDropout seeded_dropout() const;
+};
 
-void check_dropout_mask(const at::Tensor& seed, const c10::SymInt& count, double dropout_p);
+// Checks dropout_p and the seed.
+void check_dropout(const Dropping& arguments);
 
-// Bytes of a mask of `count` elements.
-inline c10::SymInt mask_bytes(const c10::SymInt& count) { return (count + 7) / 8; }
-
-// One draw from the generator of x's device, left where it is drawn: no synchronisation, and safe to capture
-// in a CUDA graph. None where nothing is dropped, and where dropout_p is an error yet to be raised.
+// One number from the generator of x's device, which stays there: no synchronization, and a captured CUDA
+// graph generates a new one at each replay. None without dropout, and for a dropout_p that a check will
+// reject.
 std::optional<at::Tensor> draw_seed(const at::Tensor& x, double dropout_p, bool training);
-
-// For a call that backward follows: the mask of a seed, where reading it takes less time than drawing it
-// again. Else the seed.
-std::optional<at::Tensor> kept_for_backward(const std::optional<at::Tensor>& seed, double dropout_p,
-                                            const at::Tensor& x, c10::SymIntArrayRef sizes);
 
 inline bool drops(double dropout_p, const std::optional<at::Tensor>& seed) {
   return dropout_p > 0.0 && seed.has_value() && seed->defined();
 }
 
-at::Tensor call_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
-                              const std::optional<at::Tensor>& seed);
-at::Tensor call_dropout_mask(const at::Tensor& seed, c10::SymInt count, double dropout_p);
+Dropping check_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
+                             const std::optional<at::Tensor>& seed);
+args::ScaleDropout fill_args(Dropping& arguments, const at::Tensor& out);
+
+inline constexpr Op<at::Tensor(const at::Tensor&, double, double, const std::optional<at::Tensor>&),
+                    "_scale_dropout">
+    call_scale_dropout;
 
 }  // namespace posenc_ext::ops

@@ -1,6 +1,8 @@
 #include "ops/gather_bias.h"
 
-#include "ops/call.h"
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
 #include "posenc_ext.h"
 
 namespace posenc_ext::ops {
@@ -46,28 +48,35 @@ c10::SymDimVector gather_bias_sizes(const at::Tensor& index, const c10::SymInt& 
 void check_gather_bias_out(const at::Tensor& table, const at::Tensor& index, const at::Tensor& out) {
   check_gather_bias(table, index);
   const char* op = "gather_bias";
-  resize_out_like(op, "table", table, gather_bias_sizes(index, table.sym_size(1)), out);
-  check_apart(op, "table", table, out);
-  check_apart(op, "index", index, out);
+  check_out_like(op, "table", table, out);
+  resize_out(op, gather_bias_sizes(index, table.sym_size(1)), out);
+  check_inputs(op, {{"table", table}, {"index", index}}, out);
 }
 
-at::Tensor call_gather_bias(const at::Tensor& table, const at::Tensor& index) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&)>("posenc_ext::gather_bias");
-  return op.call(table, index);
+namespace {
+
+at::Tensor gather_bias_meta(const at::Tensor& table, const at::Tensor& index) {
+  check_gather_bias(table, index);
+  return at::empty_symint(gather_bias_sizes(index, table.sym_size(1)), table.options());
 }
 
-at::Tensor& call_gather_bias_out(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
-  static const auto op = find_op<at::Tensor&(const at::Tensor&, const at::Tensor&, at::Tensor&)>(
-      "posenc_ext::gather_bias", "out");
-  return op.call(table, index, out);
+at::Tensor& gather_bias_out_meta(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
+  check_gather_bias_out(table, index, out);
+  return out;
 }
 
-at::Tensor call_gather_bias_backward(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymInt)>(
-      "posenc_ext::_gather_bias_backward");
-  return op.call(grad, index, std::move(num_rows));
+at::Tensor gather_bias_backward_meta(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows) {
+  check_gather_bias_backward(grad, index, num_rows);
+  return at::empty_symint({std::move(num_rows), grad.sym_size(-3)}, grad.options());
 }
 
+TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) {
+  m.impl("gather_bias", TORCH_FN(gather_bias_meta));
+  m.impl("gather_bias.out", TORCH_FN(gather_bias_out_meta));
+  m.impl("_gather_bias_backward", TORCH_FN(gather_bias_backward_meta));
+}
+
+}  // namespace
 }  // namespace posenc_ext::ops
 
 namespace posenc_ext {

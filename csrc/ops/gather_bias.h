@@ -3,7 +3,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "ops/types.h"
+#include "ops/call.h"
+#include "ops/out.h"
 
 namespace posenc_ext::ops {
 
@@ -17,8 +18,10 @@ c10::SymDimVector gather_bias_sizes(const at::Tensor& index, const c10::SymInt& 
 // check_gather_bias, and the rules on `out`, which is given the result's shape where it is empty.
 void check_gather_bias_out(const at::Tensor& table, const at::Tensor& index, const at::Tensor& out);
 
-at::Tensor call_gather_bias(const at::Tensor& table, const at::Tensor& index);
-at::Tensor& call_gather_bias_out(const at::Tensor& table, const at::Tensor& index, at::Tensor& out);
-at::Tensor call_gather_bias_backward(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows);
+inline constexpr Op<at::Tensor(const at::Tensor&, const at::Tensor&), "gather_bias"> call_gather_bias;
+inline constexpr Op<at::Tensor&(const at::Tensor&, const at::Tensor&, at::Tensor&), "gather_bias.out">
+    call_gather_bias_out;
+inline constexpr Op<at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymInt), "_gather_bias_backward">
+    call_gather_bias_backward;
 
 }  // namespace posenc_ext::ops

@@ -1,5 +1,8 @@
 #include "ops/relative_bias.h"
 
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
 #include <algorithm>
 #include <tuple>
 
@@ -117,6 +120,32 @@ core::T5Scheme T5Bias::scheme(int64_t num_rows, const c10::SymInt& q_len, const 
   return scheme;
 }
 
+namespace {
+
+template <class Op, class Signature>
+struct BiasMeta;
+
+template <class Op, class... Args>
+struct BiasMeta<Op, BiasShape (*)(const c10::SymInt&, Args...)> {
+  static at::Tensor forward(const at::Tensor& table, Args... args) {
+    const BiasShape shape = check_bias<Op>(table, args...);
+    return at::empty_symint({table.sym_size(1), shape.queries, shape.keys}, table.options());
+  }
+
+  static at::Tensor& forward_out(const at::Tensor& table, Args... args, at::Tensor& out) {
+    check_bias_out<Op>(table, out, args...);
+    return out;
+  }
+
+  static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
+    check_bias_backward<Op>(grad, num_rows, args...);
+    return at::empty_symint({num_rows, grad.sym_size(0)}, grad.options());
+  }
+};
+
+TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) { register_bias_ops<BiasMeta>(m); }
+
+}  // namespace
 }  // namespace posenc_ext::ops
 
 namespace posenc_ext {

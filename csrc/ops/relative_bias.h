@@ -7,7 +7,7 @@
 
 #include "core/schemes.h"
 #include "ops/call.h"
-#include "ops/types.h"
+#include "ops/out.h"
 
 namespace posenc_ext::ops {
 
@@ -77,27 +77,26 @@ BiasShape check_bias_backward(const at::Tensor& grad, const c10::SymInt& num_row
 template <class Op, class... Args>
 void check_bias_out(const at::Tensor& table, const at::Tensor& out, const Args&... args) {
   const BiasShape shape = check_bias<Op>(table, args...);
-  resize_out_like(Op::name, "table", table, {table.sym_size(1), shape.queries, shape.keys}, out);
-  check_apart(Op::name, "table", table, out);
+  check_out_like(Op::name, "table", table, out);
+  resize_out(Op::name, {table.sym_size(1), shape.queries, shape.keys}, out);
+  check_inputs(Op::name, {{"table", table}}, out);
 }
 
 template <class Op, class... Args>
 at::Tensor call_bias(const at::Tensor& table, Args... args) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, Args...)>(qualified(Op::name).c_str());
+  static const auto op = find_op<at::Tensor(const at::Tensor&, Args...)>(Op::name);
   return op.call(table, args...);
 }
 
 template <class Op, class... Args>
 at::Tensor& call_bias_out(const at::Tensor& table, Args... args, at::Tensor& out) {
-  static const auto op =
-      find_op<at::Tensor&(const at::Tensor&, Args..., at::Tensor&)>(qualified(Op::name).c_str(), "out");
+  static const auto op = find_op<at::Tensor&(const at::Tensor&, Args..., at::Tensor&)>(Op::name, "out");
   return op.call(table, args..., out);
 }
 
 template <class Op, class... Args>
 at::Tensor call_bias_backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
-  static const auto op =
-      find_op<at::Tensor(const at::Tensor&, c10::SymInt, Args...)>(qualified(Op::backward_name).c_str());
+  static const auto op = find_op<at::Tensor(const at::Tensor&, c10::SymInt, Args...)>(Op::backward_name);
   return op.call(grad, std::move(num_rows), args...);
 }
 

@@ -1,14 +1,15 @@
-"""Modules with the names, arguments, parameters and checkpoints of the position code people copy.
+"""Drop-in modules with the names, arguments, parameters and checkpoints of common position code.
 
-They hold parameters and settings and call the ops; the maths is there. None of them reads a
-buffer: no index to register or to mismatch in a state_dict, no table to run out of rows or to lose digits
-under ``.half()``. Keys that the replaced modules keep in their checkpoints are accepted and dropped by
-``load_state_dict``, also with ``strict=True``; window modules have theirs as buffers with ``emit_index``, for
-checkpoints that go back. Load before ``torch.jit.script``: a scripted module accepts its own keys alone.
+The modules hold parameters and settings and call the ops, which do the math. None of them reads a buffer, so
+there is no index that could mismatch in a state_dict, no maximum length, and no precision loss under
+``.half()``. ``load_state_dict`` accepts and drops the buffers that checkpoints of the replaced modules
+contain, even with ``strict=True``; with ``emit_index``, window modules register these buffers so that the
+replaced modules can load their checkpoints. Load before ``torch.jit.script``: a scripted module only accepts
+its own keys.
 
-Every key of a ``state_dict()`` is a parameter or a buffer under that name, and a child is called wherever
-that makes a difference: modules can be built on the meta device, sharded, offloaded, quantized, parametrized
-and hooked. ``reset_parameters`` draws, or restores, what the constructor made.
+Every key of a ``state_dict()`` is a parameter or a buffer of that name, and children are called rather than
+read: modules can be built on the meta device, sharded, offloaded, quantized, parametrized and hooked.
+``reset_parameters`` initializes the parameters as the constructor does.
 """
 
 from .distance_bias import AlibiBias, T5RelativePositionBias

@@ -1,15 +1,16 @@
-"""Checkpoints of the modules that are replaced: keys that are computed here, and keys of other names."""
+"""Checkpoint compatibility with the replaced modules: buffers that are computed here, and renamed keys."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._sharded import is_dtensor
 from ._init import fill_parameter
 
 
 class DropsKeys(nn.Module):
-    """A module whose older checkpoints hold buffers that are computed here."""
+    """A module that drops buffers from checkpoints because it computes them."""
 
     _dropped_keys: tuple[str, ...] = ()
 
@@ -20,13 +21,13 @@ class DropsKeys(nn.Module):
 
 
 class ComputesKeys(nn.Module):
-    """Computes what the replaced module keeps in buffers, and has these buffers where that is asked for.
+    """A module that computes the buffers of the replaced module, and registers them on request.
 
-    ``emit_index`` is None, "flat" or "square": whether there are buffers, and in which form the index. They
-    are for ``state_dict()`` alone: nothing reads them, and whatever is loaded, they hold what is computed. A
-    loaded index, or coordinates, of the right size with other values is an error: that checkpoint was trained
-    for other pairs. An index that is not an integer tensor has been rounded with its checkpoint, and tells
-    nothing.
+    ``emit_index`` is None (no buffers), "flat" or "square" (the shape of the index). The buffers only exist
+    for ``state_dict()``: nothing reads them, and loading a checkpoint does not change them. A loaded index,
+    or loaded coordinates, of the right size with other values is an error, since that checkpoint was trained
+    with other pairs. An index that is not an integer tensor was rounded with its checkpoint and is not
+    checked.
     """
 
     _dropped_keys: tuple[str, ...] = ()
@@ -39,11 +40,11 @@ class ComputesKeys(nn.Module):
         self.emit_index = emit_index
 
     def _computed(self) -> dict[str, Tensor]:
-        """What the replaced module keeps beside its parameters, on torch's default device; index: [Q, K]."""
+        """The buffers of the replaced module, on torch's default device; the index is [Q, K]."""
         raise NotImplementedError
 
     def _emitted(self) -> dict[str, Tensor]:
-        """What is computed, in the form of the buffers."""
+        """The computed buffers, with the index in the shape given by ``emit_index``."""
         computed = self._computed()
         if self.emit_index == "flat":
             computed["relative_position_index"] = computed["relative_position_index"].flatten()
@@ -80,10 +81,10 @@ class ComputesKeys(nn.Module):
 
 
 def _differs(loaded: Tensor, computed: Tensor) -> bool:
-    """Whether a loaded buffer of the computed one's size, in any shape, is known to have other values."""
-    if loaded.numel() != computed.numel() or loaded.is_meta or hasattr(loaded, "device_mesh"):
+    """Whether a loaded buffer with as many elements is known to have other values than the computed one."""
+    if loaded.numel() != computed.numel() or loaded.is_meta or is_dtensor(loaded):
         return False
-    if computed.is_floating_point():  # it may have been stored in bfloat16
+    if computed.is_floating_point():  # the tolerance allows for a checkpoint in bfloat16
         if loaded.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             return False
         loaded = loaded.detach().cpu().flatten().to(computed.dtype)
@@ -94,7 +95,7 @@ def _differs(loaded: Tensor, computed: Tensor) -> bool:
 
 
 def rename_keys(state_dict: dict[str, Any], prefix: str, names: dict[str, str]) -> None:
-    """Gives the keys that begin with a name of `names` the other beginning; the order of keys stays."""
+    """Replaces key prefixes in a state_dict: `names` maps old prefixes to new ones."""
     for key in list(state_dict):
         for old, new in names.items():
             if key.startswith(prefix + old):

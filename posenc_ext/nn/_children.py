@@ -1,4 +1,4 @@
-"""Children that are called for their values, and how they are initialised."""
+"""Support for modules that call their children instead of reading the children's parameters."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 
 def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Whether a call would do what the class does and nothing else, so that it may be left out."""
+    """Whether calling the module runs exactly ``cls.forward``, so that the call can be skipped."""
     return type(module) is cls and not (
         module._forward_hooks
         or module._forward_pre_hooks
@@ -20,11 +20,11 @@ def is_plain(module: nn.Module, cls: type[nn.Module]) -> bool:
 
 
 class NormalReset:
-    """The ``reset_parameters`` of one embedding: normal values of another standard deviation than 1.
+    """A ``reset_parameters`` for an ``nn.Embedding`` with a standard deviation other than 1.
 
-    The class has to stay ``nn.Embedding``, by which tools find it (dynamic quantization), and the loops that
-    initialise a model call the child's own method (FSDP), maybe after its parent's. An object, since a copy
-    or a pickle of the embedding needs one of its own.
+    This is not a subclass of ``nn.Embedding`` because tools look for that exact class (dynamic quantization).
+    It replaces the method of the child because initialization loops call it directly (FSDP), possibly after
+    that of the parent. It is an object rather than a closure so that the embedding can be copied and pickled.
     """
 
     def __init__(self, embedding: nn.Embedding, std: float) -> None:
@@ -36,10 +36,10 @@ class NormalReset:
 
 
 class CallsChildren(nn.Module):
-    """A module whose parameters are all its children's, which it calls with tensors that it makes.
+    """A module whose parameters all belong to children, which it calls with tensors that it creates.
 
-    Reading a child's weights would miss the hooks that gather, load or cast them for a call, and what stands
-    in the child's place (a quantized layer, an adapter) may not have them.
+    Reading the weights of a child would bypass hooks that gather, load or cast them for a call, and a
+    replacement of the child (a quantized layer, an adapter) may not have such weights.
     """
 
     def reset_parameters(self) -> None:
@@ -48,8 +48,8 @@ class CallsChildren(nn.Module):
                 module.reset_parameters()
 
     def _dtype_and_device(self) -> tuple[torch.dtype, torch.device]:
-        """Those of the first floating parameter; float32 and CPU if there is none, as in quantized layers."""
-        if torch.jit.is_scripting():  # which knows a module's parameters by their names alone
+        """Those of the first floating parameter; float32 and CPU if there is none (quantized layers)."""
+        if torch.jit.is_scripting():  # TorchScript can only access parameters by name
             dtype, device, found = torch.float32, torch.device("cpu"), False
             for module in self.modules():
                 if hasattr(module, "weight") and not hasattr(module, "_packed_params") and not found:
@@ -68,7 +68,7 @@ def _dtype_and_device(module: nn.Module) -> tuple[torch.dtype, torch.device]:
 
 
 def _execution_device(module: nn.Module, default: torch.device) -> torch.device:
-    """Where accelerate's hooks load the offloaded parameters of a module or its children for a call."""
+    """The device to which accelerate's hooks load the offloaded parameters of a module for a call."""
     for part in module.modules():
         hook: Any = getattr(part, "_hf_hook", None)
         for one in getattr(hook, "hooks", [hook]):

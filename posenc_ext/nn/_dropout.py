@@ -1,4 +1,4 @@
-"""A child ``dropout`` that an op does in its own pass, as long as nobody could tell."""
+"""A child ``dropout`` that is fused into an op whenever the result is the same."""
 
 from torch import Tensor, nn
 
@@ -6,13 +6,13 @@ from ._children import is_plain
 
 
 class FusesDropout(nn.Module):
-    """Gives an op the probability of ``self.dropout`` where that is plain ``nn.Dropout``, else calls it.
+    """Passes the probability of ``self.dropout`` to an op if it is a plain ``nn.Dropout``, else calls it.
 
-    Another module in its place (``nn.Identity``, another kind of dropout) and hooks on it are called.
+    If it has hooks or was replaced (by ``nn.Identity`` or another kind of dropout), the module is called.
     TorchScript decides once, when the module is scripted.
     """
 
-    __constants__ = ("_dropout_is_plain",)  # a branch on a constant is compiled only if it is taken
+    __constants__ = ("_dropout_is_plain",)  # TorchScript only compiles the branch taken on a constant
     __jit_unused_properties__ = ("_dropout_is_plain",)
 
     def _set_dropout(self, p: float) -> None:
@@ -25,14 +25,14 @@ class FusesDropout(nn.Module):
         return is_plain(self.dropout, nn.Dropout)
 
     def _fused_dropout_p(self) -> float:
-        """The probability with which the op drops."""
+        """The dropout probability to pass to the op."""
         if self._dropout_is_plain:
             return self.dropout.p if self.dropout.training else 0.0
         else:
             return 0.0
 
     def _called_dropout(self, x: Tensor) -> Tensor:
-        """The result of the op after what it did not do."""
+        """Applies ``self.dropout`` to the result of the op, unless the op has already applied it."""
         if self._dropout_is_plain:
             return x
         else:

@@ -1,18 +1,18 @@
-"""Fixed values of parameters, however these are stored."""
+"""Initialization of parameters with fixed values, sharded or not."""
 
 import torch
 from torch import Tensor
 
+from .._sharded import is_dtensor
+
 
 @torch.no_grad()
 def fill_parameter(parameter: Tensor, value: Tensor) -> None:
-    """Copies a value, the same in every process, into a parameter; a DTensor takes its own shard of it.
+    """Copies a value that is the same in every process into a parameter; a DTensor takes its shard.
 
-    Nothing is communicated. The value is rounded to the dtype of the parameter and moved to its device.
+    Does not communicate. The value is rounded to the dtype of the parameter and moved to its device.
     """
-    if hasattr(
-        parameter, "device_mesh"
-    ):  # of a DTensor, which is not imported for the sake of a plain tensor
+    if is_dtensor(parameter):
         from torch.distributed.tensor import distribute_tensor
 
         value = value.to(parameter.device)

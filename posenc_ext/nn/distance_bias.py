@@ -1,4 +1,4 @@
-"""Modules whose bias depends on the distance between query and key in a sequence: T5 and ALiBi."""
+"""Modules with a bias that depends on the distance between query and key in a sequence: T5 and ALiBi."""
 
 from collections.abc import Callable
 
@@ -12,21 +12,22 @@ from ._init import fill_parameter
 
 
 class T5RelativePositionBias(CallsChildren):
-    """T5's learned bias: a row of the table for each near distance, shared ones for far distances.
+    """T5's learned bias: a row of the table for each short distance, shared rows for longer distances.
 
-    Replaces ``relative_attention_bias`` and ``compute_bias`` of transformers' ``T5Attention`` (5.x and 4.x):
-    the parameter has its name, and values are those of the original on the CPU, bit for bit. Only a stack's
-    first layer owns one; the result serves every layer.
+    Replaces ``relative_attention_bias`` and ``compute_bias`` of ``T5Attention`` of transformers (5.x and
+    4.x): the parameter has the same name, and the values are those of the original on the CPU, bit for bit.
+    As in the original, only the first layer of a stack has this module; all layers share its result.
 
-    ``relative_attention_bias`` is an ``nn.Embedding``. Sharded, offloaded, quantized, parametrized, hooked or
-    with an adapter around it, it is called, once for all of its rows, and works as it does in transformers.
+    ``relative_attention_bias`` is an ``nn.Embedding``. If it is sharded, offloaded, quantized, parametrized,
+    hooked or wrapped by an adapter, it is called once for all of its rows and works as in transformers.
 
     Args:
-        num_heads: attention heads.
+        num_heads: number of attention heads.
         num_buckets: rows of the table (``relative_attention_num_buckets``): at least 4 if bidirectional,
-            else 2.
-        max_distance: where the last bucket begins (``relative_attention_max_distance``): above the number of
-            distances with a bucket of their own, num_buckets // 4 if bidirectional, else num_buckets // 2.
+            otherwise 2.
+        max_distance: distance at which the last bucket begins (``relative_attention_max_distance``): greater
+            than the number of distances with a separate bucket, which is num_buckets // 4 if bidirectional,
+            otherwise num_buckets // 2.
         bidirectional: True for an encoder, False for a causal decoder.
 
     Shapes and dtypes:
@@ -34,14 +35,15 @@ class T5RelativePositionBias(CallsChildren):
         forward(q_len, k_len, q_offset=0, device=None): [1, num_heads, q_len, k_len], contiguous, in the
             dtype of the weight (float64, float32, float16 or bfloat16). q_offset is the position of the first
             query: the length of the cache while decoding (``past_seen_tokens``). device is where the
-            embedding is called: None is where its parameters are, or accelerate's hooks load them; it is
-            needed if something else moves them for the call (FSDP2 with a CPU offload policy).
+            embedding is called. Default: the device of its parameters, or the device to which accelerate's
+            hooks load them. Required if something else moves them for the call (FSDP2 with a CPU offload
+            policy).
 
     Raises:
         ValueError: num_heads, num_buckets or max_distance is too small.
         RuntimeError: ``posenc_ext::t5_bias: ...``, for a negative length.
 
-    Complexity: O(num_heads q_len k_len) forward and backward; no bucket is stored or read.
+    Complexity: O(num_heads q_len k_len) forward and backward; buckets are neither stored nor read.
 
     Source: Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
     Transformer", 2020, section 2.1; its code (mesh-tensorflow) defines the buckets.
@@ -79,7 +81,7 @@ class T5RelativePositionBias(CallsChildren):
     def forward(
         self, q_len: int, k_len: int, q_offset: int = 0, device: torch.device | None = None
     ) -> Tensor:
-        if torch.jit.is_scripting():  # which does not compile the other branches
+        if torch.jit.is_scripting():  # TorchScript cannot compile the other branches
             table = self._called_table(device)
         elif is_plain(self.relative_attention_bias, nn.Embedding):
             table = self.relative_attention_bias.weight
@@ -109,31 +111,31 @@ class T5RelativePositionBias(CallsChildren):
 
 
 class AlibiBias(nn.Module):
-    """ALiBi: a penalty that grows with the distance, at a slope of its own for every head.
+    """ALiBi: a penalty that grows with the distance, with a separate slope for each head.
 
-    bias[h, q, k] = -slope[h] * abs(k - q - q_offset). Replaces the tables that models make by
-    ``build_alibi_tensor`` (transformers 5.x, BLOOM) and ``build_mpt_alibi_tensor`` (MPT). Theirs hold one row
-    for every query: MPT's is that of the last query, ``AlibiBias(h)(1, L, L - 1)``; BLOOM's is slope * k,
-    which is ``-AlibiBias(h)(1, L)``. For keys up to the query both differ from the definition by a constant
-    per query, which the softmax takes away.
+    bias[h, q, k] = -slope[h] * abs(k - q - q_offset). Replaces the tables that models build with
+    ``build_alibi_tensor`` (transformers 5.x, BLOOM) and ``build_mpt_alibi_tensor`` (MPT). These contain a
+    single row for all queries: MPT uses that of the last query, ``AlibiBias(h)(1, L, L - 1)``; BLOOM uses
+    slope * k, which is ``-AlibiBias(h)(1, L)``. For keys up to the query, both differ from the definition by
+    a constant per query, which softmax cancels.
 
     Args:
-        num_heads: attention heads; slopes as in :func:`posenc_ext.alibi_slopes`.
-        causal: bias 0 for keys ahead of the query, which the attention mask removes.
-        learnable: makes the slopes a parameter that begins with those values.
+        num_heads: number of attention heads; slopes as in :func:`posenc_ext.alibi_slopes`.
+        causal: sets the bias to 0 for keys after the query, which the attention mask removes.
+        learnable: makes the slopes a parameter, initialized with those values.
 
     Shapes and dtypes:
-        slopes: parameter [num_heads] if learnable; else computed in every call, with nothing in
+        slopes: parameter [num_heads] if learnable; otherwise computed in each call and not part of
             ``state_dict()``.
         forward(q_len, k_len, q_offset=0, dtype=None, device=None): [1, num_heads, q_len, k_len] in dtype
             (float64, float32, float16 or bfloat16). q_offset is the position of the first query: the length
-            of the cache while decoding. Without a parameter, a result in half types is made from float32
-            slopes and rounded once more.
-        dtype, device: None is that of the parameter. Without one, it is what the module was converted to
-            (``.half()``, ``.to("cuda")``), else the default dtype of its construction and the default device
-            of the call. Tools that convert tensors one by one (FSDP's mixed precision, autocast, accelerate's
-            dispatch_model) do not know a module without a tensor: pass those of the scores, as BLOOM passes
-            its dtype to ``build_alibi_tensor``.
+            of the cache while decoding. Without a parameter, a half-precision result is computed from float32
+            slopes and rounded again.
+        dtype, device: default to those of the parameter. Without a parameter, they default to what the module
+            was converted to (``.half()``, ``.to("cuda")``), otherwise to the default dtype at construction
+            and the default device at the call. Tools that convert individual tensors (FSDP's mixed precision,
+            autocast, accelerate's dispatch_model) do not affect a module without tensors: pass those of the
+            scores, as BLOOM passes its dtype to ``build_alibi_tensor``.
 
     Raises:
         ValueError: num_heads is not positive.

@@ -1,4 +1,4 @@
-"""Modules that hold a learned table of absolute positions."""
+"""Modules with learned absolute position embeddings."""
 
 import math
 import warnings
@@ -17,7 +17,7 @@ from ._init import fill_parameter
 
 
 def _pair(name: str, what: str, size: Union[int, Sequence[int]]) -> list[int]:
-    """[size, size] of one size, or the two that are given."""
+    """Converts one size to [size, size], or two sizes to a list."""
     pair = [size, size] if isinstance(size, int) else list(size)
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"{name}: {what} must be a positive size or two, got {size}")
@@ -29,17 +29,17 @@ def _is_square(count: int) -> bool:
 
 
 class _GridEmbedding(nn.Module):
-    """A module with the embedding of a grid's cells, of which checkpoints of other grids are resampled.
+    """A module with an embedding per grid cell; checkpoints for other grids are resampled when loaded.
 
-    state_dict() records the grid and the number of prefix rows in its metadata, which torch.save keeps and
-    safetensors and torch.distributed.checkpoint drop.
+    state_dict() records the grid and the number of prefix rows in its metadata, which torch.save preserves
+    but safetensors and torch.distributed.checkpoint drop.
     """
 
     antialias: bool
     checkpoint_grid: Optional[list[int]]
 
     def _grid(self) -> tuple[str, list[int], int]:
-        """The parameter's name, the grid and the number of rows in front of it."""
+        """The name of the parameter, its grid and the number of prefix rows."""
         raise NotImplementedError
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -66,15 +66,15 @@ class _GridEmbedding(nn.Module):
                         )
             except ValueError as error:
                 error_messages.append(str(error))
-                state_dict[key] = own  # nothing is loaded, and torch has no more to say
+                state_dict[key] = own  # prevents a second error from torch
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _grid_of(self, key: str, rows: int, own_rows: int, metadata: dict[str, Any]) -> Optional[list[int]]:
-        """The grid of a checkpoint's rows, None for that of this module; raises where it cannot be known."""
+        """The grid of a checkpoint, or None for the grid of this module; raises if it is ambiguous."""
         _, size, prefix_rows = self._grid()
-        mend = "checkpoint_grid=[H, W] says it"
+        hint = "checkpoint_grid=[H, W] says it"
         recorded, recorded_rows = metadata.get("grid_size"), metadata.get("prefix_rows", 0)
-        # An entry that was replaced after state_dict() is not what the metadata tells of.
+        # The metadata does not describe an entry that was replaced after state_dict().
         if recorded is not None and rows == recorded_rows + math.prod(recorded):
             if recorded_rows != prefix_rows:
                 rule = (
@@ -92,13 +92,13 @@ class _GridEmbedding(nn.Module):
             if size[0] != size[1] or others:
                 taken = f"is taken as {prefix_rows} rows and the grid {size}"
                 assumed = f"{type(self).__name__}: {key} has no record of its grid and {taken}"
-                warnings.warn(f"{assumed}; if it is another, {mend}", stacklevel=2)
+                warnings.warn(f"{assumed}; if it is another, {hint}", stacklevel=2)
             return None
         if rows != own_rows and square and not others:
             return [math.isqrt(patches)] * 2
         why = "may be more than one grid" if square else f"less {prefix_rows} are not a square"
         found = f"{rows} rows in the checkpoint, {own_rows} here"
-        raise ValueError(f"size mismatch for {key}: {found}; {rows} rows {why}, and none is recorded: {mend}")
+        raise ValueError(f"size mismatch for {key}: {found}; {rows} rows {why}, and none is recorded: {hint}")
 
 
 def _optional_pair(name: str, what: str, size: Optional[Sequence[int]]) -> Optional[list[int]]:
@@ -106,43 +106,43 @@ def _optional_pair(name: str, what: str, size: Optional[Sequence[int]]) -> Optio
 
 
 class VisionPositionEmbedding(FusesDropout, _GridEmbedding):
-    """Puts class, distillation and register tokens in front of an image's patches, adds learned positions and
-    applies dropout, in one pass, at any resolution.
+    """Prepends class, distillation and register tokens to image patches, adds learned position embeddings and
+    applies dropout, in one pass and at any resolution.
 
-    Replaces what stands between ``patch_embed`` and the blocks of a ViT: ``cls_token``, ``dist_token``,
-    ``reg_token``, ``pos_embed`` and ``_pos_embed`` of timm's ``VisionTransformer`` and
-    ``VisionTransformerDistilled`` (DeiT, DeiT-3, MAE, MoCo v3). The parameters have the names and shapes of
-    theirs, so checkpoints go both ways. A ``pos_embed`` of another grid is resampled as it is loaded: of any
-    grid if state_dict() recorded it (in its metadata, which ``torch.save`` keeps), else of
-    ``checkpoint_grid`` or a square one. What may be more than one grid is an error.
+    Replaces the code between ``patch_embed`` and the blocks of a ViT: ``cls_token``, ``dist_token``,
+    ``reg_token``, ``pos_embed`` and ``_pos_embed`` of ``VisionTransformer`` and
+    ``VisionTransformerDistilled`` of timm (DeiT, DeiT-3, MAE, MoCo v3). The parameters have the same names
+    and shapes, so checkpoints can be exchanged in both directions. A ``pos_embed`` for another grid is
+    resampled when loaded: for any grid if state_dict() recorded it (in its metadata, which ``torch.save``
+    preserves), otherwise for ``checkpoint_grid`` or a square grid. An ambiguous grid is an error.
 
     Args:
-        grid_size: patches along the height and the width, or one number for both.
-        dim: channels.
-        class_token, dist_token: whether there is one.
+        grid_size: number of patches along height and width, or one number for both.
+        dim: number of channels.
+        class_token, dist_token: whether there is such a token.
         registers: number of register tokens. The order is class, distillation, registers, patches.
-        embed_prefix: True: pos_embed has rows for the tokens in front, ``cat(tokens, x) + pos_embed`` (ViT,
-            DeiT). False: ``cat(tokens, x + pos_embed)`` (DeiT-3; ``no_embed_class`` of timm).
-        dropout: probability in [0, 1] of zeroing an element of the result while training.
-        antialias: of the resampling to another grid (:func:`posenc_ext.resample_position_embedding`).
-        checkpoint_grid: the grid of checkpoints that do not record theirs; None where it can be told.
+        embed_prefix: if True, pos_embed has rows for the prefix tokens, ``cat(tokens, x) + pos_embed`` (ViT,
+            DeiT); if False, ``cat(tokens, x + pos_embed)`` (DeiT-3; ``no_embed_class`` in timm).
+        dropout: probability of an element of the result to be zeroed in training, in [0, 1].
+        antialias: as in :func:`posenc_ext.resample_position_embedding`.
+        checkpoint_grid: the grid of checkpoints that do not record it. Default: inferred if unambiguous.
 
     Shapes and dtypes:
         cls_token, dist_token: parameters [1, 1, dim]; reg_token: parameter [1, registers, dim].
-        pos_embed: parameter [1, P + N, dim] with P tokens in front and N = prod(grid_size), or [1, N, dim] if
+        pos_embed: parameter [1, P + N, dim] with P prefix tokens and N = prod(grid_size), or [1, N, dim] if
             not embed_prefix.
-        x: [B, N, dim], or the map [B, dim, H, W] of a patch convolution, which is read in place; any strides.
-            A map [B, H, W, dim] is one if only its last dimension is dim.
-        size: [H, W] of the patches in [B, H W, dim]; None is grid_size. Of a map it is its own.
+        x: [B, N, dim], or the feature map [B, dim, H, W] of a patch convolution, which is read in place; any
+            strides. A feature map [B, H, W, dim] is recognized if only its last dimension is dim.
+        size: [H, W] of the patches if x is [B, H W, dim]. Default: grid_size. Not allowed with a feature map.
         Result: [B, P + H W, dim], contiguous.
 
     Raises:
         ValueError: a size or dim is not positive, registers is negative, dropout is not in [0, 1], x does not
-            have 3 or 4 dimensions or does not have H W patches, or size is given with a map.
-        RuntimeError: ``posenc_ext::add_position_embedding: ...``, for x of other channels or dtype.
+            have 3 or 4 dimensions or does not have H W patches, or size is given with a feature map.
+        RuntimeError: ``posenc_ext::add_position_embedding: ...``, for the channels or the dtype of x.
 
-    Complexity: O(B (P + N) dim), one read of x and one write of the result; at another grid than its own,
-    pos_embed is resampled in each call. Gradients: of x and all parameters.
+    Complexity: O(B (P + N) dim), one read of x and one write of the result; for a size other than grid_size,
+    each call resamples pos_embed. Gradients: with respect to x and all parameters.
 
     Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021; Touvron et al., "DeiT", 2021, and
     "DeiT III", 2022; Darcet et al., "Vision Transformers Need Registers", 2024.
@@ -191,7 +191,7 @@ class VisionPositionEmbedding(FusesDropout, _GridEmbedding):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """What the constructor, or :meth:`from_sinusoidal`, made."""
+        """Initializes the parameters as the constructor, or :meth:`from_sinusoidal`, does."""
         for parameter in self.parameters(recurse=False):
             nn.init.trunc_normal_(parameter, std=0.02)
         if self._sinusoids is not None:
@@ -215,9 +215,9 @@ class VisionPositionEmbedding(FusesDropout, _GridEmbedding):
         trainable: bool = True,
         **options: Any,
     ) -> "VisionPositionEmbedding":
-        """The module with pos_embed set to :func:`posenc_ext.sinusoidal_grid`; zeros for the tokens in front.
+        """Creates a module with pos_embed set to :func:`posenc_ext.sinusoidal_grid`, zeros for prefix tokens.
 
-        ``trainable=False`` freezes pos_embed, as MAE and MoCo v3 do. reset_parameters() restores it.
+        ``trainable=False`` freezes pos_embed, as in MAE and MoCo v3. reset_parameters() restores its values.
 
         >>> VisionPositionEmbedding.from_sinusoidal(2, 8).pos_embed[0, :2, :4]
         tensor([[0., 0., 0., 0.],
@@ -274,49 +274,49 @@ class VisionPositionEmbedding(FusesDropout, _GridEmbedding):
 
 
 def _channels_first(x: Tensor, dim: int) -> Tensor:
-    """[B, dim, H, W] of that or of [B, H, W, dim]; the first where both are possible."""
+    """Converts [B, H, W, dim] to [B, dim, H, W]; x is [B, dim, H, W] if it could be either."""
     return x.permute(0, 3, 1, 2) if x.size(1) != dim and x.size(3) == dim else x
 
 
 class LearnedPositionalEmbedding(FusesDropout):
     """Scales x, adds the rows of a learned table for its positions and applies dropout, in one pass.
 
-    Replaces the position table of BERT and GPT-2 (an ``nn.Embedding`` indexed by arange, an add, a dropout)
-    and ``BartLearnedPositionalEmbedding`` (offset=2; also mBART, OPT) with the add behind it. ``weight`` has
-    the name and shape of theirs, so checkpoints go both ways.
+    Replaces the position table of BERT and GPT-2 (an ``nn.Embedding`` indexed by arange, an addition and a
+    dropout) and ``BartLearnedPositionalEmbedding`` (offset=2; also mBART, OPT) with the following addition.
+    ``weight`` has the same name and shape, so checkpoints can be exchanged in both directions.
 
     Args:
-        num_embeddings: positions.
-        embedding_dim: channels.
-        offset: rows of the table in front of position 0; 2 for BART, which keeps them for padding.
-        dropout: probability in [0, 1] of zeroing an element of the result while training.
-        x_scale: factor on x.
+        num_embeddings: number of positions.
+        embedding_dim: number of channels.
+        offset: number of rows of the table before position 0; 2 for BART, which reserves them for padding.
+        dropout: probability of an element of the result to be zeroed in training, in [0, 1].
+        x_scale: multiplies x.
         batch_first: whether x is [B, L, D] or [L, B, D].
 
     Shapes and dtypes:
         weight: parameter [num_embeddings + offset, embedding_dim], initially normal, std 0.02.
-        x: [B, L, D], or [L, B, D] without batch_first; or [L, D], one sequence, or several packed ones with
-            their position_ids; any strides.
-        past_length: the position of the first row of x (decoding with a cache): an int >= 0, or one for each
-            sample in an integer tensor [B] or [B, 1] (also [] or [1]) on the device of x. What comes before
-            position 0, as the padding of prompts padded on the left whose past_length is minus their padding,
-            is at position 0, as generate() of transformers has it.
-        position_ids: the position of every row: integers [B, L] or [1, L], whatever batch_first says, or [L]
-            for x [L, D], on the device of x; with an offset, also -offset to -1, the rows in front of
-            position 0 (OPT's -1 for padding). past_length must be 0.
+        x: [B, L, D], or [L, B, D] without batch_first; or [L, D]: a single sequence, or several packed
+            sequences with their position_ids; any strides.
+        past_length: the position of the first row of x (decoding with a cache): an int >= 0, or an integer
+            tensor with one position per sample, [B] or [B, 1] (also [] or [1]), on the device of x. Negative
+            positions (the padding of left-padded prompts, whose past_length is minus the length of the
+            padding) are replaced by 0, as in generate() of transformers.
+        position_ids: the position of each row: integers [B, L] or [1, L], regardless of batch_first, or [L]
+            for x [L, D], on the device of x. With an offset, -offset to -1 select the rows before position 0
+            (OPT uses -1 for padding). past_length must be 0.
         Result: like x, contiguous.
 
     Raises:
         ValueError: num_embeddings or embedding_dim is not positive, offset is negative, dropout is not in
             [0, 1], x does not have 2 or 3 dimensions, past_length is negative, past_length + L >
-            num_embeddings, past_length is a tensor of another shape or dtype, or both it and position_ids are
-            given.
-        RuntimeError: ``posenc_ext::add_position_embedding: ...``, for x of other channels or dtype, for
-            position_ids that do not fit x, and, on the CPU, for a position in a tensor that is outside the
-            table. On CUDA, where nothing is read for it, a device-side assertion fails instead.
+            num_embeddings, past_length is a tensor of another shape or dtype, or both past_length and
+            position_ids are given.
+        RuntimeError: ``posenc_ext::add_position_embedding: ...``, for the channels or the dtype of x, for
+            position_ids that do not match x, and, on the CPU, for a position in a tensor that is outside the
+            table. On CUDA positions are not copied to the host; a device-side assertion fails instead.
 
-    Complexity: O(B L D), one read of x and one write of the result; without tensors of positions none are
-    stored or read. Gradients: of x and weight; the sums over batch and positions have a fixed order.
+    Complexity: O(B L D), one read of x and one write of the result; positions are only read if they are given
+    as a tensor. Gradients: with respect to x and weight; sums over batch and positions have a fixed order.
 
     Source: Gehring et al., "Convolutional Sequence to Sequence Learning", 2017; Devlin et al., "BERT", 2019.
 
@@ -357,7 +357,7 @@ class LearnedPositionalEmbedding(FusesDropout):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """What the constructor, or :meth:`from_sinusoidal`, made."""
+        """Initializes the parameters as the constructor, or :meth:`from_sinusoidal`, does."""
         if self._sinusoids is None:
             nn.init.normal_(self.weight, std=0.02)
         else:
@@ -382,9 +382,10 @@ class LearnedPositionalEmbedding(FusesDropout):
         trainable: bool = True,
         **options: Any,
     ) -> "LearnedPositionalEmbedding":
-        """The module with its positions set to :func:`posenc_ext.sinusoidal_table`; zeros before the offset.
+        """Creates a module initialized with :func:`posenc_ext.sinusoidal_table`, zeros before position 0.
 
-        Whisper's encoder is freq_shift=1, layout="concat", trainable=False. reset_parameters() restores it.
+        The encoder of Whisper uses freq_shift=1, layout="concat", trainable=False. reset_parameters()
+        restores the values.
 
         >>> LearnedPositionalEmbedding.from_sinusoidal(2, 2, offset=1, trainable=False).weight
         Parameter containing:
@@ -452,34 +453,37 @@ class LearnedPositionalEmbedding(FusesDropout):
 
 
 class AttentionPool2d(_GridEmbedding):
-    """Pools a map by one attention query, its mean, at any size of the map.
+    """Pools a feature map of any size with attention, using its mean as the only query.
 
-    Replaces ``AttentionPool2d`` of CLIP and open_clip: same arguments and parameters, so checkpoints go both
-    ways; those of another map are resampled as they are loaded (see :class:`VisionPositionEmbedding`). The
-    map is read in place: no (HW + 1)-token copy is made for the mean before the positions are added, and only
-    the mean makes a query.
+    Replaces ``AttentionPool2d`` of CLIP and open_clip: same arguments and parameters, so checkpoints can be
+    exchanged in both directions; those for another size are resampled when loaded (see
+    :class:`VisionPositionEmbedding`). The feature map is read in place: the mean is not concatenated to it
+    before the positions are added, and a query is only computed for the mean.
 
     Args:
-        spacial_dim: height and width of the map that positional_embedding is for (CLIP's spelling), or both.
-        embed_dim: channels of the map, a multiple of num_heads.
-        num_heads: attention heads.
-        output_dim: channels of the result; None is embed_dim.
-        antialias: of the resampling to another size (:func:`posenc_ext.resample_position_embedding`).
-        checkpoint_grid: the size of the map in checkpoints that do not record it; None where it can be told.
+        spacial_dim: height and width of the feature map that positional_embedding is for, or one number for
+            both (spelled as in CLIP).
+        embed_dim: channels of the feature map, a multiple of num_heads.
+        num_heads: number of attention heads.
+        output_dim: channels of the result. Default: embed_dim.
+        antialias: as in :func:`posenc_ext.resample_position_embedding`.
+        checkpoint_grid: the size of the feature map in checkpoints that do not record it. Default: inferred
+            if unambiguous.
 
     Shapes and dtypes:
         positional_embedding: parameter [spacial_dim ** 2 + 1, embed_dim], initially normal, std embed_dim **
-            -0.5; the first row is the mean's.
+            -0.5; the first row is that of the mean.
         q_proj, k_proj, v_proj, c_proj: ``nn.Linear``.
-        x: [B, embed_dim, H, W], any strides, in the dtype of the projections; [B, H, W, embed_dim] if only
-            its last dimension is embed_dim.
+        x: [B, embed_dim, H, W], any strides, in the dtype of the projections; [B, H, W, embed_dim] is
+            recognized if only its last dimension is embed_dim.
         Result: [B, output_dim].
 
     Raises:
-        ValueError: a size is not positive, embed_dim is not a multiple of num_heads, or x is not a map of
-            embed_dim channels and at least one cell.
+        ValueError: a size is not positive, embed_dim is not a multiple of num_heads, or x is not a feature
+            map with embed_dim channels and at least one cell.
 
-    Complexity: O(B H W embed_dim^2), two projections of the map. Gradients: of x and all parameters.
+    Complexity: O(B H W embed_dim^2), two projections of the feature map. Gradients: with respect to x and all
+    parameters.
 
     Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021,
     section 2.4.
@@ -522,7 +526,7 @@ class AttentionPool2d(_GridEmbedding):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """What the constructor made, in the projections too."""
+        """Initializes all parameters, including the projections, as the constructor does."""
         nn.init.normal_(self.positional_embedding, std=self.positional_embedding.size(1) ** -0.5)
         for child in self.children():
             if hasattr(child, "reset_parameters"):

@@ -1,4 +1,4 @@
-"""Modules that hold, or compute, a table of biases for the relative positions in a window."""
+"""Modules with a learned or computed table of biases for the relative positions in a window."""
 
 import math
 from collections import OrderedDict
@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .._sharded import replicated_for, replicated_like
-from ..compositions import resample_window_table
+from ..compositions import resample_window_table, window_index
 from ..ops import gather_bias, window_bias
-from ..reference import window_index
 from ._checkpoints import ComputesKeys, rename_keys
 from ._children import CallsChildren
 from ._init import fill_parameter
@@ -30,20 +29,8 @@ def _row_count(window: list[int]) -> int:
     return math.prod(2 * size - 1 for size in window)
 
 
-def _cross_window_index(window: list[int], key_window: list[int], device: torch.device | None) -> Tensor:
-    """The table row of each query of a window and key of another, [Q, K]: query minus key, row-major."""
-    index = torch.zeros([1, 1], dtype=torch.int64, device=device)
-    for queries, keys in zip(window, key_window):
-        offset = (
-            torch.arange(queries, device=device).unsqueeze(1) - torch.arange(keys, device=device) + keys - 1
-        )
-        index = index.unsqueeze(1).unsqueeze(3) * (queries + keys - 1) + offset.unsqueeze(1)
-        index = index.flatten(2).flatten(0, 1)
-    return index
-
-
 def _legacy_rows(h: int, w: int, device: torch.device | None) -> Tensor:
-    """The row that code with a row stride of 2h-1 reads for each (dy, dx), [2h-1, 2w-1]."""
+    """The table row of each (dy, dx) in code that uses a row stride of 2h-1, [2h-1, 2w-1]."""
     dy = torch.arange(2 * h - 1, device=device).unsqueeze(1)
     return dy * (2 * h - 1) + torch.arange(2 * w - 1, device=device)
 
@@ -51,31 +38,31 @@ def _legacy_rows(h: int, w: int, device: torch.device | None) -> Tensor:
 class RelativePositionBias(ComputesKeys):
     """A learned bias for attention from every position of an H x W map to a fixed h x w grid of keys.
 
-    Replaces UTNet's ``RelativePositionBias``: same constructor, parameter and call; its checkpoints load, and
-    ``relative_position_index`` is dropped in square or flat form. Query (Y, X) has the bias of grid cell
-    (floor(Y h / H), floor(X w / W)), for any H >= h and W >= w. The original needs multiples of h and w
-    and, by a slip in its row stride, is right for h = w alone.
+    Replaces ``RelativePositionBias`` of UTNet: same constructor, parameter and call. Its checkpoints load;
+    ``relative_position_index`` is dropped, whether square or flat. Query (Y, X) has the bias of grid cell
+    (floor(Y h / H), floor(X w / W)), for any H >= h and W >= w. The original requires multiples of h and w
+    and, because of a bug in its row stride, is only correct for h = w.
 
     Args:
-        num_heads: attention heads.
+        num_heads: number of attention heads.
         h, w: size of the grid of keys.
-        legacy_stride: reads the table with the original's row stride of 2h-1 in place of 2w-1, for
-            checkpoints trained with it; for h < w pairs then share rows, as they did in training.
-        emit_index: "square" for a ``state_dict()`` that the original loads, with
-            ``relative_position_index`` [hw, hw]; "flat" for [hw*hw]; None for the table alone.
+        legacy_stride: uses the original row stride of 2h-1 instead of 2w-1, for checkpoints that were trained
+            with it; for h < w some pairs then share rows, as they did in training.
+        emit_index: "square" for a ``state_dict()`` that the original can load, with
+            ``relative_position_index`` [hw, hw]; "flat" for [hw*hw]; None for the table only.
 
     Shapes and dtypes:
         relative_position_bias_table: parameter [(2h-1)(2w-1), num_heads], initially normal, std 0.02.
         Result: [1, num_heads, H*W, h*w], in the dtype of the table (float64, float32, float16 or bfloat16).
 
     Raises:
-        ValueError: h, w or num_heads is not positive, h > w with legacy_stride (the original raises
-            IndexError when it is called), emit_index is another string.
+        ValueError: h, w or num_heads is not positive, legacy_stride with h > w (the original raises
+            IndexError when called), or emit_index is invalid.
         RuntimeError: ``posenc_ext::window_bias: ...``, for H < h or W < w; from ``load_state_dict``, for a
-            ``relative_position_index`` of this grid with other values, which is that of the other stride.
+            ``relative_position_index`` of the right size with other values (the one of the other stride).
 
     Complexity: O(num_heads H W h w) forward and backward, the size of the result; no index is stored. With
-    legacy_stride and h < w, gradients in half types are rounded twice: per cell, then per row of the table.
+    legacy_stride and h < w, half-precision gradients are rounded twice: per cell, then per row of the table.
 
     Source: Gao, Zhou, Metaxas, "UTNet: A Hybrid Transformer Architecture for Medical Image Segmentation",
     2021.
@@ -117,7 +104,7 @@ class RelativePositionBias(ComputesKeys):
         return bias.unsqueeze(0)
 
     def _computed(self) -> dict[str, Tensor]:
-        index = window_index([self.h, self.w])
+        index = window_index([self.h, self.w], [self.h, self.w])
         if self.legacy_stride:
             index = _legacy_rows(self.h, self.w, None).flatten()[index]
         return {"relative_position_index": index}
@@ -130,56 +117,57 @@ class RelativePositionBias(ComputesKeys):
 class WindowRelativePositionBias(ComputesKeys):
     """A learned bias for attention inside a 1-D, 2-D or 3-D window, with or without a class token.
 
-    Replaces the pair ``relative_position_bias_table``, ``relative_position_index`` and the code around it:
+    Replaces ``relative_position_bias_table``, ``relative_position_index`` and the code around them in:
 
     - torchvision 0.29: ``ShiftedWindowAttention`` (emit_index="flat"), ``ShiftedWindowAttention3d`` and
       MaxViT's ``RelativePositionalMultiHeadAttention`` ("square").
     - timm 1.0: ``RelPosBias``, Swin's ``WindowAttention``, BEiT's ``Attention`` (prefix_tokens=1; "square"
       for older releases, which keep the index), ``RelPosBiasTf`` of MaxViT-TF (heads_first=True).
-    - transformers 5.x: ``SwinRelativePositionBias``; ``BeitRelativePositionBias`` (prefix_tokens=1; square
-      windows alone, the original mixes up the axes of others). 4.x keeps the index: "square".
+    - transformers 5.x: ``SwinRelativePositionBias``; ``BeitRelativePositionBias`` (prefix_tokens=1; only
+      square windows, the original confuses the axes of others). 4.x saves the index: "square".
     - the first releases of Swin, Video Swin and BEiT ("square").
     - HAT's ``OCAB``, whose queries attend to a larger, overlapping window (key_window; "square").
 
-    Where the map is smaller than the window, ``forward`` takes the smaller window: ``bias((4, 7, 7))``. For N
-    tokens of a clipped 3-D window, torchvision and Video Swin take ``bias()[..., :N, :N]`` instead: the same
-    if the first axis alone is clipped, else biases of other pairs; do so where their results are wanted.
+    If the map is smaller than the window, pass the smaller window to ``forward``: ``bias((4, 7, 7))``. For N
+    tokens of a clipped 3-D window, torchvision and Video Swin use ``bias()[..., :N, :N]`` instead. That is
+    the same if only the first axis is clipped; otherwise it selects the biases of other pairs, so use it to
+    reproduce their results.
 
-    Their tables load; ``relative_position_index`` is dropped in square or flat form. A table of another
-    window is an error; load it into a module of its own window and take that module's ``resampled(window)``.
-    HAT's index, key minus query plus an offset, is negative for some pairs, which read its table from the
-    end: with n = q + k - 1 cells a side, row i of this module's table is its row
-    ``(q * (n + 1) - i) % n**2``.
+    The tables of these modules load; ``relative_position_index`` is dropped, whether square or flat. A table
+    for another window is an error: load it into a module for that window and call ``resampled(window)``.
+    The index of HAT, key minus query plus an offset, is negative for some pairs, which then read the table
+    from the end: with n = q + k - 1 cells per axis, row i of this table is row
+    ``(q * (n + 1) - i) % n**2`` of HAT's.
 
     Args:
-        window: sizes of the window, one to three of them, outermost axis first.
-        num_heads: attention heads.
+        window: one to three sizes of the window, outermost axis first.
+        num_heads: number of attention heads.
         prefix_tokens: 1 for a class token in front of the window (BEiT), which adds three rows to the table.
-        heads_first: the table is [num_heads, 2s-1, ...] and read at key minus query, as TensorFlow's MaxViT
-            and timm's ``RelPosBiasTf`` keep it; without prefix_tokens.
-        emit_index: "flat" or "square" for a ``state_dict()`` that holds ``relative_position_index`` as [N*N]
-            or [N, N], for modules that keep it in theirs; None for the table alone.
-        key_window: sizes of the keys' window, where it is another than that of the queries; without
-            prefix_tokens. The table then has prod(q + k - 1) rows, in the order of query minus key.
+        heads_first: the table is [num_heads, 2s-1, ...] and indexed by key minus query, as in MaxViT for
+            TensorFlow and ``RelPosBiasTf`` of timm; not with prefix_tokens.
+        emit_index: "flat" or "square" for a ``state_dict()`` that contains ``relative_position_index`` as
+            [N*N] or [N, N], for modules that save it; None for the table only.
+        key_window: sizes of the window of the keys, if it differs from that of the queries; not with
+            prefix_tokens. The table then has prod(q + k - 1) rows in the order of query minus key.
 
     Shapes and dtypes:
         relative_position_bias_table: parameter [prod(2s-1) + 3 prefix_tokens, num_heads], initially truncated
             normal, std 0.02.
         forward(window=None): [1, num_heads, N, N] with N = prod(window) + prefix_tokens, in the dtype of the
-            table (float64, float32, float16 or bfloat16). Values are the table's, bit for bit. window is the
-            module's, or a smaller one, whose pairs have the biases that they have there.
-        With key_window: [1, num_heads, prod(window), prod(key_window)] and no argument.
+            table (float64, float32, float16 or bfloat16). Values are copied bit for bit. window defaults to
+            that of the module; in a smaller one, each pair has the bias of its relative position.
+        With key_window: forward() without arguments, [1, num_heads, prod(window), prod(key_window)].
 
     Raises:
-        ValueError: window has no size or more than three, a size or num_heads is not positive,
-            prefix_tokens is neither 0 nor 1, or is 1 with heads_first or key_window, emit_index is another
-            string, key_window does not have as many positive sizes as window; from ``forward``, for a window
-            that is not within the module's, or is given with key_window.
+        ValueError: window does not have one to three sizes; a size or num_heads is not positive;
+            prefix_tokens is neither 0 nor 1, or is 1 with heads_first or key_window; emit_index is invalid;
+            key_window does not have as many positive sizes as window; from ``forward``, for a window that is
+            larger than that of the module, or for any window with key_window.
         RuntimeError: from ``load_state_dict``, for a table of another window, or a
-            ``relative_position_index`` of this window's size with other values.
+            ``relative_position_index`` of the right size with other values.
 
     Complexity: O(num_heads N N) forward and backward, the size of the result; no index is stored or read.
-    With key_window an index [Q, K] is computed in the call and read.
+    With key_window, each call computes an index [Q, K].
 
     Source: Liu et al., "Swin Transformer", 2021, section 3.2; Bao et al., "BEiT", 2021, for the class token;
     Chen et al., "Activating More Pixels in Image Super-Resolution Transformer", 2023, for key_window.
@@ -238,10 +226,10 @@ class WindowRelativePositionBias(ComputesKeys):
         self._restore_emitted()
 
     def resampled(self, window: Sequence[int]) -> "WindowRelativePositionBias":
-        """A module for another window of as many axes, whose table is this one's, resampled by cubics.
+        """A module for another window with as many axes, with the table of this one resampled.
 
-        See :func:`posenc_ext.resample_window_table`: a new parameter of the same dtype and device; the rows
-        of a class token stay. A module with key_window is an error.
+        See :func:`posenc_ext.resample_window_table`. The new table has the same dtype and device; the rows
+        of a class token are unchanged. Not supported with key_window.
         """
         if self.key_window != self.window:
             name = "WindowRelativePositionBias"
@@ -249,7 +237,7 @@ class WindowRelativePositionBias(ComputesKeys):
         table = self.relative_position_bias_table.detach()
         rows = table.flatten(1).t() if self.heads_first else table
         rows = resample_window_table(rows, self.window, list(window), self.prefix_tokens)
-        with torch.device("meta"):  # no values are drawn
+        with torch.device("meta"):  # skips the initialization
             options = (self.num_heads, self.prefix_tokens, self.heads_first, self.emit_index)
             other = WindowRelativePositionBias(window, *options)
         shape = other.relative_position_bias_table.shape
@@ -263,20 +251,20 @@ class WindowRelativePositionBias(ComputesKeys):
     def forward(self, window: Optional[list[int]] = None) -> Tensor:
         table = self.relative_position_bias_table
         if self.heads_first:
-            table = table.flatten(1).flip(1).t()  # the reversed rows are those of query minus key
+            table = table.flatten(1).flip(1).t()  # reversed, the rows are in the order of query minus key
         sizes = self.window
         if window is not None:
             sizes = list(window)
             table = table.index_select(0, replicated_like(self._rows_of(sizes, table.device), table))
         if self.key_window != self.window:
-            index = _cross_window_index(self.window, self.key_window, table.device)
+            index = window_index(self.window, self.key_window, device=table.device)
             bias = gather_bias(table, replicated_like(index, table))
         else:
             bias = window_bias(table, sizes, prefix_tokens=self.prefix_tokens)
         return bias.unsqueeze(0)
 
     def _rows_of(self, window: list[int], device: torch.device) -> Tensor:
-        """The rows of the table that a smaller window has: the inner cells, and the prefix's."""
+        """The rows of the table for a smaller window: the inner cells, then the rows of the prefix."""
         name = "WindowRelativePositionBias"
         if self.key_window != self.window:
             raise ValueError(f"{name}: window must be None with key_window, got {window}")
@@ -294,10 +282,7 @@ class WindowRelativePositionBias(ComputesKeys):
         return torch.cat([rows, prefix])
 
     def _computed(self) -> dict[str, Tensor]:
-        if self.key_window != self.window:
-            index = _cross_window_index(self.window, self.key_window, None)
-        else:
-            index = window_index(self.window, prefix_tokens=self.prefix_tokens)
+        index = window_index(self.window, self.key_window, self.prefix_tokens)
         return {"relative_position_index": math.prod(self._cells) - 1 - index if self.heads_first else index}
 
     def extra_repr(self) -> str:
@@ -310,7 +295,7 @@ class WindowRelativePositionBias(ComputesKeys):
 def _log_coordinates(
     window: list[int], pretrained_window: list[int], natural: bool, device: torch.device | None
 ) -> Tensor:
-    """float32 [1, 2s-1, ..., axes], by the operations of torchvision, timm, transformers, in their order."""
+    """float32 [1, 2s-1, ..., axes], by the same operations as torchvision, timm and transformers."""
     axes = [torch.arange(1 - size, size, dtype=torch.float32, device=device) for size in window]
     for axis, size in enumerate(pretrained_window):
         if not natural:
@@ -322,7 +307,7 @@ def _log_coordinates(
     return signed if natural else signed / 3.0
 
 
-# The names of the MLP in the modules that are replaced, and of its layers.
+# The names of the MLP and of its layers in the replaced modules.
 _MLP_LAYERS = {
     "cpb_mlp": ("0", "1", "2"),
     "continuous_position_bias_mlp": ("0", "1", "2"),
@@ -332,57 +317,59 @@ _MLP_LAYERS = {
 
 
 def _mlp_keys(name: str) -> list[str]:
-    """Where keys of the MLP's first and second layer begin."""
+    """Prefixes of the state_dict keys of the first and second layer of the MLP."""
     first, _, second = _MLP_LAYERS[name]
     return [f"{name}.{first}.", f"{name}.{second}."]
 
 
 class LogCoordinatePositionBias(ComputesKeys, CallsChildren):
-    """A window's bias from a small MLP over log-spaced relative coordinates: Swin v2's continuous bias.
+    """The bias of a window from a small MLP over log-spaced relative coordinates (Swin v2).
 
-    bias = 16 sigmoid(MLP(sign(c) log2(1 + abs(8 c / (s - 1))) / 3)), c being the relative coordinates in a
-    window of size s. Coordinates are computed in ``forward``; the sigmoid runs on the prod(2s-1) values
-    before they are gathered: 169, not 2401, for a 7 x 7 window. Replaces
+    bias = 16 sigmoid(MLP(sign(c) log2(1 + abs(8 c / (s - 1))) / 3)), where c are the relative coordinates in
+    a window of size s. Coordinates are computed in ``forward``; the sigmoid is applied to the prod(2s-1)
+    values before they are gathered (169 instead of 2401 for a 7 x 7 window). Replaces
 
     - torchvision 0.29: ``cpb_mlp`` and the two buffers of ``ShiftedWindowAttentionV2`` (emit_index="flat")
-    - timm 1.0: Swin v2's ``WindowAttention``; ``RelPosMlp``, both modes (mlp_name="mlp", hidden_features=128,
-      dropout=0.125 as there while training); the ``meta_mlp`` of Swin v2 CR's ``WindowMultiHeadAttention``
-      (mode="cr", mlp_name="meta_mlp", hidden_features=384)
+    - timm 1.0: ``WindowAttention`` of Swin v2; ``RelPosMlp``, both modes (mlp_name="mlp",
+      hidden_features=128, and dropout=0.125 as in the original in training); the ``meta_mlp`` of
+      ``WindowMultiHeadAttention`` of Swin v2 CR (mode="cr", mlp_name="meta_mlp", hidden_features=384)
     - transformers 5.x, 4.x: ``Swinv2SelfAttention`` (mlp_name="continuous_position_bias_mlp")
     - the first release of Swin v2 ("square")
 
     Args:
-        window: sizes of the window, one to three of them, outermost axis first.
-        num_heads: attention heads.
-        hidden_features: of the MLP.
-        pretrained_window: sizes that divide the coordinates, where the weights come from another window;
-            None or zeros for those of window. A size of 1 divides by 1 (torchvision divides by 0).
-        mode: "swin", or timm's "cr": coordinates sign(c) log(1 + abs(c)), an MLP with a bias in its last
-            layer, and no sigmoid.
-        dropout: probability in [0, 1] of zeroing a hidden feature while training. ``module.dropout`` is the
-            child of the MLP that does it; another module may be put there.
-        prefix_tokens: rows and columns of zeros in front of the bias.
-        mlp_name: the name of the MLP, and of its keys in ``state_dict()``: "cpb_mlp",
-            "continuous_position_bias_mlp", "mlp" or "meta_mlp"; ``load_state_dict`` accepts the keys of each.
-        emit_index: "flat" or "square" for a ``state_dict()`` that also holds ``relative_coords_table`` and
-            ``relative_position_index`` [N*N] or [N, N], for modules that keep them in theirs.
+        window: one to three sizes of the window, outermost axis first.
+        num_heads: number of attention heads.
+        hidden_features: number of hidden features of the MLP.
+        pretrained_window: sizes that normalize the coordinates, if the weights were trained with another
+            window; None or zeros for those of window. A size of 1 divides by 1 (torchvision divides by 0).
+        mode: "swin", or "cr" as in timm: coordinates sign(c) log(1 + abs(c)), a bias in the last layer of the
+            MLP, and no sigmoid.
+        dropout: probability of a hidden feature to be zeroed in training, in [0, 1]. ``module.dropout`` is
+            the child of the MLP that applies it and can be replaced.
+        prefix_tokens: number of rows and columns of zeros in front of the bias.
+        mlp_name: the name of the MLP and of its keys in ``state_dict()``: "cpb_mlp",
+            "continuous_position_bias_mlp", "mlp" or "meta_mlp"; ``load_state_dict`` accepts any of these
+            keys.
+        emit_index: "flat" or "square" for a ``state_dict()`` that also contains ``relative_coords_table`` and
+            ``relative_position_index`` [N*N] or [N, N], for modules that save them.
 
     Shapes and dtypes:
         cpb_mlp: Sequential of Linear(axes, hidden_features), ReLU and Dropout, Linear(hidden_features,
             num_heads); the Linears are children "0" and "2", or "fc1" and "fc2" of "mlp" and "meta_mlp".
         forward(window=None, device=None): [1, num_heads, N, N] with N = prod(window) + prefix_tokens, in the
-            dtype of the weights (float64, float32, float16 or bfloat16). Coordinates are float32, then
-            rounded to that dtype. Another window than the module's, smaller or larger, has coordinates on the
-            same scale: a smaller one's pairs have the biases that they have in the module's. device is where
-            the MLP is called: None is where its parameters are, or accelerate's hooks load them.
+            dtype of the weights (float64, float32, float16 or bfloat16). Coordinates are computed in float32,
+            then rounded to that dtype. A different window, smaller or larger, uses coordinates on the same
+            scale, so the pairs of a smaller window have the biases that they have in the window of the
+            module. device is where the MLP is called. Default: the device of its parameters, or the device to
+            which accelerate's hooks load them.
 
     Raises:
-        ValueError: window has no size or more than three, a size, num_heads or hidden_features is not
-            positive, pretrained_window has another number of sizes or a negative one, mode, mlp_name or
-            emit_index is another string, dropout is not in [0, 1], prefix_tokens is negative; from
-            ``forward``, for a window of another number of sizes, or one that is not positive.
-        RuntimeError: from ``load_state_dict``, for an index or coordinates of this window's size with other
-            values; for coordinates, pretrained_window is another.
+        ValueError: window does not have one to three sizes; a size, num_heads or hidden_features is not
+            positive; pretrained_window does not have as many sizes or has a negative one; mode, mlp_name or
+            emit_index is invalid; dropout is not in [0, 1]; prefix_tokens is negative; from ``forward``, for
+            a window that does not have as many positive sizes.
+        RuntimeError: from ``load_state_dict``, for an index or coordinates of the right size with other
+            values (coordinates depend on pretrained_window).
 
     Complexity: O(prod(2s-1) hidden_features num_heads + num_heads N N) forward and backward.
 
@@ -445,7 +432,7 @@ class LogCoordinatePositionBias(ComputesKeys, CallsChildren):
         self.mlp_name = mlp_name
         layers = (
             nn.Linear(len(self.window), hidden_features),
-            nn.Sequential(nn.ReLU(), nn.Dropout(dropout)),  # one child: the next Linear is "2" in checkpoints
+            nn.Sequential(nn.ReLU(), nn.Dropout(dropout)),  # one child, so that the next Linear is "2"
             nn.Linear(hidden_features, num_heads, bias=mode == "cr"),
         )
         self.add_module(mlp_name, nn.Sequential(OrderedDict(zip(_MLP_LAYERS[mlp_name], layers, strict=True))))
@@ -456,7 +443,7 @@ class LogCoordinatePositionBias(ComputesKeys, CallsChildren):
         return getattr(self, self.mlp_name)[1][1]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "dropout":  # nn.Module would make it a child of this module, and never call it
+        if name == "dropout":  # nn.Module would register it as a child that is never called
             getattr(self, self.mlp_name)[1][1] = value
         else:
             super().__setattr__(name, value)
@@ -476,7 +463,7 @@ class LogCoordinatePositionBias(ComputesKeys, CallsChildren):
         dtype, own_device = self._dtype_and_device()
         device = own_device if device is None else device
         table = _log_coordinates(sizes, self.pretrained_window, natural, device).to(dtype)
-        for mlp in self.children():  # the only one, under a name that TorchScript cannot look up
+        for mlp in self.children():  # the only child; TorchScript cannot look it up by mlp_name
             if not torch.jit.is_scripting():
                 table = replicated_for(table, mlp)
             table = mlp(table)
@@ -490,7 +477,8 @@ class LogCoordinatePositionBias(ComputesKeys, CallsChildren):
 
     def _computed(self) -> dict[str, Tensor]:
         coordinates = _log_coordinates(self.window, self.pretrained_window, self.mode == "cr", None)
-        return {"relative_coords_table": coordinates, "relative_position_index": window_index(self.window)}
+        index = window_index(self.window, self.window)
+        return {"relative_coords_table": coordinates, "relative_position_index": index}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in _MLP_LAYERS:

@@ -1,4 +1,4 @@
-"""Modules that make sinusoids."""
+"""Modules with sinusoidal encodings."""
 
 import math
 from typing import Any, Optional, Union
@@ -15,43 +15,43 @@ from ._init import fill_parameter
 
 
 class SinusoidalPositionalEncoding(FusesDropout):
-    """Scales embeddings by sqrt(dim), adds sinusoids and applies dropout in one pass, with no ``pe`` to read.
+    """Scales embeddings by sqrt(dim), adds sinusoids and applies dropout in one pass, without a table ``pe``.
 
-    Replaces the classic ``PositionalEncoding`` of OpenNMT-py up to 2.3 and its many copies. Their
-    checkpoints load (``pe`` is dropped, whatever its length); its own state_dict is empty, unless
-    ``emit_pe`` asks for a buffer ``pe`` that the classic module can load. OpenNMT-py's own takes dropout
-    before dim: :meth:`opennmt`. The result has the dtype of emb, where the float32 ``pe`` of the classic
-    module promotes half embeddings unless ``.half()`` converts it.
+    Replaces the classic ``PositionalEncoding`` of OpenNMT-py up to 2.3 and its many copies. Their checkpoints
+    load (``pe`` is dropped, regardless of its length). The state_dict of this module is empty unless
+    ``emit_pe`` requests a buffer ``pe`` that the classic module can load. For the original argument order of
+    OpenNMT-py (dropout before dim), use :meth:`opennmt`. The result has the dtype of emb, whereas the float32
+    ``pe`` of the classic module promotes half-precision embeddings unless ``.half()`` converts it.
 
     Args:
-        dim: channels of the embedding, even.
-        dropout: probability in [0, 1] of zeroing an element of the result while training.
-        max_len: kept so that calls to the classic module still work; there is no limit on the length.
+        dim: number of channels of the embedding, even.
+        dropout: probability of an element of the result to be zeroed in training, in [0, 1].
+        max_len: only for compatibility with the classic module; the length is not limited.
         batch_first: whether emb is [B, L, dim], as in many copies.
-        emit_pe: whether there is a buffer ``pe``, for state_dict() alone.
+        emit_pe: whether to register a buffer ``pe``, only for state_dict().
 
     Shapes and dtypes:
-        emb: [L, B, dim], or [B, L, dim] with batch_first; or [L, dim], one sequence, or several packed ones
-            with their position_ids; float64, float32, float16 or bfloat16, any strides.
+        emb: [L, B, dim], or [B, L, dim] with batch_first; or [L, dim]: a single sequence, or several packed
+            sequences with their position_ids; float64, float32, float16 or bfloat16, any strides.
         step: an int.
-        start: an int, or an integer tensor on the device of emb with one position for each sample, [B] or
-            [B, 1], or for all, [] or [1]. It may be negative.
-        position_ids: the position of every row: integers [B, L] or [1, L], whatever batch_first says, or [L]
+        start: an int, or an integer tensor on the device of emb with one position per sample, [B] or [B, 1],
+            or one for all, [] or [1]. May be negative.
+        position_ids: the position of each row: integers [B, L] or [1, L], regardless of batch_first, or [L]
             for emb [L, dim], on the device of emb.
-        pe: buffer with emit_pe, [max_len, 1, dim] or [1, max_len, dim]. It has the dtype that ``.half()`` and
-            the like say, is loaded by nothing, and reset_parameters() makes it again.
-        Result: like emb, contiguous. The sum is made in float64 and rounded once, in every dtype.
+        pe: buffer with emit_pe, [max_len, 1, dim] or [1, max_len, dim]. Follows ``.half()`` and other
+            conversions, ignores checkpoints, and is recomputed by reset_parameters().
+        Result: like emb, contiguous; rounded as in :func:`posenc_ext.add_sinusoidal`.
 
-    ``step`` is the classic one: every row of emb is at position ``step``, as in decoding one token at a
-    time. ``start`` is the position of the first row, the others follow: a chunk of a sequence (``pe[step:step
-    + L]`` of later OpenNMT-py), or per sample, prompts padded on the left and caches of different lengths.
-    ``position_ids`` is for what is neither. At most one of them is given.
+    ``step`` is the argument of the classic module: every row of emb has position ``step``, as in decoding one
+    token at a time. ``start`` is the position of the first row of consecutive positions: a chunk of a
+    sequence (``pe[step:step + L]`` in later versions of OpenNMT-py) or, per sample, left-padded prompts and
+    caches of different lengths. ``position_ids`` is for all other cases. At most one of them can be given.
 
     Raises:
         ValueError: dim is odd, dropout is not in [0, 1], emb does not have dim channels, or more than one of
             step, start and position_ids is given.
-        RuntimeError: ``posenc_ext::add_sinusoidal: ...``, for emb of a wrong dtype or number of dimensions,
-            and for start or position_ids of a wrong dtype, shape or device.
+        RuntimeError: ``posenc_ext::add_sinusoidal: ...``, for the dtype or the number of dimensions of emb,
+            and for the dtype, shape or device of start or position_ids.
 
     Complexity: O(L B dim) time, one read of emb and one write of the result, no state.
 
@@ -90,7 +90,7 @@ class SinusoidalPositionalEncoding(FusesDropout):
             self.register_buffer("pe", self._computed_pe())
 
     def reset_parameters(self) -> None:
-        """Computes ``pe``, where there is one."""
+        """Recomputes ``pe``, if it exists."""
         if self.emit_pe:
             fill_parameter(self.pe, self._computed_pe(self.pe.dtype, self.pe.device))
 
@@ -102,7 +102,7 @@ class SinusoidalPositionalEncoding(FusesDropout):
 
     @classmethod
     def opennmt(cls, dropout: float, dim: int, max_len: int = 5000) -> "SinusoidalPositionalEncoding":
-        """The module by the argument order of ``onmt.modules.PositionalEncoding`` up to OpenNMT-py 2.3.
+        """Constructor with the argument order of ``onmt.modules.PositionalEncoding`` up to OpenNMT-py 2.3.
 
         >>> SinusoidalPositionalEncoding.opennmt(0.1, 512).dim
         512
@@ -132,12 +132,12 @@ class SinusoidalPositionalEncoding(FusesDropout):
             positions = position_ids if self.batch_first or emb.dim() < 3 else position_ids.t()
             out = add_sinusoidal(emb, x_scale=scale, dropout_p=p, training=True, positions=positions)
         elif step is not None:
-            # All rows of emb as the batch of one position: that adds the same row of the table to each.
+            # All rows of emb form the batch of one position, so each gets the same encoding.
             rows = emb.flatten(0, -2).unsqueeze(0)
             out = add_sinusoidal(rows, step, x_scale=scale, batch_first=False, dropout_p=p, training=True)
             out = out.view(emb.shape)
         elif not torch.jit.is_scripting() and isinstance(start, int) and start == 0 and p == 0.0:
-            # Without what is at its default: reading that takes longer than adding to a short sequence.
+            # Leaves out default arguments: parsing them takes longer than adding to a short sequence.
             out = add_sinusoidal(emb, x_scale=scale, batch_first=self.batch_first)
         else:
             out = add_sinusoidal(
@@ -152,7 +152,7 @@ class SinusoidalPositionalEncoding(FusesDropout):
         if self.emit_pe:
             pe = self.pe
             if pe.is_meta and local_metadata.get("assign_to_params_buffers", False):
-                pe = torch.empty(0) if loaded is None else loaded  # where the module goes
+                pe = torch.empty(0) if loaded is None else loaded  # has the target dtype and device
             state_dict[prefix + "pe"] = self._computed_pe(pe.dtype, pe.device)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
@@ -161,43 +161,43 @@ class SinusoidalPositionalEncoding(FusesDropout):
 
 
 class SinusoidalPositionalEmbedding(DropsKeys):
-    """Sinusoids of the tokens of padded batches: padding has a row of zeros and counts for no position.
+    """Sinusoids of the tokens of padded batches: padding tokens are not counted and have a row of zeros.
 
     Replaces ``M2M100SinusoidalPositionalEmbedding`` of transformers and its copies in NLLB-MoE, SeamlessM4T
-    and (input_ids alone) Speech2Text and TrOCR, and fairseq's ``SinusoidalPositionalEmbedding``
-    (:meth:`fairseq` has its argument order). Their checkpoints load (``weights`` and fairseq's
-    ``_float_tensor`` are dropped); state_dict() is empty, as theirs is in current versions.
+    and (only with input_ids) Speech2Text and TrOCR, and ``SinusoidalPositionalEmbedding`` of fairseq
+    (:meth:`fairseq` has its argument order). Their checkpoints load (``weights`` and ``_float_tensor`` of
+    fairseq are dropped); state_dict() is empty, as in current versions of the originals.
 
-    The layout is that of tensor2tensor: sines, then cosines, freq_shift=1, and for an odd embedding_dim a
-    last channel of zeros.
+    The layout is that of tensor2tensor: sines, then cosines, freq_shift=1, and a last channel of zeros if
+    embedding_dim is odd.
 
     Args:
-        num_positions: kept for calls to the replaced class; there is no limit on the length.
-        embedding_dim: channels, at least 4.
-        padding_idx: the token that is padding, >= 0. The first real token is at position padding_idx + 1.
+        num_positions: only for compatibility with the replaced class; the length is not limited.
+        embedding_dim: number of channels, at least 4.
+        padding_idx: token ID of the padding, >= 0. The first real token has position padding_idx + 1.
 
     Shapes and dtypes:
         input_ids: [B, L], integer.
-        inputs_embeds: [B, L, anything], in place of input_ids; without tokens nothing is padding.
-        past_key_values_length: tokens in the cache, an int >= 0, or one for each sample in an integer tensor
-            [B] or [B, 1] (also [] or [1]), whose values are not checked.
-        attention_mask: [B, L], bool or integer, 0 where there is padding, whatever the tokens are; or [B, M]
-            with M > L, as generate() of transformers passes it: for the cache and then the input, and
-            past_key_values_length is not read, since the mask tells it.
-        position_ids: the positions themselves, integers [B, L] or [1, L], alone or with input_ids or
-            inputs_embeds; the other arguments are not read. Padding is at padding_idx.
-        Result: [B, L, embedding_dim] in ``self.dtype``: torch's default dtype at construction, then what
-            ``.to()``, ``.half()``, ``.bfloat16()``, FSDP's buffer_dtype and the like say. Correctly rounded
-            in every one. From inputs_embeds alone it is one [L, embedding_dim] expanded along the batch.
+        inputs_embeds: [B, L, anything], instead of input_ids; no token is treated as padding.
+        past_key_values_length: number of tokens in the cache: an int >= 0, or an integer tensor with one
+            number per sample, [B] or [B, 1] (also [] or [1]), whose values are not checked.
+        attention_mask: [B, L], bool or integer, 0 for padding, regardless of the tokens; or [B, M] with
+            M > L for the cache followed by the input, as generate() of transformers passes it.
+            past_key_values_length is then ignored, since the mask contains the cache.
+        position_ids: the positions, integers [B, L] or [1, L], alone or with input_ids or inputs_embeds; the
+            other arguments are ignored. Padding has position padding_idx.
+        Result: [B, L, embedding_dim] in ``self.dtype``: torch's default dtype at construction, then as
+            converted by ``.to()``, ``.half()``, ``.bfloat16()``, FSDP's buffer_dtype etc.; correctly rounded.
+            With inputs_embeds only, the result is one [L, embedding_dim] expanded along the batch.
 
-    A buffer ``_float_tensor`` that is not in state_dict() has that dtype, as in fairseq.
+    The buffer ``_float_tensor``, which is not part of state_dict(), holds that dtype, as in fairseq.
 
     Raises:
-        ValueError: embedding_dim is under 4, padding_idx is negative, both or none of input_ids and
+        ValueError: embedding_dim is less than 4, padding_idx is negative, both or neither of input_ids and
             inputs_embeds are given, attention_mask is not [B, M] with M >= L, past_key_values_length is
-            negative or of another shape or dtype, or what :func:`posenc_ext.padding_positions` says.
+            negative or has another shape or dtype, or an error of :func:`posenc_ext.padding_positions`.
 
-    Complexity: O(B L embedding_dim), no state. Nothing to differentiate.
+    Complexity: O(B L embedding_dim), no state. Not differentiable.
 
     Source: Ott et al., "fairseq", 2019; Fan et al., "Beyond English-Centric Multilingual Machine
     Translation", 2020.
@@ -226,7 +226,7 @@ class SinusoidalPositionalEmbedding(DropsKeys):
         self.register_buffer("_float_tensor", torch.zeros(1), persistent=False)
 
     def reset_parameters(self) -> None:
-        """For loops that call it on every module with a buffer."""
+        """Zeroes the buffer; for initialization loops that call this on every module with a buffer."""
         self._float_tensor.zero_()
 
     @property
@@ -237,7 +237,7 @@ class SinusoidalPositionalEmbedding(DropsKeys):
     def fairseq(
         cls, embedding_dim: int, padding_idx: int, init_size: int = 1024
     ) -> "SinusoidalPositionalEmbedding":
-        """The module by the argument order of fairseq.
+        """Constructor with the argument order of fairseq.
 
         >>> SinusoidalPositionalEmbedding.fairseq(512, padding_idx=1).embedding_dim
         512
@@ -304,30 +304,31 @@ class SinusoidalPositionalEmbedding(DropsKeys):
 
 
 class TimestepEmbedding(nn.Module):
-    """Sinusoids of diffusion timesteps.
+    """Sinusoidal encodings of diffusion timesteps.
 
-    Replaces ``Timesteps`` of diffusers: same arguments, no parameters, empty state_dict. (diffusers calls the
-    small MLP behind it ``TimestepEmbedding``; this is not that.) ``timestep_embedding`` of DiT and of guided
-    diffusion is flip_sin_to_cos=True, downscale_freq_shift=0.
+    Replaces ``Timesteps`` of diffusers: same arguments, no parameters, empty state_dict. (It is not the
+    ``TimestepEmbedding`` of diffusers, which is the small MLP that follows.) ``timestep_embedding`` of DiT
+    and of guided diffusion is flip_sin_to_cos=True, downscale_freq_shift=0.
 
     Args:
-        num_channels: channels; an odd number has a last channel of zeros.
-        flip_sin_to_cos: cosines before sines.
+        num_channels: number of channels; if it is odd, the last channel is zero.
+        flip_sin_to_cos: whether cosines come before sines.
         downscale_freq_shift: subtracted from num_channels // 2 in the exponent.
         scale: multiplies the timesteps.
         max_period: base of the geometric progression of wavelengths.
-        dtype: of the result, whatever ``.half()`` and the like say; diffusers has float32 alone, which its
-            models convert.
+        dtype: dtype of the result; not changed by ``.half()`` etc. diffusers always returns float32, which
+            its models convert.
 
     Shapes and dtypes:
-        timesteps: any shape, integer or floating; read exactly, also float64 (diffusers rounds to float32).
+        timesteps: any shape, integer or floating; used exactly, even float64 (diffusers rounds to float32).
         Result: [*timesteps.shape, num_channels], correctly rounded to dtype.
 
     Raises:
         ValueError: num_channels // 2 - downscale_freq_shift or max_period is not positive.
         RuntimeError: ``posenc_ext::sinusoidal: ...``, for timesteps that are bool or complex.
 
-    Complexity: O(timesteps.numel() num_channels). Gradients: of floating timesteps, to any order.
+    Complexity: O(timesteps.numel() num_channels). Gradients: with respect to floating timesteps, of any
+    order.
 
     Source: Ho et al., "Denoising Diffusion Probabilistic Models", 2020.
 

@@ -40,8 +40,6 @@ class Memory {
 
 constexpr DType kDTypes[] = {DType::float64, DType::float32, DType::float16, DType::bfloat16};
 
-int64_t size_of(DType type) { return type == DType::float64 ? 8 : type == DType::float32 ? 4 : 2; }
-
 const char* name(DType type) {
   const char* names[] = {"float64", "float32", "float16", "bfloat16"};
   return names[static_cast<int>(type)];
@@ -49,7 +47,7 @@ const char* name(DType type) {
 
 // Numbers of many bits and of either sign, below 8 in magnitude; no zero.
 Memory numbers(DType type, int64_t count) {
-  Memory memory(count * size_of(type));
+  Memory memory(count * element_size(type));
   POSENC_DISPATCH_DTYPE(type, {
     for (int64_t i = 0; i < count; ++i) {
       const uint64_t random = (static_cast<uint64_t>(i) + 1) * 0x9E3779B97F4A7C15u;
@@ -103,8 +101,9 @@ void sinusoids(DType type) {
           " layout " + std::to_string(static_cast<int>(layout)) + " dim " + std::to_string(dim);
       for (int32_t order = 0; order < 3; ++order) {
         constexpr int64_t kRows = 90;
-        Memory fractions = numbers(DType::float64, kRows), out(kRows * dim * size_of(type));
+        Memory fractions = numbers(DType::float64, kRows), out(kRows * dim * element_size(type));
         cpu::SinusoidRows a{};
+        a.spec = tables.frequencies.spec;
         a.frequencies = tables.frequencies;
         a.positions = {fractions.data(), PositionType::f64, {1, {kRows}, {1}}, 0};
         a.order = order;
@@ -121,6 +120,7 @@ void sinusoids(DType type) {
         }
         Memory grad = numbers(type, kRows * dim), sums(kRows * 8);
         cpu::SinusoidBackward b{};
+        b.spec = tables.frequencies.spec;
         b.frequencies = tables.frequencies;
         b.positions = {fractions.data(), PositionType::f64, {1, {kRows}, {1}}, 0};
         b.order = order;
@@ -135,7 +135,7 @@ void sinusoids(DType type) {
       }
       if (type == DType::float64) continue;
       constexpr int64_t kLength = 700;
-      Memory table(kLength * dim * size_of(type));
+      Memory table(kLength * dim * element_size(type));
       cpu::SinusoidTable t{};
       t.frequencies = tables.frequencies;
       t.angles = tables.angles;
@@ -152,13 +152,14 @@ void sinusoids(DType type) {
 
 const int64_t kSeed = 0x123456789abcdef;
 
-cpu::SeededDropout dropout(bool drops) { return {make_dropout(0.3), drops ? &kSeed : nullptr, {}}; }
+cpu::SeededDropout dropout(bool drops) { return {make_dropout(0.3), drops ? &kSeed : nullptr}; }
 
 void adds(DType type) {
   const int64_t batch = 5, length = 70, dim = 40, kept_rows = 16;
   const SinusoidTables tables(make_sinusoid(dim, 10000.0, 0.0, 1.0, Layout::interleaved, Odd::error));
   Memory kept(kept_rows * dim * 8);
   cpu::SinusoidRows rows{};
+  rows.spec = tables.frequencies.spec;
   rows.frequencies = tables.frequencies;
   rows.positions = {nullptr, PositionType::i64, {}, 0};
   rows.dtype = DType::float64;
@@ -170,8 +171,9 @@ void adds(DType type) {
   for (const bool batch_first : {false, true}) {
     for (const double x_scale : {1.0, 0.37}) {
       for (const bool drops : {false, true}) {
-        Memory out(batch * length * dim * size_of(type));
+        Memory out(batch * length * dim * element_size(type));
         cpu::AddSinusoidal a{};
+        a.spec = tables.frequencies.spec;
         a.frequencies = tables.frequencies;
         a.kept = kept.as<double>();
         a.kept_positions = kept_rows;
@@ -198,7 +200,7 @@ void adds(DType type) {
   }
   const int64_t count = batch * length * dim;
   for (const bool drops : {false, true}) {
-    Memory out(count * size_of(type));
+    Memory out(count * element_size(type));
     cpu::ScaleDropout a{};
     a.scale = 1.7;
     a.dropout = dropout(drops);
@@ -209,13 +211,9 @@ void adds(DType type) {
     a.outer = {1, {(count + 4095) / 4096}, {4096}};
     a.total = count;
     a.out = out.data();
-    cpu::kernels().scale_dropout(a, 0, (count + 4095) / 4096);
+    cpu::kernels().scale_dropout(a, 0, a.items());
     print(drops ? "scale_dropout" : "scale_dropout p=0", type, out);
   }
-  Memory mask((count + 7) / 8);
-  const cpu::DropoutMask m{dropout(true), count, mask.as<uint8_t>()};
-  cpu::kernels().dropout_mask(m, 0, m.items());
-  print("dropout_mask", type, mask);
 }
 
 void embeddings(DType type) {
@@ -225,7 +223,7 @@ void embeddings(DType type) {
   for (const double x_scale : {1.0, 2.3}) {
     for (const bool drops : {false, true}) {
       for (const bool side_by_side : {true, false}) {  // of the channels of x
-        Memory out(batch * length * dim * size_of(type));
+        Memory out(batch * length * dim * element_size(type));
         cpu::AddPositionEmbedding a{};
         a.dtype = type;
         a.batch = batch;
@@ -256,7 +254,7 @@ void embeddings(DType type) {
   }
   for (const bool transposed : {false, true}) {
     const int64_t rows = 37, columns = 260, samples = 70;
-    Memory grad = numbers(type, samples * rows * columns), out(rows * columns * size_of(type));
+    Memory grad = numbers(type, samples * rows * columns), out(rows * columns * element_size(type));
     cpu::SumBatch a{};
     a.dtype = type;
     a.batch = samples;
@@ -287,7 +285,7 @@ void given_positions(DType type) {
   Memory x = numbers(type, count * dim), table = numbers(type, rows * dim);
   for (const double x_scale : {1.0, 2.3}) {
     for (const bool drops : {false, true}) {
-      Memory out(count * dim * size_of(type));
+      Memory out(count * dim * element_size(type));
       cpu::AddPositions a{};
       a.dtype = type;
       a.dim = dim;
@@ -306,7 +304,7 @@ void given_positions(DType type) {
             type, out);
     }
   }
-  Memory out(rows * dim * size_of(type));
+  Memory out(rows * dim * element_size(type));
   cpu::SumPositions s{};
   s.dtype = type;
   s.rows = rows;
@@ -328,7 +326,7 @@ void reduce(DType type, int64_t rows, int64_t heads, int64_t blocks, Memory& par
 template <class Scheme>
 void bias(const std::string& name, const Scheme& scheme, DType type, bool cut = true) {
   const int64_t heads = 6, rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
-  Memory table = numbers(type, rows * heads), out(heads * queries * keys * size_of(type));
+  Memory table = numbers(type, rows * heads), out(heads * queries * keys * element_size(type));
   const cpu::BiasForward a{type, table.data(), heads, 1, heads, out.data()};
   cpu::kernels().bias[scheme].forward(scheme, a, false, 0, heads * queries);
   print(name, type, out);
@@ -336,7 +334,7 @@ void bias(const std::string& name, const Scheme& scheme, DType type, bool cut = 
   const int64_t sum_size = type == DType::float64 ? 8 : 4, parts = cpu::kernels().bias[scheme].parts(scheme);
   for (const int64_t part : {parts, cut ? (parts + 2) / 3 : parts}) {
     const cpu::Pieces blocks{part, (parts + part - 1) / part};
-    Memory grad = numbers(type, heads * queries * keys), sums(rows * heads * size_of(type)),
+    Memory grad = numbers(type, heads * queries * keys), sums(rows * heads * element_size(type)),
            partial(heads * blocks.count * rows * sum_size);
     const cpu::BiasBackward b{type,       grad.data(),    1,
                               0,          queries * keys, keys,
@@ -424,9 +422,9 @@ void gather(DType type) {
   cpu::kernels().find_out_of_range(index, rows - 1, 0, lines, &place);
   if (place < 0 || values[static_cast<size_t>(place)] != rows - 1) std::puts("FAILED find_out_of_range");
 
-  Memory table = numbers(type, rows * heads), columns(rows * heads * size_of(type)),
-         out(heads * pairs * size_of(type));
-  const int64_t size = size_of(type);
+  Memory table = numbers(type, rows * heads), columns(rows * heads * element_size(type)),
+         out(heads * pairs * element_size(type));
+  const int64_t size = element_size(type);
   for (int64_t i = 0; i < rows * heads; ++i) {
     memcpy(columns.as<char>() + (i % heads * rows + i / heads) * size, table.as<char>() + i * size,
            static_cast<size_t>(size));
@@ -451,12 +449,12 @@ void alibi(DType type) {
   for (const bool causal : {false, true}) {
     const AlibiScheme scheme{queries, keys, 40, causal};
     const std::string which = causal ? "alibi causal" : "alibi";
-    Memory slopes = numbers(type, heads), out(heads * queries * keys * size_of(type));
+    Memory slopes = numbers(type, heads), out(heads * queries * keys * element_size(type));
     const cpu::BiasForward a{type, slopes.data(), 0, 1, heads, out.data()};
     cpu::kernels().alibi_forward(scheme, a, false, 0, heads * queries);
     print(which, type, out);
     Memory grad = numbers(type, heads * queries * keys), partial(heads * queries * 8),
-           sums(heads * size_of(type));
+           sums(heads * element_size(type));
     const cpu::BiasBackward b{type,  grad.data(),    1,          0, queries * keys, keys, 1,
                               heads, partial.data(), sums.data()};
     cpu::kernels().alibi_backward(scheme, b, 0, heads * queries);

@@ -247,6 +247,7 @@ void test_large_counts() {
 
 int main(int argc, char** argv) {
   read_arguments(argc, argv);
+  test_large_counts();  // first: nothing else notices indices that are cut
   for (const WindowScheme& scheme : kWindows) test_scheme(scheme);
   for (const bool bidirectional : {false, true}) {
     test_scheme(t5(4, bidirectional, 3, 1, 1, 0));
@@ -266,6 +267,5 @@ int main(int argc, char** argv) {
     test_forward<uint64_t>(kWindows[5], 9, head_major, 2, 0);
   }
   test_long_strides();
-  test_large_counts();
   return finish();
 }

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-REASON = "the libraries are in the environment of the CUDA build (requirements-models.txt)"
+REASON = "the libraries are in the environment of the CUDA build (requirements/models.txt)"
 transformers = pytest.importorskip("transformers", reason=REASON)
 
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor  # noqa: E402

@@ -8,7 +8,7 @@ from torch import nn
 
 from posenc_ext.nn import AttentionPool2d, LogCoordinatePositionBias, T5RelativePositionBias
 
-peft = pytest.importorskip("peft", reason="peft is not installed: requirements-models.txt")
+peft = pytest.importorskip("peft", reason="peft is not installed: requirements/models.txt")
 
 
 def bias_of_scores(scores: torch.Tensor, bias: nn.Module) -> torch.Tensor:

@@ -7,7 +7,7 @@ equal in every bit, whatever the order of the sums.
 import pytest
 import torch
 
-REASON = "the libraries are in the environment of the CUDA build (requirements-models.txt)"
+REASON = "the libraries are in the environment of the CUDA build (requirements/models.txt)"
 torchvision = pytest.importorskip("torchvision", reason=REASON)
 timm = pytest.importorskip("timm", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)

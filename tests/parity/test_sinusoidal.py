@@ -14,7 +14,7 @@ import torch
 import posenc_ext
 from posenc_ext import nn
 
-REASON = "the CUDA-build environment has the libraries (requirements-models.txt)"
+REASON = "the CUDA-build environment has the libraries (requirements/models.txt)"
 timm = pytest.importorskip("timm", reason=REASON)
 diffusers = pytest.importorskip("diffusers", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)

@@ -1,205 +1,67 @@
 // Rounding and dropout of what a kernel stores.
 #pragma once
 
-#include "args/dropout.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/simd/level.h"
-#include "cpu/simd/line-inl.h"
+#include "cpu/simd/store-inl.h"
+#include "cpu/simd/vec-inl.h"
 
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {
 
-// Counters worked on at a time, one per lane of 64 bits.
-typedef uint64_t Lanes __attribute__((vector_size(POSENC_VECTOR_BYTES)));
-constexpr int64_t kLanes = POSENC_VECTOR_BYTES / 8;
-
-// The products of the low words of every lane; the high words are left out of account.
-inline Lanes multiply_words(Lanes a, Lanes b) {
-#if !defined(__x86_64__)
-  return (a & 0xffffffffu) * (b & 0xffffffffu);
-#elif POSENC_VECTOR_BYTES == 64
-  return reinterpret_cast<Lanes>(
-      _mm512_mul_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
-#elif POSENC_VECTOR_BYTES == 32
-  return reinterpret_cast<Lanes>(
-      _mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
-#else
-  return reinterpret_cast<Lanes>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
-#endif
+template <int N>
+inline Vec<uint64_t, N> multiply_low_words(Vec<uint64_t, N> a, uint64_t b) {
+  return multiply_low_words(a, broadcast<N>(b));
 }
 
-// Elements whose fate one word of bits holds, and the counters that it takes.
-constexpr int64_t kWord = 64, kWordCounters = kWord / kDrawsPerCounter;
+// The draws of up to kBlock elements: 16 bits each.
+struct Draws {
+  static constexpr int64_t kBlock = 256;
+  // Counters in four native vectors, so that no product waits for the one before.
+  static constexpr int64_t kCounters = POSENC_VECTOR_BYTES / 2;
+  uint16_t draw[kBlock + 64];  // vectors may read beyond the block
 
-struct Words {
-  Lanes c0, c1, c2, c3;
-};
-
-// Vectors of counters that take turns, so that no product waits for the one before.
-constexpr int64_t kInTurn = 4;
-
-// core::philox_4x32_10 of kLanes counters in each of `count` vectors. Words stand in the low halves of lanes;
-// the high halves hold what no product looks at.
-template <size_t count>
-inline void philox(uint64_t key, Words (&w)[count]) {
-  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-#pragma GCC unroll 10  // kPhiloxRounds: in a loop, four vectors of counters do not stay in registers
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    for (size_t r = 0; r < count; ++r) {
-      const Lanes p0 = multiply_words(w[r].c0, Lanes{} + uint64_t{kPhiloxM0});
-      const Lanes p1 = multiply_words(w[r].c2, Lanes{} + uint64_t{kPhiloxM1});
-      w[r].c0 = (p1 >> 32) ^ w[r].c1 ^ k0;
-      w[r].c2 = (p0 >> 32) ^ w[r].c3 ^ k1;
-      w[r].c1 = p1;
-      w[r].c3 = p0;
-    }
-    k0 += kPhiloxW0;
-    k1 += kPhiloxW1;
-  }
-}
-
-// Which counter from the first a lane works on, such that kept_bits finds draws in order.
-#if POSENC_VECTOR_BYTES == 64
-constexpr Lanes kLaneCounter = {0, 4, 1, 5, 2, 6, 3, 7};
-#elif POSENC_VECTOR_BYTES == 32
-constexpr Lanes kLaneCounter = {0, 1, 2, 3};
-#else
-constexpr Lanes kLaneCounter = {0, 1};
-#endif
-
-// A bit for each draw of kLanes counters: whether it is `below` or more.
-inline uint64_t kept_bits(const Words& w, uint16_t below) {
-  const Lanes low = (w.c0 & 0xffffffffu) | (w.c1 << 32), high = (w.c2 & 0xffffffffu) | (w.c3 << 32);
-#if POSENC_VECTOR_BYTES == 64
-  const __m512i a = reinterpret_cast<__m512i>(low), b = reinterpret_cast<__m512i>(high);
-  const __m512i bound = _mm512_set1_epi16(static_cast<int16_t>(below));
-  return _mm512_cmpge_epu16_mask(_mm512_unpacklo_epi64(a, b), bound) |
-         uint64_t{_mm512_cmpge_epu16_mask(_mm512_unpackhi_epi64(a, b), bound)} << 32;
-#elif POSENC_VECTOR_BYTES == 32
-  const __m256i a = reinterpret_cast<__m256i>(low), b = reinterpret_cast<__m256i>(high);
-  const __m256i bound = _mm256_set1_epi16(static_cast<int16_t>(below));
-  const auto kept = [&](__m256i draws) { return _mm256_cmpeq_epi16(_mm256_max_epu16(draws, bound), draws); };
-  const __m256i bytes =
-      _mm256_packs_epi16(kept(_mm256_unpacklo_epi64(a, b)), kept(_mm256_unpackhi_epi64(a, b)));
-  return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
-#else
-  uint64_t bits = 0;
-  for (int64_t i = 0; i < kLanes * kDrawsPerCounter; ++i) {
-    const uint64_t four = i / 4 % 2 == 0 ? low[i / 8] : high[i / 8];
-    bits |= uint64_t{static_cast<uint16_t>(four >> (16 * (i % 4))) >= below} << i;
-  }
-  return bits;
-#endif
-}
-
-// The next kWord bits of a mask, from element `first` on, a multiple of eight; zeros beyond its end.
-inline uint64_t word_of(const Mask& mask, int64_t first) {
-  const int64_t at = first / 8, left = mask.bytes - at;
-  uint64_t word = 0;
-  if (left >= kWord / 8) {
-    memcpy(&word, mask.data + at, sizeof(word));
-  } else if (left > 0) {
-    memcpy(&word, mask.data + at, static_cast<size_t>(left));
-  }
-  return word;
-}
-
-// Whether elements are kept, a bit for each of kWords * kWord elements of each of kRows. The first of each
-// row stand `apart` in linear order, all at multiples of eight.
-template <int kRows, int64_t kWords>
-inline void draw_words(const SeededDropout& d, int64_t first, int64_t apart,
-                       uint64_t (&words)[kRows][kWords]) {
-  if (d.mask.data != nullptr) {
-    for (int r = 0; r < kRows; ++r) {
-      for (int64_t i = 0; i < kWords; ++i) words[r][i] = word_of(d.mask, first + r * apart + i * kWord);
-    }
-    return;
-  }
-  const uint64_t key = static_cast<uint64_t>(*d.seed);
-  // In 16 bits, which lack the threshold 2^16: then nothing is kept.
-  const uint16_t below = static_cast<uint16_t>(min_of(d.dropout.threshold, uint32_t{0xffff}));
-  const uint64_t all = d.dropout.threshold > 0xffff ? 0 : ~uint64_t{0};
-  uint64_t* word = words[0];
-  for (int64_t i = 0; i < kRows * kWords; ++i) word[i] = 0;
-  constexpr int64_t kVectors = kRows * kWords * (kWordCounters / kLanes);
-  constexpr int64_t kTurns = kVectors < kInTurn ? kVectors : kInTurn;
-  for (int64_t v = 0; v < kVectors; v += kTurns) {
-    Words w[kTurns];
-    for (int64_t i = 0; i < kTurns; ++i) {
-      const int64_t k = (v + i) / (kWordCounters / kLanes), part = (v + i) % (kWordCounters / kLanes);
-      const int64_t element = first + k / kWords * apart + k % kWords * kWord;
-      w[i].c0 = kLaneCounter + (static_cast<uint64_t>(element / kDrawsPerCounter) + part * kLanes);
-      w[i].c1 = w[i].c0 >> 32;
-      w[i].c2 = w[i].c3 = Lanes{};
-    }
-    philox(key, w);
-    for (int64_t i = 0; i < kTurns; ++i) {
-      const int64_t k = (v + i) / (kWordCounters / kLanes), part = (v + i) % (kWordCounters / kLanes);
-      word[k] |= (kept_bits(w[i], below) & all) << (kDrawsPerCounter * kLanes * part);
-    }
-  }
-}
-
-// The bits of up to kStoreBlock elements that may begin anywhere.
-constexpr int64_t kStoreBlock = 256;
-
-struct Keep {
-  static constexpr int kWords = kStoreBlock / kWord + 1;
-  uint64_t words[kWords + 1] = {};
-  int64_t before;
-
+  // Of the elements from `first` on, which is a multiple of eight.
   void fill(const SeededDropout& d, int64_t first, int64_t count) {
-    before = first % kDrawsPerCounter;
-    const int64_t needed = (before + count + kWord - 1) / kWord;
+    const uint64_t counter = static_cast<uint64_t>(first / kDrawsPerCounter);
+    const int64_t counters = (count + kDrawsPerCounter - 1) / kDrawsPerCounter;
     int64_t i = 0;
-    for (; i + 4 <= needed; i += 4) draw<4>(d, first - before, i);
-    for (; i < needed; ++i) draw<1>(d, first - before, i);
+    for (; i + kCounters <= counters; i += kCounters) fill<kCounters>(d, counter, i);
+    for (; i < counters; i += 8) fill<8>(d, counter, i);
+    if (d.dropout.threshold > 0xffff) memset(draw, 0, sizeof(draw));  // all is dropped
   }
 
-  template <int64_t count>
-  void draw(const SeededDropout& d, int64_t first, int64_t i) {
-    uint64_t some[1][count];
-    draw_words(d, first + i * kWord, 0, some);
-    memcpy(words + i, some, sizeof(some));
-  }
-
-  // Those of the elements [c, c + 8).
-  uint8_t operator()(int64_t c) const {
-    const int64_t at = before + c, shift = at % kWord;
-    const uint64_t next = shift == 0 ? 0 : words[at / kWord + 1] << (kWord - shift);
-    return static_cast<uint8_t>(words[at / kWord] >> shift | next);
+  template <int N>
+  void fill(const SeededDropout& d, uint64_t counter, int64_t i) {
+    const auto random = philox_4x32_10(static_cast<uint64_t>(*d.seed),
+                                       lanes<uint64_t, N>() + (counter + static_cast<uint64_t>(i)));
+    store(reinterpret_cast<uint64_t*>(draw + i * kDrawsPerCounter), interleave(random.low(), random.high()));
   }
 };
 
-// y[c, c + n) = round(term(c, n)), then dropout, where terms are eight doubles and `first` is the linear
-// index of y[0].
-template <class T, class Term>
-inline void store_row(const SeededDropout& d, bool past_caches, int64_t first, int64_t count, T* y,
-                      Term term) {
+// y[c, c + n) = round(term(c, n) * scale), then dropout, for all c < count. Terms are vectors of Sum; `first`
+// is the linear index of y[0]. With dropout, `scale` is that of the elements it retains.
+template <class Sum, class T, class Term>
+inline void store_row(const SeededDropout& d, Sum scale, bool non_temporal, int64_t first, int64_t count,
+                      T* y, Term term) {
+  constexpr int N = kLineElements<T>;
   if (!d.drops()) {
-    write_octets(past_caches, count, y, [=](int64_t c, int64_t n) { return Octet<T>::round(term(c, n)); });
+    write_row<N>(non_temporal, count, y, [=](int64_t c, int64_t n) { return round_to<T>(term(c, n)); });
     return;
   }
-  const Doubles scale = all_of(d.dropout.scale);
-  Keep keep;
-  for (int64_t c0 = 0; c0 < count; c0 += kStoreBlock) {
-    const int64_t block = min_of(kStoreBlock, count - c0);
-    keep.fill(d, first + c0, block);
-    // Bits, not a product with zero: the term may be infinite.
-    write_octets(past_caches, block, y + c0, [=, &keep](int64_t c, int64_t n) {
-      return Octet<T>::round(term(c0 + c, n) * scale).keep(keep(c));
+  using Bits = std::make_unsigned_t<MaskOf<T>>;
+  const auto least = broadcast<N>(static_cast<Bits>(min_of(d.dropout.threshold, 0xffffu)));
+  Draws draws;
+  for (int64_t begin = 0, block; begin < count; begin += block) {
+    const int64_t before = (first + begin) % kDrawsPerCounter;
+    block = min_of(Draws::kBlock - before, count - begin);
+    draws.fill(d, first + begin - before, before + block);
+    write_row<N>(non_temporal, block, y + begin, [=, &draws](int64_t c, int64_t n) {
+      const auto kept = convert<Bits>(load<N>(draws.draw + before + c)) >= least;
+      const auto sum = round_to<T>(term(begin + c, n) * scale);
+      // Bits, not a product with zero: the term may be infinite.
+      return cast_bits<T>(cast_bits<Bits>(sum) & cast_bits<Bits>(kept));
     });
-  }
-}
-
-void dropout_mask(const DropoutMask& a, int64_t begin, int64_t end) {
-  constexpr int64_t kWords = 4;
-  const int64_t last = min_of(a.count, end * a.kItem);
-  for (int64_t i = begin * a.kItem; i < last; i += kWords * kWord) {
-    uint64_t words[1][kWords];
-    draw_words(a.dropout, i, 0, words);
-    const int64_t count = min_of(kWords * kWord, last - i);
-    if (count % 8 != 0) words[0][count / kWord] &= (uint64_t{1} << count % kWord) - 1;
-    memcpy(a.out + i / 8, words, static_cast<size_t>((count + 7) / 8));
   }
 }
 

@@ -22,7 +22,6 @@ const Kernels kKernels = {
     .sinusoid_backward = sinusoid_backward,
     .add_sinusoidal = add_sinusoidal,
     .scale_dropout = scale_dropout,
-    .dropout_mask = dropout_mask,
     .add_position_embedding = add_position_embedding,
     .sum_batch = sum_batch,
     .add_positions = add_positions,

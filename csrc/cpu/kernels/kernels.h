@@ -1,14 +1,10 @@
 // Every CPU kernel: a table of functions per CPU level. kernels() is that of the level in use.
 #pragma once
 
-#include "args/add_sinusoidal.h"
 #include "args/alibi_bias.h"
-#include "args/dropout.h"
 #include "args/gather_bias.h"
-#include "args/position_embedding.h"
-#include "args/positions.h"
 #include "args/relative_bias.h"
-#include "args/sinusoidal.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/kernels/levels.h"
 
 namespace posenc_ext::cpu {
@@ -36,7 +32,6 @@ struct Kernels {
   Kernel<SinusoidBackward> sinusoid_backward;
   Kernel<AddSinusoidal> add_sinusoidal;
   Kernel<ScaleDropout> scale_dropout;
-  Kernel<DropoutMask> dropout_mask;
   Kernel<AddPositionEmbedding> add_position_embedding;
   Kernel<SumBatch> sum_batch;
   Kernel<AddPositions> add_positions;

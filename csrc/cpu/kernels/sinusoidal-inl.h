@@ -1,7 +1,7 @@
 // Bodies of the sinusoid kernels.
 #pragma once
 
-#include "args/sinusoidal.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/simd/level.h"
 #include "cpu/simd/octet-inl.h"
 

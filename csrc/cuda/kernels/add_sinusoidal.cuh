@@ -1,6 +1,7 @@
 // Bodies of the kernels that add the encoding to x, and that scale and drop.
 #pragma once
 
+#include "core/sums.h"
 #include "cuda/kernels/sinusoid_pairs.cuh"
 
 namespace posenc_ext::cuda {
@@ -49,13 +50,12 @@ struct SumRow {
   }
 
  private:
-  // To the halves a second rounding, of float32, does not show.
   template <class T>
   __device__ __forceinline__ float sum(float x, float encoding) const {
     if constexpr (std::is_same_v<T, float>) {
       return round_pair<float>(scaled_sum(x, scales.x, encoding, a.dropout.seed != nullptr, scales.kept));
     } else {
-      const float value = fused_multiply_add(x, scales.x.hi, encoding);
+      const float value = scaled_sum(x, scales.x.hi, encoding);
       return a.dropout.seed != nullptr ? value * scales.kept.hi : value;
     }
   }
@@ -163,8 +163,9 @@ __device__ __forceinline__ double scaled(const ScaleDropout& a, FloatPair, doubl
   const double value = x * a.scale;
   return a.dropout.seed != nullptr ? value * a.dropout.dropout.scale : value;
 }
-__device__ __forceinline__ FloatPair scaled(const ScaleDropout&, FloatPair scale, float x) {
-  return multiply(x, scale);
+__device__ __forceinline__ FloatPair scaled(const ScaleDropout& a, FloatPair scale, float x) {
+  const FloatPair product = multiply(x, scale);
+  return a.dtype == DType::float32 ? product : FloatPair{product.hi, 0.0f};  // halves: core/sums.h
 }
 
 // 1 launch. Reads and writes `total` elements: no byte more than it must; a thread owns a vector of T, in

@@ -17,7 +17,6 @@ constexpr int kPlaneTile = 512;  // (query, key) pairs per block of a forward ke
 template <class T>
 constexpr int kHeadsPerWarp = sizeof(T) == 8 ? 4 : 8;
 constexpr int kWarpsPerBlock = kThreads / kWarp;
-constexpr int64_t kBlocksPerMultiprocessor = 8;
 
 // Heads of a tile that pass through shared memory together: 16 kB of them.
 template <class T>

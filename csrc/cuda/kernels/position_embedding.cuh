@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/fast_divide.h"
-#include "core/position_embedding.h"
+#include "core/sums.h"
 #include "cuda/kernels/position_embedding.h"
 #include "cuda/kernels/vector.cuh"
 
@@ -51,10 +51,11 @@ __device__ __forceinline__ Source source_of(const AddPositionEmbedding& a, int64
 }
 
 // x (times its scale) and pos (where it is added), times the scale of dropout, before they are rounded.
-template <class T>
-__device__ __forceinline__ double embedded(const Scales<double>& scales, T x, bool scaled, bool embedded,
-                                           T pos, bool drops) {
-  const double value = embedded ? scaled_plus(x, scaled ? scales.x : 1.0, pos) : to_double(x);
+template <class T, class Real>
+__device__ __forceinline__ Real embedded(const Scales<Real>& scales, T x, bool scaled, bool embedded, T pos,
+                                         bool drops) {
+  const Real value =
+      embedded ? scaled_sum<Real>(widen(x), scaled ? scales.x : Real{1}, widen(pos)) : Real{widen(x)};
   return drops ? value * scales.kept : value;
 }
 template <class T>

@@ -1,9 +1,9 @@
 // What kernels share: 16-byte vectors, dropout of a vector, sums over a warp.
 #pragma once
 
+#include "args/dropout.h"
 #include "core/float_pair.h"
 #include "core/philox.h"
-#include "cuda/kernels/dropout.h"
 #include "cuda/kernels/launch.h"
 
 namespace posenc_ext::cuda {
@@ -114,7 +114,7 @@ inline bool is_aligned(int64_t elements, int64_t element_size) {
   return elements * element_size % kVectorBytes == 0;
 }
 
-__device__ __forceinline__ uint64_t seed_of(const SeededDropout& d) {
+__device__ __forceinline__ uint64_t seed_of(const args::SeededDropout& d) {
   return d.seed != nullptr ? static_cast<uint64_t>(*d.seed) : 0;
 }
 
@@ -134,12 +134,8 @@ template <class Real, int kWidth>
 __device__ __forceinline__ void clear_dropped(const core::Dropout& dropout, uint64_t seed, int64_t first,
                                               Real (&value)[kWidth]) {
   static_assert(core::kDrawsPerCounter % kWidth == 0);
-  const core::Philox4 random =
-      core::philox_4x32_10(seed, static_cast<uint64_t>(first) / core::kDrawsPerCounter);
-  // Shifts instead of random.word[slot / 2]: an index known only at run time would send the words to local
-  // memory.
-  const uint64_t low = random.word[0] | static_cast<uint64_t>(random.word[1]) << 32;
-  const uint64_t high = random.word[2] | static_cast<uint64_t>(random.word[3]) << 32;
+  const auto random = core::philox_4x32_10(seed, static_cast<uint64_t>(first) / core::kDrawsPerCounter);
+  const uint64_t low = random.low(), high = random.high();
   const int first_slot =
       kWidth == core::kDrawsPerCounter ? 0 : static_cast<int>(first % core::kDrawsPerCounter);
 #pragma unroll

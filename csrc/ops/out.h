@@ -1,0 +1,41 @@
+// The rules on `out`, the argument that an op writes its result into.
+#pragma once
+
+#include <ATen/ops/empty.h>
+
+#include <vector>
+
+#include "ops/types.h"
+
+namespace posenc_ext::ops {
+
+// `out` must have the dtype and the device of an input.
+void check_out_like(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out);
+
+// `out` must have the shape of the result; an empty one is resized to it.
+void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out);
+
+struct Input {
+  const char* name;
+  at::Tensor tensor;
+  bool may_be_out = false;  // an element of the result is computed from the element at its place alone
+};
+
+// `out` must not overlap an input, except for one that may be `out`. False where it may share memory with an
+// input in a way that cannot be determined: the result must then be computed in separate memory.
+bool check_inputs(const char* op, const std::vector<Input>& inputs, const at::Tensor& out);
+
+// write(t) writes the result into a contiguous t: `out`, or a temporary where that is not contiguous or
+// shares memory with an input.
+template <class Write, class... Inputs>
+at::Tensor& write_contiguous(at::Tensor& out, Write write, const Inputs&... inputs) {
+  if (out.is_contiguous() && !(out.is_alias_of(inputs) || ...)) {
+    write(out);
+    return out;
+  }
+  at::Tensor contiguous = at::empty(out.sizes(), out.options());
+  write(contiguous);
+  return out.copy_(contiguous);
+}
+
+}  // namespace posenc_ext::ops
