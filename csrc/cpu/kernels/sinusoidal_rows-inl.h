@@ -107,14 +107,14 @@ POSENC_HD Angles add_angles(const Angles& a, const Angles& b) {
   return {x - y, z + w};
 }
 
-// Of floats and of their magnitudes, the bits as integers: these are in the order of the magnitudes.
 using Bits = Vec<int32_t, kSixteen>;
 
-POSENC_HD Bits magnitude(Vec<float, kSixteen> x) { return cast_bits<int32_t>(x) & 0x7fffffff; }
+// The bits of magnitudes as integers, which are in the same order.
+POSENC_HD Bits magnitude(Vec<float, kSixteen> x) { return cast_bits<int32_t>(abs(x)); }
 
 // Negative where a magnitude is below the limit.
 POSENC_HD Bits below(Bits magnitude, Vec<float, kSixteen> limit) {
-  return magnitude - cast_bits<int32_t>(limit);
+  return cast_bits<float>(magnitude) < limit;
 }
 
 // The bits of a float that T lacks, moved up: of a float in the middle between two T the least integer.
@@ -163,27 +163,42 @@ POSENC_ALONE void put_exact(const RowWriter<T>& writer, T* row, const Frequencie
                   exact(sum.cosine, broadcast<kSixteen>(static_cast<float>(kDoubt)), block.cosine));
 }
 
-// Pairs [j, j + 16 * count) of the rows k after an anchor and before it, or of one of them.
-template <class T, bool kAfter, bool kBefore>
-void put_rows(const RowWriter<T>& writer, T* after, T* before, const Frequencies& f, int64_t j, int64_t count,
+// Pairs [j, j + 16 * count) of the row k after an anchor or before it.
+template <class T, bool kPlus>
+void put_row(RowWriter<T> writer, T* row, const Frequencies& f, int64_t j, int64_t count, int64_t centre,
+             int64_t k, const AnchorPairs* anchors, const SixteenPairs* steps) {
+  const int64_t p = kPlus ? centre + k : centre - k;
+  for (int64_t i = 0; i < count; ++i, ++anchors, steps += AngleSteps::kReach + 1, j += kSixteen) {
+    Angles at(anchors->at), by(steps[k]);
+    // g++ 12 would load them once for each use: rows then take 1.3 times as long.
+    stay_in_registers(at.sine, at.cosine, by.sine, by.cosine);
+    const Angles angles = add_angles<kPlus>(at, by);
+    const Sums sum{convert<float>(angles.sine), convert<float>(angles.cosine)};
+    if (any_negative(in_doubt<T>(load<kSixteen>(anchors->doubt), sum)) || !writer.holds(j)) [[unlikely]] {
+      put_exact<T, kPlus>(writer, row, f, j, p, *anchors, steps[k]);
+    } else {
+      writer.put(row, j, sum.sine, sum.cosine);
+    }
+  }
+}
+
+// The same of both rows, which share products.
+template <class T>
+void put_rows(RowWriter<T> writer, T* after, T* before, const Frequencies& f, int64_t j, int64_t count,
               int64_t centre, int64_t k, const AnchorPairs* anchors, const SixteenPairs* steps) {
   for (int64_t i = 0; i < count; ++i, ++anchors, steps += AngleSteps::kReach + 1, j += kSixteen) {
-    const SixteenPairs& step = steps[k];
-    const Angles at(anchors->at), by(step);
-    const Angles sum = add_angles<true>(at, by), difference = add_angles<false>(at, by);
-    const Sums plus{convert<float>(sum.sine), convert<float>(sum.cosine)};
-    const Sums minus{convert<float>(difference.sine), convert<float>(difference.cosine)};
-    const auto limit = load<kSixteen>(anchors->doubt);
-    const Bits doubt = !kBefore  ? in_doubt<T>(limit, plus)
-                       : !kAfter ? in_doubt<T>(limit, minus)
-                                 : in_doubt<T>(limit, plus, minus);
+    const Angles at(anchors->at), by(steps[k]);
+    const Angles plus = add_angles<true>(at, by), minus = add_angles<false>(at, by);
+    const Sums sum{convert<float>(plus.sine), convert<float>(plus.cosine)};
+    const Sums difference{convert<float>(minus.sine), convert<float>(minus.cosine)};
+    const Bits doubt = in_doubt<T>(load<kSixteen>(anchors->doubt), sum, difference);
     if (any_negative(doubt) || !writer.holds(j)) [[unlikely]] {
-      if (kAfter) put_exact<T, true>(writer, after, f, j, centre + k, *anchors, step);
-      if (kBefore) put_exact<T, false>(writer, before, f, j, centre - k, *anchors, step);
-      continue;
+      put_exact<T, true>(writer, after, f, j, centre + k, *anchors, steps[k]);
+      put_exact<T, false>(writer, before, f, j, centre - k, *anchors, steps[k]);
+    } else {
+      writer.put(after, j, sum.sine, sum.cosine);
+      writer.put(before, j, difference.sine, difference.cosine);
     }
-    if (kAfter) writer.put(after, j, plus.sine, plus.cosine);
-    if (kBefore) writer.put(before, j, minus.sine, minus.cosine);
   }
 }
 
@@ -200,8 +215,8 @@ void sinusoid_rows_typed(const SinusoidRows& a, int64_t begin, int64_t end) {
         const int64_t block = AngleSteps::block_of(static_cast<int64_t>(p));
         const int64_t centre = AngleSteps::anchor_of(block), k = static_cast<int64_t>(p) - centre;
         const AnchorPairs* anchors = angles.anchors + block * angles.sixteens;
-        const auto put = k < 0 ? put_rows<T, false, true> : put_rows<T, true, false>;
-        put(writer, row, row, a.frequencies, 0, angles.sixteens, centre, std::abs(k), anchors, angles.steps);
+        const auto put = k < 0 ? put_row<T, false> : put_row<T, true>;
+        put(writer, row, a.frequencies, 0, angles.sixteens, centre, std::abs(k), anchors, angles.steps);
         continue;
       }
     }
@@ -242,12 +257,17 @@ void put_block(const SinusoidTable& a, int64_t block, int64_t first, int64_t cou
   };
   for (int64_t k = 0; k <= AngleSteps::kReach; ++k) {
     T *after = row_of(centre + k, k < AngleSteps::kReach), *before = row_of(centre - k, k > 0);
-    if (after == nullptr && before == nullptr) continue;
-    const auto put = before == nullptr  ? put_rows<T, true, false>
-                     : after == nullptr ? put_rows<T, false, true>
-                                        : put_rows<T, true, true>;
-    put(writer, after, before, a.frequencies, first, count / kSixteen, centre, k, anchors,
-        a.angles.steps_of(first / kSixteen));
+    const SixteenPairs* steps = a.angles.steps_of(first / kSixteen);
+    const auto put = [&](auto put_some, auto... rows) {
+      put_some(writer, rows..., a.frequencies, first, count / kSixteen, centre, k, anchors, steps);
+    };
+    if (after != nullptr && before != nullptr) {
+      put(put_rows<T>, after, before);
+    } else if (after != nullptr) {
+      put(put_row<T, true>, after);
+    } else if (before != nullptr) {
+      put(put_row<T, false>, before);
+    }
   }
 }
 

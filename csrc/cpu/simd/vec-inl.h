@@ -150,6 +150,23 @@ POSENC_HD Vec<T, N> lanes() {
   return load<N>(index);
 }
 
+// Loaded values stay in registers where there are 32: g++ 12 would load them again for each use.
+template <class... V>
+POSENC_HD void stay_in_registers(V&... x) {
+#if POSENC_VECTOR_BYTES >= 64
+  const auto each = [](auto each, auto& x) -> void {
+    if constexpr (requires { x.v; }) {
+      asm("" : "+v"(x.v));
+    } else {
+      each(each, x.low), each(each, x.high);
+    }
+  };
+  (each(each, x), ...);
+#else
+  ((void)x, ...);
+#endif
+}
+
 // ---- Orders of elements
 
 template <class T, int M, int N, class Index, int... I>
