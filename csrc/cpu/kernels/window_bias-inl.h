@@ -40,7 +40,8 @@ inline int64_t window_lines(const WindowScheme& s) { return (2 * s.window[0] - 1
 template <class T>
 struct WindowSource {
   static constexpr int64_t kMaxQueries = INT64_MAX;
-  static constexpr int kMove = 32;            // bytes; the last move of a run may go on beyond it
+  static constexpr int64_t kHeads = 4;        // loaded at a time
+  static constexpr int kMove = 32;            // bytes; the last move of a run may write beyond it
   static constexpr int64_t kMaxSlabRun = 64;  // bytes
 
   const WindowScheme& scheme;
@@ -49,7 +50,9 @@ struct WindowSource {
   const bool has_slabs;
   const WindowRuns runs;
   Scratch<T> scratch;
-  T* reversed;  // the table of a head
+  T* tables;            // of some heads, rows in descending order
+  int64_t loaded = -1;  // the first of these heads
+  const T* reversed{};  // the table of a head
   T* slabs;
   T* row;
 
@@ -58,12 +61,12 @@ struct WindowSource {
         a(a),
         prefix(s.prefix_tokens),
         width(s.window[2]),
-        has_slabs(width * static_cast<int64_t>(sizeof(T)) <= kMaxSlabRun),
+        has_slabs(width > 1 && width * static_cast<int64_t>(sizeof(T)) <= kMaxSlabRun),
         runs(s, has_slabs ? width : 2 * width - 1),
-        scratch(s.rows() + (has_slabs ? width * width * window_lines(s) : 0) + s.keys() +
+        scratch(kHeads * s.rows() + (has_slabs ? width * width * window_lines(s) : 0) + s.keys() +
                 3 * kMove / static_cast<int64_t>(sizeof(T))),
-        reversed(scratch.data()),
-        slabs(reversed + s.rows() + kMove / sizeof(T)),
+        tables(scratch.data()),
+        slabs(tables + kHeads * s.rows() + kMove / sizeof(T)),
         row(slabs + (has_slabs ? width * width * window_lines(s) : 0) + kMove / sizeof(T)) {}
 
   static T* copy_run(T* to, const T* from, int64_t count) {
@@ -75,10 +78,30 @@ struct WindowSource {
     return to + count;
   }
 
-  void load_head(int64_t head) {
+  // Four rows of four heads at a time where heads are next to each other.
+  void load_tables(int64_t head) {
+    const int64_t rows = scheme.rows(), heads = min_of(kHeads, a.heads - head);
     const T* table = static_cast<const T*>(a.table) + head * a.head_stride;
-    const int64_t rows = scheme.rows();
-    for (int64_t r = 0; r < rows; ++r) reversed[rows - 1 - r] = table[r * a.row_stride];
+    int64_t row = 0;
+    for (; heads == kHeads && a.head_stride == 1 && row + 4 <= rows; row += 4) {
+      const auto at = [&](int64_t r) POSENC_LAMBDA { return load<kHeads>(table + (row + r) * a.row_stride); };
+      T by_head[4 * kHeads];
+      store(by_head, interleave(interleave(at(3), at(1)), interleave(at(2), at(0))));
+      for (int64_t h = 0; h < kHeads; ++h) {
+        memcpy(tables + h * rows + rows - 4 - row, by_head + 4 * h, 4 * sizeof(T));
+      }
+    }
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t r = row; r < rows; ++r) {
+        tables[h * rows + rows - 1 - r] = table[r * a.row_stride + h * a.head_stride];
+      }
+    }
+    loaded = head;
+  }
+
+  void load_head(int64_t head) {
+    if (loaded < 0 || head >= loaded + kHeads) load_tables(head);
+    reversed = tables + (head - loaded) * scheme.rows();
     if (!has_slabs) return;
     T* to = slabs;
     for (int64_t z = 0; z < width; ++z) {
@@ -114,8 +137,8 @@ struct WindowSource {
     }
     const bool expanded = s.is_expanded();
     const T* first_cell = has_slabs ? slabs : reversed + 3 * prefix + width - 1;
-    const int64_t step =
-        has_slabs ? width * window_lines(s) : -1;  // from a cell to the next on the last axis
+    // From a cell to the next on the last axis.
+    const int64_t step = has_slabs ? width * window_lines(s) : -1;
     const int64_t line = (query - prefix) / s.query[2];
     int64_t x = line / s.query[1], y = line - x * s.query[1], z = query - prefix - line * s.query[2];
     for (; query < last; z = 0) {
@@ -132,14 +155,14 @@ struct WindowSource {
   }
 };
 
-// Sums that the last vector of a run may reach beyond it: it adds zeros to them.
+// How many sums beyond a run its last vector may reach; it adds zeros to them.
 constexpr int kSumSlack = 8;
 
 // The runs of a row added to sums where they are.
 template <class T, class Sum>
 POSENC_ALONE void add_runs(const WindowRuns& runs, const T* row, int64_t stride, Sum* sums) {
   const int64_t length = runs.length;
-  int64_t left = runs.outer * runs.inner * length;  // what follows a row may be no memory of ours
+  int64_t left = runs.outer * runs.inner * length;  // nothing is read beyond the row
   for (int64_t i = 0; i < runs.outer; ++i) {
     Sum* to = sums + i * runs.outer_step;
     for (int64_t j = 0; j < runs.inner; ++j, to += runs.inner_step, row += length * stride, left -= length) {
