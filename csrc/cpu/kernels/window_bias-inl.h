@@ -40,7 +40,6 @@ inline int64_t window_lines(const WindowScheme& s) { return (2 * s.window[0] - 1
 template <class T>
 struct WindowSource {
   static constexpr int64_t kMaxQueries = INT64_MAX;
-  static constexpr int64_t kHeads = 4;        // loaded at a time
   static constexpr int kMove = 32;            // bytes; the last move of a run may write beyond it
   static constexpr int64_t kMaxSlabRun = 64;  // bytes
 
@@ -50,9 +49,7 @@ struct WindowSource {
   const bool has_slabs;
   const WindowRuns runs;
   Scratch<T> scratch;
-  T* tables;            // of some heads, rows in descending order
-  int64_t loaded = -1;  // the first of these heads
-  const T* reversed{};  // the table of a head
+  T* reversed;  // the table of a head, rows in descending order
   T* slabs;
   T* row;
 
@@ -63,10 +60,10 @@ struct WindowSource {
         width(s.window[2]),
         has_slabs(width > 1 && width * static_cast<int64_t>(sizeof(T)) <= kMaxSlabRun),
         runs(s, has_slabs ? width : 2 * width - 1),
-        scratch(kHeads * s.rows() + (has_slabs ? width * width * window_lines(s) : 0) + s.keys() +
+        scratch(s.rows() + (has_slabs ? width * width * window_lines(s) : 0) + s.keys() +
                 3 * kMove / static_cast<int64_t>(sizeof(T))),
-        tables(scratch.data()),
-        slabs(tables + kHeads * s.rows() + kMove / sizeof(T)),
+        reversed(scratch.data()),
+        slabs(reversed + s.rows() + kMove / sizeof(T)),
         row(slabs + (has_slabs ? width * width * window_lines(s) : 0) + kMove / sizeof(T)) {}
 
   static T* copy_run(T* to, const T* from, int64_t count) {
@@ -78,43 +75,20 @@ struct WindowSource {
     return to + count;
   }
 
-  // Four rows of four heads at a time where heads are next to each other.
-  void load_tables(int64_t head) {
-    const int64_t rows = scheme.rows(), heads = min_of(kHeads, a.heads - head);
-    const T* table = static_cast<const T*>(a.table) + head * a.head_stride;
-    int64_t row = 0;
-    for (; heads == kHeads && a.head_stride == 1 && row + 4 <= rows; row += 4) {
-      const auto at = [&](int64_t r) POSENC_LAMBDA { return load<kHeads>(table + (row + r) * a.row_stride); };
-      T by_head[4 * kHeads];
-      store(by_head, interleave(interleave(at(3), at(1)), interleave(at(2), at(0))));
-      for (int64_t h = 0; h < kHeads; ++h) {
-        memcpy(tables + h * rows + rows - 4 - row, by_head + 4 * h, 4 * sizeof(T));
-      }
-    }
-    for (int64_t h = 0; h < heads; ++h) {
-      for (int64_t r = row; r < rows; ++r) {
-        tables[h * rows + rows - 1 - r] = table[r * a.row_stride + h * a.head_stride];
-      }
-    }
-    loaded = head;
-  }
-
   void load_head(int64_t head) {
-    if (loaded < 0 || head >= loaded + kHeads) load_tables(head);
-    reversed = tables + (head - loaded) * scheme.rows();
+    const T* table = static_cast<const T*>(a.table) + head * a.head_stride;
+    const int64_t rows = scheme.rows(), stride = a.row_stride, lines = window_lines(scheme), run = width;
+    for (int64_t r = 0; r < rows; ++r) reversed[rows - 1 - r] = table[r * stride];
     if (!has_slabs) return;
     T* to = slabs;
-    for (int64_t z = 0; z < width; ++z) {
-      const T* from = reversed + 3 * prefix + width - 1 - z;
-      for (int64_t line = 0; line < window_lines(scheme); ++line, from += 2 * width - 1) {
-        to = copy_run(to, from, width);
-      }
+    for (int64_t z = 0; z < run; ++z) {
+      const T* from = reversed + 3 * prefix + run - 1 - z;
+      for (int64_t line = 0; line < lines; ++line, from += 2 * run - 1) to = copy_run(to, from, run);
     }
   }
 
-  // The row whose run (0, 0) begins at `from`.
+  // A row that is no slice of a slab: its run (0, 0) begins at `from`.
   const T* row_at(const T* from) {
-    if (prefix == 0 && runs.outer * runs.inner == 1) return from;
     T* to = row;
     if (prefix != 0) *to++ = reversed[1];
     for (int64_t i = 0; i < runs.outer; ++i) {
@@ -135,18 +109,19 @@ struct WindowSource {
       f(row);
       ++query;
     }
-    const bool expanded = s.is_expanded();
+    const bool expanded = s.is_expanded(), is_slice = prefix == 0 && runs.outer * runs.inner == 1;
+    const int64_t queries = s.query[2];
     const T* first_cell = has_slabs ? slabs : reversed + 3 * prefix + width - 1;
     // From a cell to the next on the last axis.
     const int64_t step = has_slabs ? width * window_lines(s) : -1;
     const int64_t line = (query - prefix) / s.query[2];
     int64_t x = line / s.query[1], y = line - x * s.query[1], z = query - prefix - line * s.query[2];
     for (; query < last; z = 0) {
-      const int64_t line_end = min_of(last, query - z + s.query[2]), before = query - z;
+      const int64_t line_end = min_of(last, query - z + queries), before = query - z;
       int64_t cell = s.cell(2, z);
       const T* from = first_cell + runs.at(s.cell(0, x), s.cell(1, y)) + cell * step;
       for (; query < line_end; ++cell, from += step) {
-        const T* values = row_at(from);
+        const T* values = is_slice ? from : row_at(from);
         const int64_t next = expanded ? min_of(line_end, before + s.first_query(2, cell + 1)) : query + 1;
         for (; query < next; ++query) f(values);
       }
