@@ -1,12 +1,12 @@
 // A relative-position bias gives rows to a consumer, and its adjoint takes rows from a producer.
 //
 // A source, made for a scheme, has
-//   kMaxQueries                          that it can serve at a time
-//   for_each_row(head, first, last, f)   f(row) for each query of [first, last), in order: the values of its
-//                                        keys, until the next call of f
+//   kMaxQueries                          the most queries that it serves at a time
+//   for_each_row(head, first, last, f)   calls f(row) for each query of [first, last), in order; `row` points
+//                                        to the values of its keys until the next call
 // A sum, its adjoint, has
-//   kParts                               what queries are grouped into, of which parts(scheme) make up all
-//   add(grad, a, first, last, sums)      adds the rows of the parts [first, last) of one head to the sums of
+//   parts(scheme)                        how many parts the queries are grouped into
+//   add(grad, first, last, sums)         adds the rows of the parts [first, last) of one head to the sums of
 //                                        the table's rows
 #pragma once
 
@@ -36,7 +36,7 @@ class Scratch {
   T* data_;
 };
 
-// Shorter rows are gathered in the caches.
+// Shorter rows are written without non-temporal stores.
 constexpr int64_t kMinStreamBytes = 256;
 
 // The rows of the items [begin, end), each a query of a head, to a contiguous result.
@@ -59,7 +59,7 @@ inline void copy_rows(const Scheme& scheme, const BiasForward& a, bool non_tempo
     const int64_t head = begin / queries, first = begin - head * queries;
     const int64_t count = min_of(min_of(end - begin, queries - first), Source::kMaxQueries);
     if constexpr (requires { source.fill(head, first, first + 1, to); }) {
-      if (count == 1) {  // decoding: 30 % faster than by way of a strip
+      if (count == 1) {  // T5 decode k=4096: 2.4 us, 3.4 us through a strip
         source.fill(head, first, first + 1, to);
         to += keys, ++begin;
         continue;

@@ -40,7 +40,7 @@ inline int64_t window_lines(const WindowScheme& s) { return (2 * s.window[0] - 1
 template <class T>
 struct WindowSource {
   static constexpr int64_t kMaxQueries = INT64_MAX;
-  static constexpr int kMove = 32;            // bytes; the last move of a run may go on beyond it
+  static constexpr int kMove = 32;            // bytes; the last move of a run may write beyond it
   static constexpr int64_t kMaxSlabRun = 64;  // bytes
 
   const WindowScheme& scheme;
@@ -49,7 +49,7 @@ struct WindowSource {
   const bool has_slabs;
   const WindowRuns runs;
   Scratch<T> scratch;
-  T* reversed;  // the table of a head
+  T* reversed;  // the table of a head, rows in descending order
   T* slabs;
   T* row;
 
@@ -58,7 +58,7 @@ struct WindowSource {
         a(a),
         prefix(s.prefix_tokens),
         width(s.window[2]),
-        has_slabs(width * static_cast<int64_t>(sizeof(T)) <= kMaxSlabRun),
+        has_slabs(width > 1 && width * static_cast<int64_t>(sizeof(T)) <= kMaxSlabRun),
         runs(s, has_slabs ? width : 2 * width - 1),
         scratch(s.rows() + (has_slabs ? width * width * window_lines(s) : 0) + s.keys() +
                 3 * kMove / static_cast<int64_t>(sizeof(T))),
@@ -77,21 +77,18 @@ struct WindowSource {
 
   void load_head(int64_t head) {
     const T* table = static_cast<const T*>(a.table) + head * a.head_stride;
-    const int64_t rows = scheme.rows();
-    for (int64_t r = 0; r < rows; ++r) reversed[rows - 1 - r] = table[r * a.row_stride];
+    const int64_t rows = scheme.rows(), stride = a.row_stride, lines = window_lines(scheme), run = width;
+    for (int64_t r = 0; r < rows; ++r) reversed[rows - 1 - r] = table[r * stride];
     if (!has_slabs) return;
     T* to = slabs;
-    for (int64_t z = 0; z < width; ++z) {
-      const T* from = reversed + 3 * prefix + width - 1 - z;
-      for (int64_t line = 0; line < window_lines(scheme); ++line, from += 2 * width - 1) {
-        to = copy_run(to, from, width);
-      }
+    for (int64_t z = 0; z < run; ++z) {
+      const T* from = reversed + 3 * prefix + run - 1 - z;
+      for (int64_t line = 0; line < lines; ++line, from += 2 * run - 1) to = copy_run(to, from, run);
     }
   }
 
-  // The row whose run (0, 0) begins at `from`.
+  // A row that is no slice of a slab: its run (0, 0) begins at `from`.
   const T* row_at(const T* from) {
-    if (prefix == 0 && runs.outer * runs.inner == 1) return from;
     T* to = row;
     if (prefix != 0) *to++ = reversed[1];
     for (int64_t i = 0; i < runs.outer; ++i) {
@@ -112,18 +109,19 @@ struct WindowSource {
       f(row);
       ++query;
     }
-    const bool expanded = s.is_expanded();
+    const bool expanded = s.is_expanded(), is_slice = prefix == 0 && runs.outer * runs.inner == 1;
+    const int64_t queries = s.query[2];
     const T* first_cell = has_slabs ? slabs : reversed + 3 * prefix + width - 1;
-    const int64_t step =
-        has_slabs ? width * window_lines(s) : -1;  // from a cell to the next on the last axis
+    // From a cell to the next on the last axis.
+    const int64_t step = has_slabs ? width * window_lines(s) : -1;
     const int64_t line = (query - prefix) / s.query[2];
     int64_t x = line / s.query[1], y = line - x * s.query[1], z = query - prefix - line * s.query[2];
     for (; query < last; z = 0) {
-      const int64_t line_end = min_of(last, query - z + s.query[2]), before = query - z;
+      const int64_t line_end = min_of(last, query - z + queries), before = query - z;
       int64_t cell = s.cell(2, z);
       const T* from = first_cell + runs.at(s.cell(0, x), s.cell(1, y)) + cell * step;
       for (; query < line_end; ++cell, from += step) {
-        const T* values = row_at(from);
+        const T* values = is_slice ? from : row_at(from);
         const int64_t next = expanded ? min_of(line_end, before + s.first_query(2, cell + 1)) : query + 1;
         for (; query < next; ++query) f(values);
       }
@@ -132,14 +130,14 @@ struct WindowSource {
   }
 };
 
-// Sums that the last vector of a run may reach beyond it: it adds zeros to them.
+// How many sums beyond a run its last vector may reach; it adds zeros to them.
 constexpr int kSumSlack = 8;
 
 // The runs of a row added to sums where they are.
 template <class T, class Sum>
 POSENC_ALONE void add_runs(const WindowRuns& runs, const T* row, int64_t stride, Sum* sums) {
   const int64_t length = runs.length;
-  int64_t left = runs.outer * runs.inner * length;  // what follows a row may be no memory of ours
+  int64_t left = runs.outer * runs.inner * length;  // nothing is read beyond the row
   for (int64_t i = 0; i < runs.outer; ++i) {
     Sum* to = sums + i * runs.outer_step;
     for (int64_t j = 0; j < runs.inner; ++j, to += runs.inner_step, row += length * stride, left -= length) {
