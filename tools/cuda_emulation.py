@@ -39,7 +39,7 @@ RACE_BUGS = {"missing-barrier": "data race", "two-blocks-one-element": "data rac
 
 def cpu_kernels() -> Path:
     """What two families are compared with."""
-    return native.cpu_kernels(optimise="-O1")
+    return native.cpu_kernels(optimise="-Og")
 
 
 def build(name: str, races: bool = False) -> Path:

@@ -3,7 +3,7 @@
 
 #include "cpu/kernels/arguments.h"
 #include "cpu/simd/level.h"
-#include "cpu/simd/octet-inl.h"
+#include "cpu/simd/vec-inl.h"
 
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {
