@@ -8,7 +8,7 @@
 #include "cpu/encodings.h"
 #include "cpu/parallel.h"
 #include "cpu/positions.h"
-#include "cpu/result.h"
+#include "cpu/memory.h"
 #include "ops/sinusoidal.h"
 
 namespace posenc_ext::cpu {

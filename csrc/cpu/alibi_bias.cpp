@@ -5,7 +5,7 @@
 #include <torch/library.h>
 
 #include "cpu/parallel.h"
-#include "cpu/result.h"
+#include "cpu/memory.h"
 #include "ops/alibi_bias.h"
 
 namespace posenc_ext::cpu {

@@ -7,7 +7,7 @@
 #include <atomic>
 
 #include "cpu/parallel.h"
-#include "cpu/result.h"
+#include "cpu/memory.h"
 #include "ops/gather_bias.h"
 
 namespace posenc_ext::cpu {

@@ -7,7 +7,7 @@
 #include "cpu/dropout.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/parallel.h"
-#include "cpu/result.h"
+#include "cpu/memory.h"
 
 namespace posenc_ext::cpu {
 namespace {

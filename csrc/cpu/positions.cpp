@@ -11,7 +11,7 @@
 #include "cpu/dropout.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/parallel.h"
-#include "cpu/result.h"
+#include "cpu/memory.h"
 #include "ops/positions.h"
 
 namespace posenc_ext::cpu {

@@ -8,7 +8,7 @@
 #include <memory>
 
 #include "cpu/parallel.h"
-#include "cpu/result.h"
+#include "cpu/memory.h"
 #include "ops/relative_bias.h"
 
 namespace posenc_ext::cpu {
