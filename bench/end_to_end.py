@@ -111,21 +111,14 @@ def works() -> list[tuple[str, nn.Module, Step]]:
     images, labels = torch.randn(4, 3, 224, 224), torch.randint(1000, (4,))
     t5 = T5ForConditionalGeneration(T5Config(dropout_rate=0.0, decoder_start_token_id=0))
     tokens, targets = torch.randint(2, 32000, (2, 512)), torch.randint(2, 32000, (2, 64))
+    texts, short = {"input_ids": tokens, "labels": targets}, tokens[:1, :128]
     generate = {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False}
     entropy = nn.functional.cross_entropy
     return [
         ("Swin-T, 4 images of 224 x 224, training", swin, trained(lambda m: entropy(m(images), labels))),
         ("Swin-T, 4 images, inference", swin, inferred(lambda m: m(images))),
-        (
-            "T5-small, 2 x 512 tokens to 2 x 64, training",
-            t5,
-            trained(lambda m: m(input_ids=tokens, labels=targets).loss),
-        ),
-        (
-            "T5-small, 64 tokens generated one by one from 128",
-            t5,
-            inferred(lambda m: m.generate(tokens[:1, :128], **generate)),
-        ),
+        ("T5-small, 2 x 512 tokens to 2 x 64, training", t5, trained(lambda m: m(**texts).loss)),
+        ("T5-small, 64 tokens one by one from 128", t5, inferred(lambda m: m.generate(short, **generate))),
     ]
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from cases import everything
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tools"))
+import markdown_block  # noqa: E402
+
 SUMMARY = ROOT / "bench" / "results" / "summary.json"
 COMMAND = "make bench"  # of README's block
 
@@ -113,9 +116,6 @@ def save(path: Path, record: dict) -> None:
 
 def write(record: dict, readme: Path = ROOT / "README.md", summary: Path = SUMMARY) -> None:
     import plots
-
-    sys.path.append(str(ROOT / "tools"))
-    import markdown_block
 
     save(summary, record)
     plots.draw(record["results"], summary.parent)

@@ -6,12 +6,10 @@ bytes that must be moved, and the launches in csrc/cuda/kernels/*.cu. --write re
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
 from cases import contenders, everything
-from report import row
+from report import ROOT, markdown_block, row
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -83,8 +81,4 @@ if __name__ == "__main__":
     table = markdown()
     print(table)
     if parser.parse_args().write:
-        root = Path(__file__).resolve().parents[1]
-        sys.path.append(str(root / "tools"))
-        import markdown_block
-
-        markdown_block.write(root / "csrc" / "cuda" / "README.md", COMMAND, table)
+        markdown_block.write(ROOT / "csrc" / "cuda" / "README.md", COMMAND, table)

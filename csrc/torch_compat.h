@@ -6,6 +6,11 @@
 
 #include <memory>
 
+// Compiled autograd's interface for nodes is internal to torch: used with the versions it was tried with.
+#if !defined(POSENC_COMPILED_AUTOGRAD)
+#define POSENC_COMPILED_AUTOGRAD (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR <= 14)
+#endif
+
 namespace posenc_ext::autograd {
 
 // Nodes of the autograd graph count their own references from torch 2.13 on.

@@ -1,5 +1,10 @@
 """Settings and fixtures of every test."""
 
+import os
+
+# Before torch is loaded: on a busy machine threads that spin at a barrier hold up those that they wait for.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import hypothesis
 import pytest
 import support

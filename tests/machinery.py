@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from support import seed as set_seed
 from torch import Tensor, nn
 
 from posenc_ext.nn import (
@@ -110,11 +111,11 @@ class Row:
     frozen: bool = False  # has a parameter without a gradient
 
     def model(self, seed: int = 0) -> Applied:
-        torch.manual_seed(seed)
+        set_seed(seed)
         return self.host(self.build())
 
     def x(self, size: int = 0, dtype: torch.dtype | None = None) -> Tensor:
-        torch.manual_seed(1)
+        set_seed(1)
         if self.tokens:
             return torch.randint(0, 5, self.sizes[size])
         return torch.randn(self.sizes[size], dtype=torch.float64).to(dtype or torch.get_default_dtype())
@@ -325,7 +326,7 @@ def run(model: nn.Module, x: Tensor, backward: bool = True) -> dict[str, Tensor]
     x = x.detach().clone()
     x.requires_grad_(backward and x.is_floating_point())
     model.zero_grad()
-    torch.manual_seed(2)
+    set_seed(2)
     output = model(x)
     values = {"output": output.detach().clone()}
     if not backward:

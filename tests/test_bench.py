@@ -21,9 +21,6 @@ import memory  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
-import markdown_block  # noqa: E402
-
 # The forms of every case, at sizes that take no time.
 SMALL = {
     "table": partial(cases.table, 20, 16),
@@ -140,7 +137,7 @@ def test_another_checkout_is_timed_by_a_child(tmp_path):
 
 def test_readme_has_the_block_of_the_summary():
     record = json.loads(report.SUMMARY.read_text())
-    head, block, _ = markdown_block.parts(report.ROOT / "README.md", report.COMMAND)
+    head, block, _ = report.markdown_block.parts(report.ROOT / "README.md", report.COMMAND)
     assert "## Performance" in head
     assert block == report.readme_block(record)
     assert block.count("\n| ") == 1 + sum(case.in_readme for case in cases.everything())

@@ -22,6 +22,7 @@ from cuda_emulation import (
     barriers,
     build,
     cases_of,
+    cpu_kernels,
     family,
     kernels_in_sources,
     launches,
@@ -44,7 +45,7 @@ def race_programs() -> dict[str, Path]:
     if built.returncode != 0 or native.run(probe.with_suffix("")).returncode != 0:
         pytest.skip("the C++ compiler has no ThreadSanitizer with fibers, or it does not run here")
     names = [*KERNELS, "planted"]
-    native.cpu_kernels()
+    cpu_kernels()
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(names, pool.map(lambda name: build(name, races=True), names)))
 
@@ -79,7 +80,7 @@ def programs() -> dict[str, Path]:
     if native.run(*native.CXX, *SANITIZERS, probe, "-o", native.BUILD / "probe").returncode != 0:
         pytest.skip("the C++ compiler has no AddressSanitizer and UndefinedBehaviorSanitizer")
     names = [*KERNELS, "planted", "conversions"]
-    native.cpu_kernels()  # which two of them need, here rather than in two threads at once
+    cpu_kernels()  # here rather than in two threads at once
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(names, pool.map(build, names)))
 

@@ -1,5 +1,6 @@
 """Ops and modules on DTensors, in processes of their own, which run tests/distributed_cases.py."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -57,43 +58,41 @@ def test_a_shard_with_the_mask_of_the_whole_result_has_its_bits(dtype):
             assert same_bits(distributed._call_with_mask(op, values, mask, dtype), op(**values)), (name, p)
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
+def in_fresh_processes(codes: list[str]) -> subprocess.CompletedProcess:
+    """Runs each where torch, and nothing else, was imported; prints their exit statuses."""
+    program = """
+import json, os, sys, torch
+for code in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        exec(code)
+        sys.exit()
+    print(os.wait()[1])
+"""
+    root = Path(posenc_ext.__file__).resolve().parents[1]
+    command = [sys.executable, "-c", program, json.dumps(codes)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+
+
+def test_registers_with_whichever_import_comes_last():
+    imports = [
         "import posenc_ext; assert not hasattr(posenc_ext, 'distributed'); import torch.distributed.tensor",
         "import torch.distributed.tensor, posenc_ext",
         "import posenc_ext.distributed, torch.distributed.tensor",
         "import posenc_ext; from torch.distributed._tensor import Shard",
-    ],
-)
-def test_registers_with_whichever_import_comes_last(imports):
+    ]
     check = (
         "table = torch.distributed.tensor.DTensor._op_dispatcher._custom_op_handlers\n"
         "assert torch.ops.posenc_ext.t5_bias.default in table\n"
         "assert not [f for f in sys.meta_path if type(f).__module__.startswith('posenc_ext')]\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", f"import sys, torch\n{imports}\n{check}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(posenc_ext.__file__).resolve().parents[1],
-    )
-    assert run.returncode == 0, run.stderr
+    done = in_fresh_processes([f"{line}\n{check}" for line in imports])
+    assert done.stdout.split() == ["0"] * len(imports), done.stderr
 
 
-@pytest.mark.parametrize(
-    "order", ["posenc_ext, torch.distributed.tensor", "torch.distributed.tensor, posenc_ext"]
-)
-def test_what_another_torch_breaks_is_a_warning(order):
+def test_what_another_torch_breaks_is_a_warning():
     """DTensor has to be importable, whatever becomes of what we know of it."""
-    code = f"import sys; sys.modules['posenc_ext.distributed'] = None; import torch, {order}"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(posenc_ext.__file__).resolve().parents[1],
-    )
-    assert run.returncode == 0, run.stderr
-    assert "posenc_ext.distributed does not know this torch.distributed.tensor" in run.stderr
+    orders = ["posenc_ext, torch.distributed.tensor", "torch.distributed.tensor, posenc_ext"]
+    codes = [f"sys.modules['posenc_ext.distributed'] = None; import {order}" for order in orders]
+    done = in_fresh_processes(codes)
+    assert done.stdout.split() == ["0", "0"], done.stderr
+    assert done.stderr.count("posenc_ext.distributed does not know this torch.distributed.tensor") == 2

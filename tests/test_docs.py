@@ -76,7 +76,7 @@ def test_pages_name_only_what_exists():
 
 def test_what_does_not_exist_is_found(tmp_path):
     page = tmp_path / "page.md"
-    there = ["csrc/library.cpp", "csrc/ops/<family>.cpp", "window_bias", "LinearBackward", "make test"]
+    there = ["csrc/library.cpp", "csrc/ops/<family>.cpp", "window_bias", "WindowScheme", "make test"]
     absent = ["csrc/no_such_file.h", "tests/conftest.py::test_no_such", "no_such_name()", "make no-such"]
     page.write_text("[link](no_such_page.md)\n" + "\n".join(f"`{span}`" for span in there + absent))
     assert missing(page) == [

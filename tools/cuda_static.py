@@ -87,8 +87,6 @@ RULES = {
     "add_positions_kernel": Rule(loads=True, stores=True),
     "sum_positions_kernel": Rule(loads=True, stores=True, per="LDG"),
     "bias_forward_kernel": Rule(stores=True),
-    "gather_forward_kernel": Rule(stores=True),
-    "alibi_forward_kernel": Rule(stores=True),
 }
 
 

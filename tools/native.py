@@ -63,10 +63,10 @@ def build(name: str, sources: list[str], flags: list[str], compiler: Sequence[st
     return target
 
 
-def cpu_kernels(level: str = "baseline", compiler: Sequence[str] = CXX) -> Path:
+def cpu_kernels(level: str = "baseline", compiler: Sequence[str] = CXX, optimise: str = "-O2") -> Path:
     """The CPU kernels of one level, compiled."""
     (source,) = (str(path.relative_to(ROOT)) for path in ROOT.glob(f"csrc/cpu/**/level_{level}.cpp"))
-    flags = ["-std=c++20", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc", "-O2", "-c"]
+    flags = ["-std=c++20", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc", optimise, "-c"]
     return build(f"{level}.o", [source], flags, compiler)
 
 

@@ -83,7 +83,8 @@ def hashes(compiler: list[str], level: str, emulator: tuple[str, ...] = ()) -> l
     """What tests/cpp/cpu_kernels.cpp prints; None where the machine has no such level."""
     levels = LEVELS if not emulator else LEVELS[:1]
     kernels = [str(native.cpu_kernels(name, compiler)) for name in levels]
-    files = ["tests/cpp/cpu_kernels.cpp", "csrc/cpu/kernels/levels.cpp", *kernels]
+    others = [path for path in sources("POSENC_SOURCES") if "/cpu/kernels/" in path and "/level_" not in path]
+    files = ["tests/cpp/cpu_kernels.cpp", *others, *kernels]
     program = native.build("cpu_kernels", files, [*FLAGS, "-O1"], compiler)
     done = native.run("env", f"POSENC_CPU_ISA={level}", *emulator, program)
     if "POSENC_CPU_ISA must be" in done.stdout:

@@ -1,40 +1,44 @@
-// CPU kernels of the bias of any index. Work is cut into lines: the K pairs of one query of one sample.
+// Kernel arguments of the bias of any index.
 #pragma once
 
-#include "core/scalar.h"
+#include "args/relative_bias.h"
 #include "core/strided.h"
 
 namespace posenc_ext::args {
 
-struct LinesOfIndex {
+// [samples, queries, keys]; the keys of a query of a sample are a line.
+struct Index {
   const void* data;  // int32 or int64
-  bool wide;         // int64
-  core::Strided line;
+  bool is_int64;
+  core::Strided at;
   int64_t key_stride;
-  int64_t queries, keys;  // a line's place in the result: sample line / queries, query line % queries
+  int64_t samples, queries, keys;
+
+  POSENC_HD int64_t plane() const { return queries * keys; }
+  POSENC_HD int64_t lines() const { return samples * queries; }
 };
 
-// out[sample, head, query, key] = table[index[sample, query, key], head]; an item is one line.
+// out[sample, head, query, key] = table[index[sample, query, key], head]
 struct GatherForward {
-  LinesOfIndex index;
-  int64_t element_size;        // a gather copies bits: only the size of an element matters
-  const void* reversed_table;  // [heads, rows], rows in descending order, as for the schemes
+  Index index;
+  core::DType dtype;
+  const void* table;  // [rows, heads]
+  int64_t row_stride, head_stride;
   int64_t rows, heads;
-  void* out;         // contiguous
-  bool past_caches;  // how it is written
+  void* out;  // contiguous
 };
 
-// Sums of one head over one block of lines, per row; an item is such a block. Blocks are cut by size, never
-// by thread count; BiasReduce adds them.
+// out[row, head] = the sum of grad[sample, head, query, key] over all places whose index is the row
 struct GatherBackward {
-  LinesOfIndex index;
-  int64_t lines, lines_per_block, blocks;
-  int64_t rows;
+  Index index;
+  int64_t rows, heads;
   core::DType dtype;
   const void* grad;
-  core::Strided sample;  // of the gradient's batch dimensions
-  int64_t head_stride, query_stride, key_stride;
-  void* partial;  // [heads, blocks, rows], rows in descending order, accumulator type
+  core::Strided grad_at;  // without heads
+  int64_t grad_key_stride;
+  int64_t head_stride;
+  void* partial;  // the sums of the pieces that the index is cut into, in the accumulator's type
+  void* out;      // contiguous
 };
 
 }  // namespace posenc_ext::args

@@ -1,4 +1,4 @@
-// CPU kernels of the sinusoids: plain pointers in, plain pointers out. Each works on the items [begin, end).
+// Arguments of the sinusoid kernels.
 #pragma once
 
 #include "core/scalar.h"
@@ -50,16 +50,15 @@ struct Positions {
   int64_t start;
 };
 
-// out[i, c] for items i: the encoding of position i, or its derivative of this order in the position.
+// out[i, c] for i < count: the encoding of position i, or its derivative of this order in the position.
 struct SinusoidRows {
-  Frequencies frequencies;
+  core::Sinusoid spec;
   Positions positions;
   int32_t order;
   core::DType dtype;
   void* out;
-  int64_t row_stride;
-  AngleSteps angles{};  // none near: all are evaluated at their own position
-  bool past_caches = false;
+  int64_t row_stride, channel_stride;
+  int64_t count;
 };
 
 // A table of float32 or less by angle addition. An item is a block.
@@ -79,9 +78,9 @@ struct SinusoidTable {
   int64_t blocks() const { return AngleSteps::block_of(start + length - 1) - first_block() + 1; }
 };
 
-// out[i] = sum over channels c of grad[i, c] * (derivative of order `order` at position i)
+// out[i] = sum over channels c of grad[i, c] * (derivative of order `order` at position i), i < count
 struct SinusoidBackward {
-  Frequencies frequencies;
+  core::Sinusoid spec;
   Positions positions;
   int32_t order;
   core::DType grad_dtype;
@@ -90,6 +89,7 @@ struct SinusoidBackward {
   int64_t grad_channel_stride;
   core::DType dtype;
   void* out;
+  int64_t count;
 };
 
 }  // namespace posenc_ext::args

@@ -1,9 +1,9 @@
 // One autograd rule for every op that is linear (or affine) in its tensors: the gradient is the adjoint, the
-// tangent is the map.
+// tangent is the map. Ops with another derivative use the same node, and may save their result.
 //
-// The adjoint is an op of its own with this same rule, so derivatives of any order, forward mode and
-// torch.func follow. A hand-written Node, as PyTorch's generated code has: the form that TorchScript in C++,
-// torch.func and compiled autograd take.
+// The adjoint is a differentiable call, so derivatives of any order, forward mode and torch.func follow. A
+// Node as in PyTorch's generated code: torch::autograd::Function supports neither torch.func nor forward
+// mode.
 #pragma once
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -11,7 +11,6 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
-#include <torch/csrc/dynamo/compiled_autograd.h>
 
 #include <optional>
 #include <string>
@@ -19,188 +18,179 @@
 #include <tuple>
 #include <vector>
 
+#include "autograd/compiled.h"
+#include "ops/call.h"
 #include "ops/types.h"
 #include "torch_compat.h"
 
 namespace posenc_ext::autograd {
 
-using torch::autograd::SavedVariable;
-using torch::autograd::variable_list;
+using torch::autograd::Node;
 
-// How an argument of type A is kept from forward to backward, and given back.
+// A parameter of an adjoint that is the result of the forward call.
+struct Output {
+  at::Tensor tensor;
+};
+
+// The result holds its node, so the node must not hold the result: such a SavedVariable does not.
+struct SavedOutput : SavedVariable {
+  SavedOutput() = default;
+  explicit SavedOutput(const at::Tensor& result) : SavedVariable(result, /*is_output=*/true) {}
+};
+
+// How an argument of type A is saved between forward and backward. `packed`: as compiled autograd takes it.
 template <class A>
-struct Kept {
+struct Saved {
   using type = A;
   using packed = type;
-  static type keep(const A& a) { return a; }
-  static A give(const type& kept) { return kept; }
+  static type save(const A& a) { return a; }
+  static A unpack(const type& saved, Node&) { return saved; }
+  static A unpack_from(const packed& saved) { return saved; }
 };
 
 template <>
-struct Kept<std::string_view> {
+struct Saved<std::string_view> {
   using type = std::string;
   using packed = type;
-  static type keep(std::string_view a) { return type(a); }
-  static std::string_view give(const type& kept) { return kept; }
+  static type save(std::string_view a) { return type(a); }
+  static std::string_view unpack(const type& saved, Node&) { return saved; }
+  static std::string_view unpack_from(const packed& saved) { return saved; }
 };
 
 template <>
-struct Kept<c10::SymIntArrayRef> {
+struct Saved<c10::SymIntArrayRef> {
   using type = std::vector<c10::SymInt>;
   using packed = type;
-  static type keep(c10::SymIntArrayRef a) { return a.vec(); }
-  static c10::SymIntArrayRef give(const type& kept) { return kept; }
+  static type save(c10::SymIntArrayRef a) { return a.vec(); }
+  static c10::SymIntArrayRef unpack(const type& saved, Node&) { return saved; }
+  static c10::SymIntArrayRef unpack_from(const packed& saved) { return saved; }
 };
 
 template <>
-struct Kept<at::OptionalSymIntArrayRef> {
+struct Saved<at::OptionalSymIntArrayRef> {
   using type = std::optional<std::vector<c10::SymInt>>;
   using packed = type;
-  static type keep(at::OptionalSymIntArrayRef a) { return a.has_value() ? type(a->vec()) : type(); }
-  static at::OptionalSymIntArrayRef give(const type& kept) {
-    return kept.has_value() ? at::OptionalSymIntArrayRef(*kept) : at::OptionalSymIntArrayRef();
+  static type save(at::OptionalSymIntArrayRef a) { return a.has_value() ? type(a->vec()) : type(); }
+  static at::OptionalSymIntArrayRef unpack(const type& saved, Node&) { return unpack_from(saved); }
+  static at::OptionalSymIntArrayRef unpack_from(const packed& saved) {
+    return saved.has_value() ? at::OptionalSymIntArrayRef(*saved) : at::OptionalSymIntArrayRef();
   }
 };
 
 template <>
-struct Kept<const at::Tensor&> {
+struct Saved<const at::Tensor&> {
   using type = SavedVariable;
   using packed = at::Tensor;
-  static type keep(const at::Tensor& a) { return type(a, /*is_output=*/false); }
-  static at::Tensor give(const type& kept) { return kept.unpack(); }
-  static at::Tensor give(const at::Tensor& unpacked) { return unpacked; }
+  static type save(const at::Tensor& a) { return type(a, /*is_output=*/false); }
+  static at::Tensor unpack(const type& saved, Node&) { return saved.unpack(); }
+  static at::Tensor unpack_from(const packed& saved) { return saved; }
 };
 
 template <>
-struct Kept<const std::optional<at::Tensor>&> {
+struct Saved<const std::optional<at::Tensor>&> {
   using type = SavedVariable;
   using packed = at::Tensor;
-  static type keep(const std::optional<at::Tensor>& a) {
+  static type save(const std::optional<at::Tensor>& a) {
     return type(a.value_or(at::Tensor()), /*is_output=*/false);
   }
-  static std::optional<at::Tensor> give(const type& kept) { return give(kept.unpack()); }
-  static std::optional<at::Tensor> give(const at::Tensor& unpacked) {
-    return unpacked.defined() ? std::optional<at::Tensor>(unpacked) : std::nullopt;
+  static std::optional<at::Tensor> unpack(const type& saved, Node&) { return unpack_from(saved.unpack()); }
+  static std::optional<at::Tensor> unpack_from(const packed& saved) {
+    return saved.defined() ? std::optional<at::Tensor>(saved) : std::nullopt;
   }
 };
 
-// Which of several inputs' gradients are asked for.
-using Wanted = std::vector<bool>;
+template <>
+struct Saved<const Output&> {
+  using type = SavedOutput;
+  using packed = at::Tensor;
+  static type save(const Output& a) { return type(a.tensor); }
+  static Output unpack(const type& saved, Node& node) { return {saved.unpack(node.getptr())}; }
+  static Output unpack_from(const packed& saved) { return {saved}; }
+};
 
-// What an adjoint takes between the gradient and the kept arguments: nothing for one input, Wanted for
-// several.
+// Which of several inputs need a gradient.
+using OutputMask = std::vector<bool>;
+
+// An adjoint is a function or an op: of the gradient and the saved arguments where the op has one
+// differentiable input; of the gradient, the mask and the saved arguments, with a gradient for each input,
+// where it has several.
 template <class F>
 struct Adjoint;
 
 template <class... Args>
 struct Adjoint<at::Tensor (*)(const at::Tensor&, Args...)> {
   static constexpr bool kSeveral = false;
-  using KeptArgs = std::tuple<Kept<Args>...>;
+  using SavedArgs = std::tuple<Saved<Args>...>;
 };
+
+template <class... Args, ops::Text name>
+struct Adjoint<ops::Op<at::Tensor(const at::Tensor&, Args...), name>>
+    : Adjoint<at::Tensor (*)(const at::Tensor&, Args...)> {};
 
 template <class... Args>
-struct Adjoint<variable_list (*)(const at::Tensor&, const Wanted&, Args...)> {
+struct Adjoint<variable_list (*)(const at::Tensor&, const OutputMask&, Args...)> {
   static constexpr bool kSeveral = true;
-  using KeptArgs = std::tuple<Kept<Args>...>;
+  using SavedArgs = std::tuple<Saved<Args>...>;
 };
 
-// The backward of one call: adjoint(grad, arguments...) where the op has one differentiable input, and
-// adjoint(grad, wanted, arguments...) with a gradient for each input where it has several.
-template <auto adjoint, class = typename Adjoint<decltype(adjoint)>::KeptArgs>
-struct LinearBackward;
+template <auto adjoint, class Rule = Adjoint<std::remove_const_t<decltype(adjoint)>>,
+          class = typename Rule::SavedArgs>
+struct BackwardNode;
 
-template <auto adjoint, class... K>
-struct LinearBackward<adjoint, std::tuple<K...>> : torch::autograd::Node {
-  static constexpr bool kSeveral = Adjoint<decltype(adjoint)>::kSeveral;
+template <auto adjoint, class Rule, class... S>
+struct BackwardNode<adjoint, Rule, std::tuple<S...>>
+    : CompiledNode<BackwardNode<adjoint, Rule, std::tuple<S...>>, S...> {
   const char* label = "";
-  std::tuple<typename K::type...> kept;
+  std::tuple<typename S::type...> saved;
 
   template <class... Args>
-  void keep(const Args&... args) {
-    kept = std::tuple<typename K::type...>(K::keep(args)...);
+  void save(const Args&... args) {
+    saved = std::tuple<typename S::type...>(S::save(args)...);
   }
 
   std::string name() const override { return label; }
 
   variable_list apply(variable_list&& grads) override {
-    if (!grads[0].defined()) return variable_list(num_outputs());
+    if (!grads[0].defined()) return variable_list(this->num_outputs());
     const at::Tensor grad = std::move(grads[0]);
-    return std::apply([&](const auto&... k) { return gradients(grad, wanted(), K::give(k)...); }, kept);
+    return std::apply(
+        [&](const auto&... args) { return gradients(grad, output_mask(), S::unpack(args, *this)...); },
+        saved);
   }
 
   void release_variables() override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    each([](SavedVariable& variable) { variable.reset_data(); }, [](auto&) {});
+    std::lock_guard<std::mutex> lock(this->mutex_);
+    each([](SavedVariable& variable, bool) { variable.reset_data(); }, [](auto&) {});
   }
 
-  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
-    const_cast<LinearBackward*>(this)->each(
-        [&args](SavedVariable& variable) { args.collect(variable, false); },
-        [&args](auto& value) { args.collect(value); });
-  }
-
-  variable_list apply_with_saved(const variable_list& grads,
-                                 torch::dynamo::autograd::SwapSavedVariables& saved) override {
-    each([&saved](auto& value) { saved.before(value); }, [&saved](auto& value) { saved.before(value); });
-    // Compiled autograd traces later: a call of `functional` goes into its graph; the gradients here are
-    // placeholders.
-    namespace compiled = torch::dynamo::autograd;
-    compiled::PackedArgs packed;
-    packed.pack(wanted());
-    each([&packed](SavedVariable& variable) { packed.pack<at::Tensor>(variable.unpack()); },
-         [&packed](auto& value) { packed.pack(value); });
-    const std::vector<at::TypePtr> schema{compiled::IValuePacker<Wanted>::packed_type(),
-                                          compiled::IValuePacker<typename K::packed>::packed_type()...};
-    const auto& interface = compiled::getPyCompilerInterface();
-    const std::string function = interface->bind_function(saved.get_py_compiler(), label, functional, schema,
-                                                          /*is_custom_function=*/true);
-    const at::IValue metadata =
-        compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
-            compiled::get_input_metadata(next_edges()));
-    variable_list result = interface->call_function(saved.get_py_compiler(), "apply_functional", function,
-                                                    grads, packed.vec(), metadata);
-    each([&saved](auto& value) { saved.after(value); }, [&saved](auto& value) { saved.after(value); });
-    return result;
-  }
-
- private:
-  // No allocation where there is one input: it is wanted, or this would not run.
-  Wanted wanted() const {
-    Wanted result;
-    if constexpr (kSeveral) {
-      for (size_t i = 0; i < num_outputs(); ++i) result.push_back(task_should_compute_output(i));
+  // Empty, without an allocation, for one input: its gradient is needed, or the node would not run.
+  OutputMask output_mask() const {
+    OutputMask mask;
+    if constexpr (Rule::kSeveral) {
+      for (size_t i = 0; i < this->num_outputs(); ++i) mask.push_back(this->task_should_compute_output(i));
     }
-    return result;
+    return mask;
   }
 
   template <class... Args>
-  static variable_list gradients(const at::Tensor& grad, const Wanted& wanted, const Args&... args) {
-    if constexpr (kSeveral) {
-      return adjoint(grad, wanted, args...);
+  static variable_list gradients(const at::Tensor& grad, const OutputMask& mask, const Args&... args) {
+    if constexpr (Rule::kSeveral) {
+      return adjoint(grad, mask, args...);
     } else {
       return {adjoint(grad, args...)};
     }
   }
 
-  static variable_list functional(const variable_list& grads, const std::vector<at::IValue>& values) {
-    torch::dynamo::autograd::PackedArgs packed(values);
-    const auto wanted = packed.unpack<Wanted>();
-    const std::tuple<typename K::packed...> arguments{packed.unpack<typename K::packed>()...};
-    if (!grads[0].defined()) return variable_list(kSeveral ? wanted.size() : 1);
-    return std::apply([&](const auto&... a) { return gradients(grads[0], wanted, K::give(a)...); },
-                      arguments);
-  }
-
   template <class OnVariable, class OnValue>
   void each(OnVariable on_variable, OnValue on_value) {
-    const auto visit = [&](auto& member) {
-      if constexpr (std::is_same_v<std::decay_t<decltype(member)>, SavedVariable>) {
-        on_variable(member);
+    const auto visit = [&]<class Member>(Member& member) {
+      if constexpr (std::is_base_of_v<SavedVariable, Member>) {
+        on_variable(member, std::is_same_v<Member, SavedOutput>);
       } else {
         on_value(member);
       }
     };
-    std::apply([&visit](auto&... members) { (visit(members), ...); }, kept);
+    std::apply([&visit](auto&... members) { (visit(members), ...); }, saved);
   }
 };
 
@@ -213,61 +203,80 @@ inline at::Tensor tangent_or_zeros(const at::Tensor& input) {
   return at::zeros({}, input.options()).expand_symint(input.sym_sizes());
 }
 
-// Runs `forward` below autograd. Where a gradient is recorded, `record` gives the node what it keeps; where
-// an input has a tangent, `tangent` makes that of the result.
-template <class Backward, class Forward, class Tangent, class Record, class... Inputs>
-at::Tensor differentiable_in(const char* label, Forward forward, Tangent tangent, Record record,
-                             const Inputs&... inputs) {
+// Runs forward() below autograd. Where a gradient is recorded, record(node, result) saves what the adjoint
+// takes; where an input has a tangent, tangent(result) is that of the result.
+template <auto adjoint, class Forward, class Tangent, class Record, class... Inputs>
+at::Tensor differentiable(const char* label, Forward forward, Tangent tangent, Record record,
+                          const Inputs&... inputs) {
+  using Backward = BackwardNode<adjoint>;
   NodePtr<Backward> node;
   if (torch::autograd::compute_requires_grad(inputs...)) {
     node = make_node<Backward>();
     node->label = label;
-    record(*node);
     node->set_next_edges(torch::autograd::collect_next_edges(inputs...));
   }
   at::Tensor result = [&] {
     at::AutoDispatchBelowADInplaceOrView below;
     return forward();
   }();
-  if (node) torch::autograd::set_history(result, node);
+  if (node) {
+    torch::autograd::set_history(result, node);
+    record(*node, result);  // after forward has checked the arguments
+  }
   if ((has_tangent(inputs) || ...)) {
-    result._set_fw_grad(tangent(), /*level=*/0, /*is_inplace_op=*/false);
+    result._set_fw_grad(tangent(result), /*level=*/0, /*is_inplace_op=*/false);
   }
   return result;
 }
 
-// Runs `forward` below autograd on x. Its gradient is adjoint(grad, args...), its tangent is
-// tangent(tangent of x).
-template <auto adjoint, class Forward, class Tangent, class... Args>
-at::Tensor differentiable(const char* label, const at::Tensor& x, Forward forward, Tangent tangent,
-                          const Args&... args) {
-  using Backward = LinearBackward<adjoint>;
-  return differentiable_in<Backward>(
-      label, [&] { return forward(x); }, [&] { return tangent(x._fw_grad(/*level=*/0)); },
-      [&](Backward& node) { node.keep(args...); }, x);
+// A map that is linear in x: record(node) saves what the adjoint takes.
+template <auto adjoint, class Map, class Record>
+at::Tensor linear(const char* label, const at::Tensor& x, Map map, Record record) {
+  return differentiable<adjoint>(
+      label, [&] { return map(x); }, [&](const at::Tensor&) { return map(x._fw_grad(/*level=*/0)); },
+      [&](auto& node, const at::Tensor&) { record(node); }, x);
 }
 
-// A linear map: its tangent is itself.
-template <auto adjoint, class Map, class... Args>
-at::Tensor linear(const char* label, const at::Tensor& x, Map map, const Args&... args) {
-  return differentiable<adjoint>(label, x, map, map, args...);
+inline bool needs_grad(const at::Tensor& t) {
+  return torch::autograd::compute_requires_grad(t) || has_tangent(t);
+}
+inline bool needs_grad(at::TensorList t) {
+  return torch::autograd::compute_requires_grad(t) || has_tangent(t);
+}
+template <class T>
+bool needs_grad(const T&) {
+  return false;
 }
 
-// Runs write(out), which nothing is differentiated through: neither out nor an input may require it.
-template <class Write, class... Inputs>
-at::Tensor& into(const char* op, at::Tensor& out, Write write, const Inputs&... inputs) {
-  POSENC_CHECK(!torch::autograd::compute_requires_grad(out) && !has_tangent(out), op,
-               "out must not require grad, got a tensor that does");
-  if constexpr (sizeof...(inputs) > 0) {
-    POSENC_CHECK(!torch::autograd::compute_requires_grad(inputs...) && !(has_tangent(inputs) || ...), op,
-                 "with out, no argument may require grad, got one that does");
-  }
+// Calls an op that writes into `out`, its last argument: it is not differentiable, so no tensor may require a
+// gradient.
+template <class Call, class... Args>
+at::Tensor& into(std::string_view op, Call call, Args&&... args) {
+  at::Tensor& out = std::get<sizeof...(Args) - 1>(std::tie(args...));
+  POSENC_CHECK(!needs_grad(out), op, "out must not require grad, got a tensor that does");
+  POSENC_CHECK(!(needs_grad(args) || ...), op, "with out, no argument may require grad, got one that does");
   {
     at::AutoDispatchBelowADInplaceOrView below;
-    write(out);
+    call(std::forward<Args>(args)...);
   }
   torch::autograd::impl::bump_version(out);
   return out;
+}
+
+template <class Op>
+struct Into;
+
+template <class... Args, ops::Text text>
+struct Into<ops::Op<at::Tensor&(Args...), text>> {
+  using Op = ops::Op<at::Tensor&(Args...), text>;
+
+  static at::Tensor& call(Args... args) { return into(Op::name, Op(), std::forward<Args>(args)...); }
+};
+
+// The autograd kernel of an op that writes into `out`, for m.impl().
+template <auto op>
+constexpr auto into_kernel() {
+  return TORCH_FN(Into<std::remove_const_t<decltype(op)>>::call);
 }
 
 }  // namespace posenc_ext::autograd

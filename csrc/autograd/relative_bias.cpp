@@ -15,22 +15,20 @@ struct Bias;
 template <class Op, class... Args>
 struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
   static at::Tensor forward(const at::Tensor& table, Args... args) {
-    if (table.dim() == 0) ops::check_bias<Op>(table, args...);  // the size below needs a dimension
     return linear<&ops::call_bias_backward<Op, Args...>>(
         Op::name, table, [&](const at::Tensor& t) { return ops::call_bias<Op, Args...>(t, args...); },
-        table.sym_size(0), args...);
+        [&](auto& node) { node.save(table.sym_size(0), args...); });
   }
 
   static at::Tensor& forward_out(const at::Tensor& table, Args... args, at::Tensor& out) {
-    return into(
-        Op::name, out, [&](at::Tensor& o) { ops::call_bias_out<Op, Args...>(table, args..., o); }, table);
+    return into(Op::name, ops::call_bias_out<Op, Args...>, table, args..., out);
   }
 
   static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
     return linear<&ops::call_bias<Op, Args...>>(
         Op::backward_name, grad,
         [&](const at::Tensor& g) { return ops::call_bias_backward<Op, Args...>(g, num_rows, args...); },
-        args...);
+        [&](auto& node) { node.save(args...); });
   }
 };
 

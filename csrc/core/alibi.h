@@ -5,17 +5,20 @@
 
 namespace posenc_ext::core {
 
-struct AlibiDistance {
-  int64_t q_offset;
+struct AlibiScheme {
+  int64_t query_count, key_count, q_offset;
   bool causal;  // keys ahead of the query have distance 0
 
+  POSENC_HD int64_t queries() const { return query_count; }
+  POSENC_HD int64_t keys() const { return key_count; }
+
   // rel = key - query - q_offset
-  template <class Int>
-  POSENC_HD Int steps(Int rel) const {
+  template <class Number>
+  POSENC_HD Number distance(Number rel) const {
     return rel <= 0 ? -rel : causal ? 0 : rel;
   }
-  POSENC_HD double operator()(int64_t q, int64_t k) const {
-    return static_cast<double>(steps(k - q - q_offset));
+  POSENC_HD double distance(int64_t q, int64_t k) const {
+    return static_cast<double>(distance(k - q - q_offset));
   }
 };
 

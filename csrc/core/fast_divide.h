@@ -6,7 +6,16 @@
 
 namespace posenc_ext::core {
 
+struct PlainDivide {
+  using Int = int64_t;
+  int64_t divisor;
+
+  POSENC_HD int64_t quotient(int64_t n) const { return n / divisor; }
+  POSENC_HD int64_t remainder(int64_t n, int64_t its_quotient) const { return n - its_quotient * divisor; }
+};
+
 struct FastDivide {
+  using Int = uint32_t;
   uint32_t divisor, multiplier, shift;
 
   // n / divisor, for every n below 2^32.

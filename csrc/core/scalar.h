@@ -12,6 +12,10 @@ namespace posenc_ext::core {
 
 enum class DType : int32_t { float64, float32, float16, bfloat16 };
 
+constexpr int64_t element_size(DType type) {
+  return type == DType::float64 ? 8 : type == DType::float32 ? 4 : 2;
+}
+
 // What positions may be stored as: integers, and the floating dtypes.
 enum class PositionType : int32_t { u8, i8, i16, i32, i64, u16, u32, u64, f64, f32, f16, bf16 };
 
@@ -163,6 +167,23 @@ POSENC_HD double load_position(const void* data, PositionType type, int64_t i) {
 }
 
 }  // namespace posenc_ext::core
+
+// Runs BODY with `bits_t` set to the unsigned integer as wide as DTYPE: for kernels that copy bits.
+#define POSENC_DISPATCH_BITS(DTYPE, ...)             \
+  switch (::posenc_ext::core::element_size(DTYPE)) { \
+    case 8: {                                        \
+      using bits_t = uint64_t;                       \
+      __VA_ARGS__;                                   \
+    } break;                                         \
+    case 4: {                                        \
+      using bits_t = uint32_t;                       \
+      __VA_ARGS__;                                   \
+    } break;                                         \
+    default: {                                       \
+      using bits_t = uint16_t;                       \
+      __VA_ARGS__;                                   \
+    }                                                \
+  }
 
 // Runs BODY with `scalar_t` set to the storage type of DTYPE.
 #define POSENC_DISPATCH_DTYPE(DTYPE, ...)            \

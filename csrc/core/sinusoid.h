@@ -9,6 +9,15 @@ namespace posenc_ext::core {
 enum class Layout : int32_t { interleaved, concat, concat_cos_first };
 enum class Odd : int32_t { error, zero, sin };
 
+// How a row of channels encodes a position.
+struct EncodingSpec {
+  int64_t dim;
+  double base, freq_shift, scale;
+  Layout layout;
+  Odd odd;
+};
+
+// The same, as kernels evaluate it.
 struct Sinusoid {
   int64_t dim;
   Layout layout;
@@ -37,6 +46,10 @@ POSENC_HD Sinusoid make_sinusoid(int64_t dim, double base, double freq_shift, do
   const double first = fabs(s.turn.hi), last = fabs(frequency(s, max_of<int64_t>(s.frequencies(), 1) - 1).hi);
   s.fastest = first > last ? first : last;  // not a number where the last one is none
   return s;
+}
+
+POSENC_HD Sinusoid make_sinusoid(const EncodingSpec& s) {
+  return make_sinusoid(s.dim, s.base, s.freq_shift, s.scale, s.layout, s.odd);
 }
 
 // What stands in channel c: the sine (phase 0) or the cosine (phase 1) of a pair, or a zero (phase -1).

@@ -17,12 +17,15 @@ std::shared_ptr<const Encodings> encodings(int64_t dim, double base, double freq
     result.frequencies = result.table->with(layout, odd);
     result.kept = at::detail::empty_cpu({result.positions, dim}, at::kDouble);
     void* const to = result.kept.mutable_data_ptr();
-    const SinusoidRows rows{result.frequencies,
-                            {nullptr, core::PositionType::i64, {}, 0},
-                            /*order=*/0,
-                            core::DType::float64,
-                            to,
-                            dim};
+    const SinusoidRows rows{{result.frequencies.spec,
+                             {nullptr, core::PositionType::i64, {}, 0},
+                             /*order=*/0,
+                             core::DType::float64,
+                             to,
+                             dim,
+                             1,
+                             result.positions},
+                            result.frequencies};
     kernels().sinusoid_rows(rows, 0, result.positions);
     return result;
   });

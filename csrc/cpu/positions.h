@@ -3,14 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "args/sinusoidal.h"
-
 namespace posenc_ext::cpu {
-
-using namespace args;
-
-// `positions` as the kernels read them; it has few dimensions (ops::with_few_dims).
-Positions positions_of(const at::Tensor& positions);
 
 // An error where a double does not hold one of the positions p, ..., p + length - 1 of an integer p of 64
 // bits.

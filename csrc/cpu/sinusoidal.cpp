@@ -1,15 +1,12 @@
-// The sinusoid ops on the CPU: from tensors to pointers, and threads. No work is cut by thread count.
-#include <ATen/EmptyTensor.h>
-#include <torch/library.h>
+// The sinusoid ops on the CPU: cached tables, and threads. No work is divided by thread count.
+#include "ops/sinusoidal.h"
 
 #include <cmath>
 
+#include "cpu/device.h"
 #include "cpu/frequencies.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/parallel.h"
-#include "cpu/positions.h"
-#include "cpu/memory.h"
-#include "ops/sinusoidal.h"
 
 namespace posenc_ext::cpu {
 namespace {
@@ -17,19 +14,25 @@ namespace {
 // Of the last cache: pieces of rows, and rows in turn, gain from passing it sooner than whole results.
 constexpr size_t kShare = 8;
 
-// Rows of these positions, or of their derivatives, into `out`, whose channels stand side by side.
-void rows_into(const AngleTable& table, const ops::Encoding& rule, const Positions& positions, int64_t count,
-               int64_t order, const at::Tensor& out, int64_t row_stride) {
-  const SinusoidRows rows{table.frequencies->with(rule.layout, rule.odd),
-                          positions,
-                          static_cast<int32_t>(order),
-                          ops::to_core(out.scalar_type()),
-                          out.mutable_data_ptr(),
-                          row_stride,
-                          order == 0 ? table.angles() : AngleSteps{},
-                          writes_past_caches(out, kShare)};
-  parallel_for(count, rows.frequencies.spec.dim,
-               [&](int64_t begin, int64_t end) { kernels().sinusoid_rows(rows, begin, end); });
+// An argument struct of CPU and CUDA, with the frequencies that the table has cached.
+template <class Arguments>
+auto fill_args(Arguments& arguments, const FrequencyTable& table, const at::Tensor& out) {
+  const core::EncodingSpec& encoding = arguments.encoding;
+  const Frequencies frequencies = table.with(encoding.layout, encoding.odd);
+  return std::pair(ops::fill_args(arguments, frequencies.spec, out), frequencies);
+}
+
+std::shared_ptr<const AngleTable> table_of(const core::EncodingSpec& e) {
+  return angle_table(e.dim, e.base, e.freq_shift, e.scale);
+}
+
+template <class Arguments>
+void write_rows(Arguments& arguments, const AngleTable& table, const at::Tensor& out) {
+  const auto [args, frequencies] = fill_args(arguments, *table.frequencies, out);
+  const SinusoidRows a{args, frequencies, args.order == 0 ? table.angles() : AngleSteps{},
+                       writes_past_caches(out, kShare)};
+  parallel_for(a.count, a.spec.dim,
+               [&](int64_t begin, int64_t end) { kernels().sinusoid_rows(a, begin, end); });
 }
 
 // Whether rows [start, start + length) can be made by angle addition: positions and angles stay exact.
@@ -41,109 +44,43 @@ bool adds_angles(const AngleTable& table, int64_t start, int64_t length, at::Sca
                                     std::abs(static_cast<double>(start) + static_cast<double>(length))));
 }
 
-void table_into(const AngleTable& table, const ops::Encoding& rule, int64_t start, const at::Tensor& out) {
-  const int64_t length = out.size(0), dim = out.size(1);
-  if (!adds_angles(table, start, length, out.scalar_type())) {
-    const Positions positions{nullptr, core::PositionType::i64, {}, start};
-    return rows_into(table, rule, positions, length, /*order=*/0, out, out.stride(0));
-  }
-  const SinusoidTable a{table.frequencies->with(rule.layout, rule.odd),
-                        table.angles(),
+void write_table(ops::SinusoidalTable& arguments, const at::Tensor& out) {
+  prepare_result(out);  // sinusoidal_table allocated it
+  const auto table = table_of(arguments.encoding);
+  const int64_t start = arguments.start.expect_int(), length = out.size(0);
+  if (!adds_angles(*table, start, length, out.scalar_type())) return write_rows(arguments, *table, out);
+  const SinusoidTable a{table->frequencies->with(arguments.encoding.layout, arguments.encoding.odd),
+                        table->angles(),
                         start,
                         length,
                         ops::to_core(out.scalar_type()),
                         out.mutable_data_ptr(),
                         out.stride(0),
                         writes_past_caches(out, kShare)};
-  parallel_for(a.blocks(), AngleSteps::kBlock * dim,
+  parallel_for(a.blocks(), AngleSteps::kBlock * out.size(1),
                [&](int64_t begin, int64_t end) { kernels().sinusoid_table(a, begin, end); });
 }
 
-at::Tensor& sinusoidal_table_out_cpu(c10::SymInt length, c10::SymInt dim, c10::SymInt start, double base,
-                                     double freq_shift, double scale, std::string_view layout,
-                                     std::string_view odd, at::Tensor& out) {
-  const auto rule = ops::check_sinusoidal_table(length, dim, start, base, freq_shift, scale, layout, odd,
-                                                out.scalar_type());
-  ops::resize_table(length, dim, out);
-  if (out.numel() == 0) return out;
-  prepare_result(out);  // that of sinusoidal_table, too
-  const auto table = angle_table(out.size(1), base, freq_shift, scale);
-  const bool side_by_side = out.stride(1) == 1;  // of the channels
-  const at::Tensor to = side_by_side ? out : new_result(out.sizes(), out.scalar_type());
-  table_into(*table, rule, start.expect_int(), to);
-  if (!side_by_side) out.copy_(to);
-  return out;
+void write_sinusoidal(ops::Sinusoidal& arguments, const at::Tensor& out) {
+  write_rows(arguments, *table_of(arguments.encoding), out);
 }
 
-at::Tensor sinusoidal_cpu(const at::Tensor& positions, c10::SymInt sym_dim, double base, double freq_shift,
-                          double scale, std::string_view layout, std::string_view odd, int64_t order,
-                          std::optional<at::ScalarType> dtype) {
-  const at::ScalarType type = ops::sinusoidal_dtype(positions, dtype);
-  const auto rule =
-      ops::check_sinusoidal(positions, sym_dim, base, freq_shift, scale, layout, odd, order, type);
-  check_exact("sinusoidal", positions);
-  const int64_t dim = sym_dim.expect_int();
-  c10::DimVector sizes(positions.sizes().begin(), positions.sizes().end());
-  sizes.push_back(dim);
-  at::Tensor out = new_result(sizes, type);
-  if (out.numel() == 0) return out;
-  const at::Tensor few = ops::with_few_dims(positions, positions.dim());
-  rows_into(*angle_table(dim, base, freq_shift, scale), rule, positions_of(few), positions.numel(), order,
-            out, dim);
-  return out;
-}
-
-at::Tensor& sinusoidal_out_cpu(const at::Tensor& positions, c10::SymInt sym_dim, double base,
-                               double freq_shift, double scale, std::string_view layout, std::string_view odd,
-                               at::Tensor& out) {
-  const auto rule = ops::check_sinusoidal_out(positions, sym_dim, base, freq_shift, scale, layout, odd, out);
-  check_exact("sinusoidal", positions);
-  if (out.numel() == 0) return out;
-  const int64_t dim = sym_dim.expect_int();
-  const bool rows =
-      out.dim() == 2 && out.stride(1) == 1;  // channels side by side, whatever stands between rows
-  const bool direct = (rows || out.is_contiguous()) && !out.is_alias_of(positions);
-  const at::Tensor to = direct ? out : new_result(out.sizes(), out.scalar_type());
-  const at::Tensor few = ops::with_few_dims(positions, positions.dim());
-  rows_into(*angle_table(dim, base, freq_shift, scale), rule, positions_of(few), positions.numel(),
-            /*order=*/0, to, direct && rows ? out.stride(0) : dim);
-  if (!direct) out.copy_(to);
-  return out;
-}
-
-at::Tensor sinusoidal_backward_cpu(const at::Tensor& grad, const at::Tensor& positions, double base,
-                                   double freq_shift, double scale, std::string_view layout,
-                                   std::string_view odd, int64_t order) {
-  const auto rule =
-      ops::check_sinusoidal_backward(grad, positions, base, freq_shift, scale, layout, odd, order);
-  at::Tensor out = new_result(positions.sizes(), positions.scalar_type());
-  if (out.numel() == 0) return out;
-  const int64_t dims = positions.dim();
-  const at::Tensor few_positions = ops::with_few_dims(positions, dims);
-  const at::Tensor few_grad = ops::with_few_dims(grad, dims);
-  const int64_t dim = grad.size(dims);
+void write_sinusoidal_backward(ops::SinusoidalBackward& arguments, const at::Tensor& out) {
+  const auto& [dim, base, freq_shift, scale, layout, odd] = arguments.encoding;
   const auto table = frequency_table(dim, base, freq_shift, scale);
-  const SinusoidBackward arguments{table->with(rule.layout, rule.odd),
-                                   positions_of(few_positions),
-                                   static_cast<int32_t>(order),
-                                   ops::to_core(grad.scalar_type()),
-                                   few_grad.const_data_ptr(),
-                                   ops::to_strided(few_grad, dims),
-                                   few_grad.stride(dims),
-                                   ops::to_core(positions.scalar_type()),
-                                   out.mutable_data_ptr()};
-  parallel_for(positions.numel(), dim,
-               [&](int64_t begin, int64_t end) { kernels().sinusoid_backward(arguments, begin, end); });
-  return out;
+  const auto [args, frequencies] = fill_args(arguments, *table, out);
+  const SinusoidBackward a{args, frequencies};
+  parallel_for(a.count, dim, [&](int64_t begin, int64_t end) { kernels().sinusoid_backward(a, begin, end); });
 }
 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
-  m.impl("sinusoidal_table.out", TORCH_FN(sinusoidal_table_out_cpu));
-  m.impl("sinusoidal.out", TORCH_FN(sinusoidal_out_cpu));
-  m.impl("_sinusoidal", TORCH_FN(sinusoidal_cpu));
-  m.impl("_sinusoidal_backward", TORCH_FN(sinusoidal_backward_cpu));
+  m.impl("sinusoidal_table.out", ops::out_kernel<Cpu, ops::check_sinusoidal_table, write_table>());
+  m.impl("sinusoidal.out", ops::out_kernel<Cpu, ops::check_sinusoidal_out, write_sinusoidal>());
+  m.impl("_sinusoidal", ops::kernel<Cpu, ops::check_sinusoidal, write_sinusoidal>());
+  m.impl("_sinusoidal_backward",
+         ops::kernel<Cpu, ops::check_sinusoidal_backward, write_sinusoidal_backward>());
 }
 
 }  // namespace posenc_ext::cpu

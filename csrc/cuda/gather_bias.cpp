@@ -2,91 +2,56 @@
 #include "cuda/kernels/gather_bias.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
 
 #include <limits>
 
+#include "cuda/device.h"
+#include "ops/bias_args.h"
 #include "ops/gather_bias.h"
 
 namespace posenc_ext::cuda {
 namespace {
 
-// Other values of the index are looked at where they are read: an error here would have to wait for the
-// device.
-void check_rows(const char* op, const at::Tensor& index, int64_t rows) {
+void check_rows(const char* op, const at::Tensor& index, const c10::SymInt& rows) {
   POSENC_CHECK(rows > 0 || index.numel() == 0, op, "index must be empty for a table without rows, got shape ",
                index.sizes());
 }
 
-// `out` is contiguous and has the result's shape.
-void gather(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
-  const int64_t rows = table.size(0), heads = table.size(1);
-  check_rows("gather_bias", index, rows);
-  if (out.numel() == 0) return;
-  const at::Tensor few = ops::with_few_dims(index, index.dim());
-  const int64_t plane = index.size(-2) * index.size(-1);
-  gather_forward({few.const_data_ptr(), few.scalar_type() == at::kLong, ops::to_strided(few, few.dim()),
-                  index.numel() / plane, plane, table.element_size(), table.const_data_ptr(), table.stride(0),
-                  table.stride(1), rows, heads, out.mutable_data_ptr()},
-                 c10::cuda::getCurrentCUDAStream());
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-}
-
-at::Tensor gather_bias_cuda(const at::Tensor& table, const at::Tensor& index) {
-  ops::check_gather_bias(table, index);
-  const c10::cuda::CUDAGuard guard(table.device());
-  c10::DimVector sizes(index.sizes().begin(), index.sizes().end());
-  sizes.insert(sizes.end() - 2, table.size(1));
-  at::Tensor out = at::empty(sizes, table.options());
-  gather(table, index, out);
-  return out;
-}
-
-at::Tensor& gather_bias_out_cuda(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
-  const c10::cuda::CUDAGuard guard(table.device());
-  ops::check_gather_bias_out(table, index, out);
-  return ops::write_contiguous(out, [&](at::Tensor& o) { gather(table, index, o); }, table, index);
+void gather(ops::GatherBias& arguments, const at::Tensor& out) {
+  const at::Tensor index = ops::collapsible(arguments.index, arguments.index.dim());
+  launched<gather_forward>(ops::gather_forward_args(arguments.table, ops::index_args(index), out));
 }
 
 // Nothing is sorted but, by each block in shared memory, the places of a tile by their rows. The sums of the
 // pieces of the index take rows x heads of the accumulator's type each: all together no more than the
 // gradient has elements, or one piece.
-at::Tensor gather_bias_backward_cuda(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows) {
-  const char* op = "_gather_bias_backward";
-  ops::check_gather_bias_backward(grad, index, num_rows);
-  const int64_t rows = num_rows.expect_int(), heads = grad.size(-3), count = index.numel();
-  check_rows(op, index, rows);
-  const c10::cuda::CUDAGuard guard(grad.device());
-  at::Tensor out = at::empty({rows, heads}, grad.options());
-  if (grad.numel() == 0) return out.zero_();
-  POSENC_CHECK(count <= std::numeric_limits<int32_t>::max(), op,
+void gather_backward_of(ops::GatherBiasBackward& arguments, const at::Tensor& out) {
+  const at::Tensor& grad = arguments.grad;
+  if (grad.numel() == 0) return void(out.zero_());
+  const int64_t rows = out.size(0), heads = out.size(1), count = arguments.index.numel();
+  POSENC_CHECK(count <= std::numeric_limits<int32_t>::max(), arguments.op,
                "index must have fewer than 2**31 values on CUDA, got ", count);
-  const at::Tensor one_head = grad.select(-3, 0);
-  // A gradient of more dimensions than a kernel takes is copied, with all heads.
-  const at::Tensor few =
-      ops::with_few_dims(one_head, one_head.dim()).is_same(one_head) ? grad : grad.contiguous();
-  const at::Tensor few_index = ops::with_few_dims(index, index.dim());
-  const core::DType dtype = ops::to_core(grad.scalar_type());
-  const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
-  at::Tensor partial = at::empty({cut_index(count, rows).count, rows, heads}, grad.options().dtype(sum_type));
-  gather_backward({few_index.const_data_ptr(), few_index.scalar_type() == at::kLong,
-                   ops::to_strided(few_index, few_index.dim()), count, rows, heads, dtype,
-                   few.const_data_ptr(), ops::to_strided(few.select(-3, 0), one_head.dim()), few.stride(-3),
-                   partial.mutable_data_ptr(), out.mutable_data_ptr()},
-                  c10::cuda::getCurrentCUDAStream());
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return out;
+  const at::Tensor index = ops::collapsible(arguments.index, arguments.index.dim());
+  const at::Tensor partial = at::empty({cut_index(count, rows).count, rows, heads},
+                                       grad.options().dtype(ops::sum_type(grad.scalar_type())));
+  at::Tensor storage;
+  launched<gather_backward>(ops::gather_backward_args(grad, ops::index_args(index), partial, out, storage));
 }
 
 }  // namespace
 
+void Cuda::check_values(const ops::GatherBias& arguments) {
+  check_rows(arguments.op, arguments.index, arguments.table.size(0));
+}
+
+void Cuda::check_values(const ops::GatherBiasBackward& arguments) {
+  check_rows(arguments.op, arguments.index, arguments.sizes[0]);
+}
+
 TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) {
-  m.impl("gather_bias", TORCH_FN(gather_bias_cuda));
-  m.impl("gather_bias.out", TORCH_FN(gather_bias_out_cuda));
-  m.impl("_gather_bias_backward", TORCH_FN(gather_bias_backward_cuda));
+  m.impl("gather_bias", ops::kernel<Cuda, ops::check_gather_bias, gather>());
+  m.impl("gather_bias.out", ops::out_kernel<Cuda, ops::check_gather_bias_out, gather>());
+  m.impl("_gather_bias_backward", ops::kernel<Cuda, ops::check_gather_bias_backward, gather_backward_of>());
 }
 
 }  // namespace posenc_ext::cuda

@@ -2,72 +2,45 @@
 #include "cuda/kernels/relative_bias.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
 
-#include "core/fast_rows.h"
+#include "cuda/device.h"
+#include "ops/bias_args.h"
 #include "ops/relative_bias.h"
 
 namespace posenc_ext::cuda {
 namespace {
 
-template <class Op, class Signature>
-struct Bias;
-
-template <class Op, class... Args>
-struct Bias<Op, ops::BiasShape (*)(const c10::SymInt&, Args...)> {
-  static at::Tensor forward(const at::Tensor& table, Args... args) {
-    const ops::BiasShape shape = ops::check_bias<Op>(table, args...);
-    const c10::cuda::CUDAGuard guard(table.device());
-    at::Tensor out =
-        at::empty({table.size(1), shape.queries.expect_int(), shape.keys.expect_int()}, table.options());
-    write(table, Op::scheme(table.size(0), args...), out);
-    return out;
-  }
-
-  static at::Tensor& forward_out(const at::Tensor& table, Args... args, at::Tensor& out) {
-    const c10::cuda::CUDAGuard guard(table.device());
-    ops::check_bias_out<Op>(table, out, args...);
-    return ops::write_contiguous(
-        out, [&](at::Tensor& o) { write(table, Op::scheme(table.size(0), args...), o); }, table);
-  }
-
-  static at::Tensor backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
-    ops::check_bias_backward<Op>(grad, num_rows, args...);
-    const c10::cuda::CUDAGuard guard(grad.device());
-    const typename Op::Scheme scheme = Op::scheme(num_rows.expect_int(), args...);
-    const int64_t heads = grad.size(0);
-    at::Tensor out = at::empty({scheme.rows(), heads}, grad.options());
-    if (grad.numel() == 0) return out.zero_();
-    POSENC_CHECK(core::make_fast_slots(scheme).fits(), Op::backward_name,
-                 "grad must have fewer than 2**32 queries and keys on CUDA, got shape ", grad.sizes());
-    const core::DType dtype = ops::to_core(grad.scalar_type());
-    const int64_t pieces = cut_rows(scheme).count;
-    const at::ScalarType sum_type = dtype == core::DType::float64 ? at::kDouble : at::kFloat;
-    at::Tensor partial =
-        at::empty({pieces == 1 ? 0 : scheme.rows() * heads * pieces}, grad.options().dtype(sum_type));
-    const BiasBackward arguments{
-        dtype, grad.const_data_ptr(),      grad.stride(0),        grad.stride(1), grad.stride(2),
-        heads, partial.mutable_data_ptr(), out.mutable_data_ptr()};
-    bias_backward(scheme, arguments, c10::cuda::getCurrentCUDAStream());
+struct Fill {
+  template <class Arguments>
+  void operator()(Arguments& arguments, const at::Tensor& out) const {
+    const auto scheme = arguments.scheme();
+    kBiasKernels[scheme].forward(scheme, ops::bias_forward_args(arguments.table, out),
+                                 c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    return out;
   }
+};
 
- private:
-  static void write(const at::Tensor& table, const typename Op::Scheme& scheme, at::Tensor& out) {
-    if (out.numel() == 0) return;
-    const BiasForward arguments{table.element_size(), table.const_data_ptr(), table.stride(0),
-                                table.stride(1),      table.size(1),          out.mutable_data_ptr()};
-    bias_forward(scheme, arguments, c10::cuda::getCurrentCUDAStream());
+struct FillBackward {
+  template <class Arguments>
+  void operator()(Arguments& arguments, const at::Tensor& out) const {
+    const at::Tensor& grad = arguments.grad;
+    if (grad.numel() == 0) return void(out.zero_());
+    const auto scheme = arguments.scheme();
+    POSENC_CHECK(core::make_device_scheme(scheme).slots_fit, arguments.op,
+                 "grad must have fewer than 2**32 queries and keys on CUDA, got shape ", grad.sizes());
+    const int64_t pieces = cut_rows(scheme).count;
+    const at::Tensor partial = at::empty({pieces == 1 ? 0 : out.numel() * pieces},
+                                         grad.options().dtype(ops::sum_type(grad.scalar_type())));
+    kBiasKernels[scheme].backward(scheme, ops::bias_backward_args(grad, partial, out),
+                                  c10::cuda::getCurrentCUDAStream());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
 };
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) { ops::register_bias_ops<Bias>(m); }
+TORCH_LIBRARY_IMPL(posenc_ext, CUDA, m) {
+  ops::register_bias_ops<ops::BiasOn<Cuda, Fill{}, FillBackward{}>::Kernels>(m);
+}
 
 }  // namespace posenc_ext::cuda

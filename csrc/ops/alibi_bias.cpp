@@ -1,84 +1,75 @@
 #include "ops/alibi_bias.h"
 
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
-
-#include "ops/call.h"
 #include "ops/relative_bias.h"
 #include "posenc_ext.h"
 
 namespace posenc_ext::ops {
 
-void check_alibi_bias(const at::Tensor& slopes, const c10::SymInt& q_len, const c10::SymInt& k_len,
-                      const c10::SymInt& q_offset) {
+namespace {
+
+AlibiSlopes check_slopes(int64_t num_heads, const at::TensorOptions& options) {
+  const char* op = "alibi_slopes";
+  POSENC_CHECK(num_heads > 0, op, "num_heads must be positive, got ", num_heads);
+  check_dtype(op, "dtype", c10::typeMetaToScalarType(options.dtype()));
+  return {{op, {num_heads}, options}};
+}
+
+}  // namespace
+
+AlibiBias check_alibi_bias(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
+                           c10::SymInt q_offset, bool causal) {
   const char* op = "alibi_bias";
   POSENC_CHECK(slopes.dim() == 1, op, "slopes must have 1 dimension [heads], got ", slopes.dim());
   check_dtype(op, "slopes", slopes.scalar_type());
   check_lengths(op, q_len, k_len, q_offset);
+  return {{op, {slopes.sym_size(0), std::move(q_len), std::move(k_len)}, slopes.options()},
+          slopes,
+          std::move(q_offset),
+          causal};
 }
 
-void check_alibi_bias_out(const at::Tensor& slopes, const c10::SymInt& q_len, const c10::SymInt& k_len,
-                          const c10::SymInt& q_offset, const at::Tensor& out) {
-  check_alibi_bias(slopes, q_len, k_len, q_offset);
-  resize_out_like("alibi_bias", "slopes", slopes, {slopes.sym_size(0), q_len, k_len}, out);
-  check_apart("alibi_bias", "slopes", slopes, out);
+AlibiBias check_alibi_bias_out(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
+                               c10::SymInt q_offset, bool causal, at::Tensor& out) {
+  AlibiBias arguments =
+      check_alibi_bias(slopes, std::move(q_len), std::move(k_len), std::move(q_offset), causal);
+  check_out_like(arguments.op, "slopes", slopes, out);
+  arguments.inputs = {{"slopes", slopes}};
+  return arguments;
 }
 
-void check_alibi_bias_backward(const at::Tensor& grad, const c10::SymInt& q_offset) {
+AlibiBiasBackward check_alibi_bias_backward(const at::Tensor& grad, c10::SymInt q_offset, bool causal) {
   const char* op = "_alibi_bias_backward";
   POSENC_CHECK(grad.dim() == 3, op, "grad must have 3 dimensions [heads, q_len, k_len], got ", grad.dim());
   check_dtype(op, "grad", grad.scalar_type());
   check_lengths(op, grad.sym_size(1), grad.sym_size(2), q_offset);
+  return {{op, {grad.sym_size(0)}, grad.options()}, grad, std::move(q_offset), causal};
 }
 
-void check_alibi_slopes(int64_t num_heads, at::ScalarType dtype) {
-  const char* op = "alibi_slopes";
-  POSENC_CHECK(num_heads > 0, op, "num_heads must be positive, got ", num_heads);
-  check_dtype(op, "dtype", dtype);
-}
-
-void resize_alibi_slopes(int64_t num_heads, const at::Tensor& out) {
-  resize_out("alibi_slopes", {num_heads}, out);
-}
-
-at::Tensor call_alibi_bias(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
-                           c10::SymInt q_offset, bool causal) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, c10::SymInt, c10::SymInt, c10::SymInt, bool)>(
-      "posenc_ext::alibi_bias");
-  return op.call(slopes, std::move(q_len), std::move(k_len), std::move(q_offset), causal);
-}
-
-at::Tensor& call_alibi_bias_out(const at::Tensor& slopes, c10::SymInt q_len, c10::SymInt k_len,
-                                c10::SymInt q_offset, bool causal, at::Tensor& out) {
-  static const auto op =
-      find_op<at::Tensor&(const at::Tensor&, c10::SymInt, c10::SymInt, c10::SymInt, bool, at::Tensor&)>(
-          "posenc_ext::alibi_bias", "out");
-  return op.call(slopes, std::move(q_len), std::move(k_len), std::move(q_offset), causal, out);
-}
-
-at::Tensor call_alibi_bias_backward(const at::Tensor& grad, c10::SymInt q_offset, bool causal) {
-  static const auto op =
-      find_op<at::Tensor(const at::Tensor&, c10::SymInt, bool)>("posenc_ext::_alibi_bias_backward");
-  return op.call(grad, std::move(q_offset), causal);
-}
-
-at::Tensor& call_alibi_slopes_out(int64_t num_heads, at::Tensor& out) {
-  static const auto op = find_op<at::Tensor&(int64_t, at::Tensor&)>("posenc_ext::alibi_slopes", "out");
-  return op.call(num_heads, out);
+AlibiSlopes check_alibi_slopes(int64_t num_heads, at::Tensor& out) {
+  return check_slopes(num_heads, out.options());
 }
 
 namespace {
 
 at::Tensor alibi_slopes(int64_t num_heads, std::optional<at::ScalarType> dtype,
                         std::optional<at::Device> device) {
-  const at::ScalarType type = dtype.value_or(at::typeMetaToScalarType(at::get_default_dtype()));
-  check_alibi_slopes(num_heads, type);
-  at::Tensor out = at::empty({num_heads}, at::TensorOptions().dtype(type).device(device));
+  const auto options = at::TensorOptions()
+                           .dtype(dtype.value_or(at::typeMetaToScalarType(at::get_default_dtype())))
+                           .device(device);
+  check_slopes(num_heads, options);
+  at::Tensor out = at::empty({num_heads}, options);
   return call_alibi_slopes_out(num_heads, out);
 }
 
 TORCH_LIBRARY_IMPL(posenc_ext, CompositeExplicitAutograd, m) {
   m.impl("alibi_slopes", TORCH_FN(alibi_slopes));
+}
+
+TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) {
+  m.impl("alibi_bias", kernel<Meta, check_alibi_bias>());
+  m.impl("alibi_bias.out", out_kernel<Meta, check_alibi_bias_out>());
+  m.impl("_alibi_bias_backward", kernel<Meta, check_alibi_bias_backward>());
+  m.impl("alibi_slopes.out", out_kernel<Meta, check_alibi_slopes>());
 }
 
 }  // namespace

@@ -1,28 +1,41 @@
-// Dropout, which ops that end in it share: its checks, its seed, and a typed call of its op. A seed is one
-// int64.
+// Dropout: checks, seeds, and the op that scales and drops.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
-#include "core/philox.h"
+#include "args/dropout.h"
+#include "ops/call.h"
+#include "ops/kernel.h"
 
 namespace posenc_ext::ops {
 
-void check_dropout(const char* op, const at::Tensor& x, double dropout_p,
-                   const std::optional<at::Tensor>& seed);
+// The checked arguments of an op that ends in dropout: y = dropout(f(x * x_scale)). No seed, no dropout.
+struct Dropping : Result {
+  at::Tensor x{};
+  double x_scale = 1.0, dropout_p = 0.0;
+  std::optional<at::Tensor> seed{};
+  bool training = false;  // the overload that writes into `out` generates its own seed
 
-void check_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
-                         const std::optional<at::Tensor>& seed);
+  void draw_seed();
+  args::SeededDropout seeded_dropout() const;
+};
 
-// One draw from the generator of x's device, left where it is drawn: no synchronisation, and safe to capture
-// in a CUDA graph. None where nothing is dropped, and where dropout_p is an error yet to be raised.
+// Checks dropout_p and the seed.
+void check_dropout(const Dropping& arguments);
+
+// One number from the generator of x's device, which stays there: no synchronization, and a captured CUDA
+// graph generates a new one at each replay. None without dropout, and for a dropout_p that a check will
+// reject.
 std::optional<at::Tensor> draw_seed(const at::Tensor& x, double dropout_p, bool training);
 
 inline bool drops(double dropout_p, const std::optional<at::Tensor>& seed) {
   return dropout_p > 0.0 && seed.has_value() && seed->defined();
 }
 
-at::Tensor call_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
-                              const std::optional<at::Tensor>& seed);
+Dropping check_scale_dropout(const at::Tensor& x, double scale, double dropout_p,
+                             const std::optional<at::Tensor>& seed);
+args::ScaleDropout fill_args(Dropping& arguments, const at::Tensor& out);
+
+inline constexpr Op<at::Tensor(const at::Tensor&, double, double, const std::optional<at::Tensor>&),
+                    "_scale_dropout">
+    call_scale_dropout;
 
 }  // namespace posenc_ext::ops

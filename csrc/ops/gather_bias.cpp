@@ -1,6 +1,5 @@
 #include "ops/gather_bias.h"
 
-#include "ops/call.h"
 #include "posenc_ext.h"
 
 namespace posenc_ext::ops {
@@ -16,15 +15,25 @@ void check_index(const char* op, const char* tensor, const at::Tensor& index, at
 
 }  // namespace
 
-void check_gather_bias(const at::Tensor& table, const at::Tensor& index) {
+GatherBias check_gather_bias(const at::Tensor& table, const at::Tensor& index) {
   const char* op = "gather_bias";
   POSENC_CHECK(table.dim() == 2, op, "table must have 2 dimensions [rows, heads], got ", table.dim());
   check_dtype(op, "table", table.scalar_type());
   check_index(op, "table", index, table.device());
+  c10::SymDimVector sizes = sizes_of(index);
+  sizes.insert(sizes.end() - 2, table.sym_size(1));
+  return {{op, std::move(sizes), table.options()}, table, index};
 }
 
-void check_gather_bias_backward(const at::Tensor& grad, const at::Tensor& index,
-                                const c10::SymInt& num_rows) {
+GatherBias check_gather_bias_out(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
+  GatherBias arguments = check_gather_bias(table, index);
+  check_out_like(arguments.op, "table", table, out);
+  arguments.inputs = {{"table", table}, {"index", index}};
+  return arguments;
+}
+
+GatherBiasBackward check_gather_bias_backward(const at::Tensor& grad, const at::Tensor& index,
+                                              c10::SymInt num_rows) {
   const char* op = "_gather_bias_backward";
   check_dtype(op, "grad", grad.scalar_type());
   check_index(op, "grad", index, grad.device());
@@ -35,37 +44,13 @@ void check_gather_bias_backward(const at::Tensor& grad, const at::Tensor& index,
                op, "grad must have shape [..., heads, Q, K] for an index of shape ", index.sym_sizes(),
                ", got ", grad.sym_sizes());
   POSENC_CHECK(num_rows >= 0, op, "num_rows must be non-negative, got ", num_rows);
+  return {{op, {std::move(num_rows), grad.sym_size(-3)}, grad.options()}, grad, index};
 }
 
-c10::SymDimVector gather_bias_sizes(const at::Tensor& index, const c10::SymInt& heads) {
-  c10::SymDimVector sizes(index.sym_sizes().begin(), index.sym_sizes().end());
-  sizes.insert(sizes.end() - 2, heads);
-  return sizes;
-}
-
-void check_gather_bias_out(const at::Tensor& table, const at::Tensor& index, const at::Tensor& out) {
-  check_gather_bias(table, index);
-  const char* op = "gather_bias";
-  resize_out_like(op, "table", table, gather_bias_sizes(index, table.sym_size(1)), out);
-  check_apart(op, "table", table, out);
-  check_apart(op, "index", index, out);
-}
-
-at::Tensor call_gather_bias(const at::Tensor& table, const at::Tensor& index) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&)>("posenc_ext::gather_bias");
-  return op.call(table, index);
-}
-
-at::Tensor& call_gather_bias_out(const at::Tensor& table, const at::Tensor& index, at::Tensor& out) {
-  static const auto op = find_op<at::Tensor&(const at::Tensor&, const at::Tensor&, at::Tensor&)>(
-      "posenc_ext::gather_bias", "out");
-  return op.call(table, index, out);
-}
-
-at::Tensor call_gather_bias_backward(const at::Tensor& grad, const at::Tensor& index, c10::SymInt num_rows) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymInt)>(
-      "posenc_ext::_gather_bias_backward");
-  return op.call(grad, index, std::move(num_rows));
+TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) {
+  m.impl("gather_bias", kernel<Meta, check_gather_bias>());
+  m.impl("gather_bias.out", out_kernel<Meta, check_gather_bias_out>());
+  m.impl("_gather_bias_backward", kernel<Meta, check_gather_bias_backward>());
 }
 
 }  // namespace posenc_ext::ops

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <string>
 
-#include "ops/call.h"
 #include "posenc_ext.h"
 
 namespace posenc_ext::ops {
@@ -33,16 +32,36 @@ int64_t check_pos_embed(const at::Tensor& pos_embed, const c10::SymInt& rows, co
                "] or [", rows, ", 1, ", dim, "], got ", pos_embed.sym_sizes());
 }
 
-void check_prefix(const at::Tensor& prefix, const char* argument, const EmbeddedShape& shape) {
-  const int64_t batch_axis = shape.batch_first ? 0 : 1;
-  const bool fits = prefix.dim() == 3 && prefix.sym_size(2) == shape.dim &&
-                    (prefix.sym_size(batch_axis) == 1 || prefix.sym_size(batch_axis) == shape.batch);
+void check_prefix(const at::Tensor& prefix, const char* argument, const at::Tensor& x, bool batch_first) {
+  const int64_t batch_axis = batch_first ? 0 : 1;
+  const c10::SymInt batch = x.sym_size(batch_axis), dim = x.sym_size(2);
+  const bool fits = prefix.dim() == 3 && prefix.sym_size(2) == dim &&
+                    (prefix.sym_size(batch_axis) == 1 || prefix.sym_size(batch_axis) == batch);
   if (fits) return;
   const char* op = kAddPositionEmbedding;
-  POSENC_CHECK(!shape.batch_first, op, argument, " must have shape [1 or ", shape.batch, ", k, ", shape.dim,
-               "], got ", prefix.sym_sizes());
-  POSENC_CHECK(false, op, argument, " must have shape [k, 1 or ", shape.batch, ", ", shape.dim, "], got ",
+  POSENC_CHECK(!batch_first, op, argument, " must have shape [1 or ", batch, ", k, ", dim, "], got ",
                prefix.sym_sizes());
+  POSENC_CHECK(false, op, argument, " must have shape [k, 1 or ", batch, ", ", dim, "], got ",
+               prefix.sym_sizes());
+}
+
+args::Tokens fill_tokens(const at::Tensor& tensor, int64_t batch_axis) {
+  const int64_t batch_stride = tensor.size(batch_axis) == 1 ? 0 : tensor.stride(batch_axis);
+  return {tensor.const_data_ptr(), batch_stride, tensor.stride(1 - batch_axis), tensor.stride(2)};
+}
+
+// At most `count` tensors: those beyond are concatenated.
+std::vector<at::Tensor> concatenate_rest(at::TensorList prefix_tokens, size_t count, int64_t batch,
+                                         int64_t batch_axis) {
+  if (prefix_tokens.size() <= count) return prefix_tokens.vec();
+  std::vector<at::Tensor> few = prefix_tokens.slice(0, count - 1).vec(), rest;
+  for (const at::Tensor& prefix : prefix_tokens.slice(count - 1)) {
+    c10::DimVector sizes(prefix.sizes().begin(), prefix.sizes().end());
+    sizes[batch_axis] = batch;
+    rest.push_back(prefix.expand(sizes));
+  }
+  few.push_back(at::cat(rest, 1 - batch_axis));
+  return few;
 }
 
 }  // namespace
@@ -67,74 +86,117 @@ std::optional<at::ScalarType> promoted_dtype(const at::Tensor& x, const at::Tens
   return supported ? std::optional<at::ScalarType>(type) : std::nullopt;
 }
 
-EmbeddedShape check_add_position_embedding(const at::Tensor& x, const at::Tensor& pos_embed,
-                                           at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
-                                           bool batch_first, double dropout_p,
-                                           const std::optional<at::Tensor>& seed) {
+AddPositionEmbedding check_add_position_embedding(const at::Tensor& x, const at::Tensor& pos_embed,
+                                                  at::TensorList prefix_tokens, bool embed_prefix,
+                                                  double x_scale, bool batch_first, double dropout_p,
+                                                  const std::optional<at::Tensor>& seed) {
   const char* op = kAddPositionEmbedding;
   POSENC_CHECK(x.dim() == 3, op, "x must have 3 dimensions [B, N, D] or [N, B, D], got ", x.dim());
   check_dtype(op, "x", x.scalar_type());
-  const int64_t token_axis = batch_first ? 1 : 0;
-  EmbeddedShape shape{x.sym_size(1 - token_axis), x.sym_size(token_axis), 0, x.sym_size(2), 0, batch_first};
+  AddPositionEmbedding arguments{{{op, sizes_of(x), x.options()}, x, x_scale, dropout_p, seed},
+                                 pos_embed,
+                                 prefix_tokens,
+                                 {},
+                                 embed_prefix,
+                                 batch_first};
+  const int64_t token_axis = arguments.token_axis();
   for (size_t i = 0; i < prefix_tokens.size(); ++i) {
     const std::string argument = "prefix_tokens[" + std::to_string(i) + "]";
     check_like_x(prefix_tokens[i], argument.c_str(), x);
-    check_prefix(prefix_tokens[i], argument.c_str(), shape);
-    shape.prefix_length += prefix_tokens[i].sym_size(token_axis);
+    check_prefix(prefix_tokens[i], argument.c_str(), x, batch_first);
+    arguments.prefix_length += prefix_tokens[i].sym_size(token_axis);
   }
-  shape.length += shape.prefix_length;
+  c10::SymInt& length = arguments.sizes[token_axis];
+  length += arguments.prefix_length;
   check_like_x(pos_embed, "pos_embed", x);
-  const c10::SymInt rows = embed_prefix ? shape.length : shape.length - shape.prefix_length;
-  shape.pos_token_axis = check_pos_embed(pos_embed, rows, shape.dim, batch_first);
+  const c10::SymInt rows = embed_prefix ? length : length - arguments.prefix_length;
+  arguments.pos_token_axis = check_pos_embed(pos_embed, rows, x.sym_size(2), batch_first);
   check_finite(op, "x_scale", x_scale);
-  check_dropout(op, x, dropout_p, seed);
-  return shape;
+  check_dropout(arguments);
+  return arguments;
 }
 
-c10::SymDimVector check_sum_batch(const at::Tensor& grad, bool batch_first) {
+AddPositionEmbedding check_add_position_embedding_out(const at::Tensor& x, const at::Tensor& pos_embed,
+                                                      at::TensorList prefix_tokens, bool embed_prefix,
+                                                      double x_scale, bool batch_first, double dropout_p,
+                                                      bool training, at::Tensor& out) {
+  AddPositionEmbedding arguments = check_add_position_embedding(
+      x, pos_embed, prefix_tokens, embed_prefix, x_scale, batch_first, dropout_p, std::nullopt);
+  check_out_like(arguments.op, "x", x, out);
+  arguments.inputs = {{"x", x}, {"pos_embed", pos_embed}};
+  for (const at::Tensor& prefix : prefix_tokens) arguments.inputs.push_back({"prefix_tokens", prefix});
+  arguments.training = training;
+  return arguments;
+}
+
+args::AddPositionEmbedding fill_args(AddPositionEmbedding& arguments, const at::Tensor& out) {
+  const int64_t batch_axis = arguments.batch_axis(), token_axis = arguments.token_axis();
+  const at::Tensor& x = arguments.x;
+  const at::Tensor& pos_embed = arguments.pos_embed;
+  args::AddPositionEmbedding a{};
+  a.dtype = to_core(x.scalar_type());
+  a.batch = out.size(batch_axis);
+  a.length = out.size(token_axis);
+  a.dim = out.size(2);
+  a.x = fill_tokens(x, batch_axis);
+  a.x_scale = arguments.x_scale;
+  arguments.few_prefixes = concatenate_rest(arguments.prefix_tokens, a.kMaxPrefixes, a.batch, batch_axis);
+  for (const at::Tensor& prefix : arguments.few_prefixes) {
+    a.prefix_length += prefix.size(token_axis);
+    a.prefix[a.prefixes] = fill_tokens(prefix, batch_axis);
+    a.prefix_end[a.prefixes++] = a.prefix_length;
+  }
+  a.pos = pos_embed.const_data_ptr();
+  a.pos_token_stride = pos_embed.stride(arguments.pos_token_axis);
+  a.pos_channel_stride = pos_embed.stride(-1);
+  a.first_embedded = arguments.embed_prefix ? 0 : a.prefix_length;
+  a.dropout = arguments.seeded_dropout();
+  a.out = out.mutable_data_ptr();
+  a.out_batch_stride = out.stride(batch_axis);
+  a.out_token_stride = out.stride(token_axis);
+  return a;
+}
+
+SumBatch check_sum_batch(const at::Tensor& grad, bool batch_first) {
   const char* op = "_sum_batch";
   POSENC_CHECK(grad.dim() == 3, op, "grad must have 3 dimensions [B, N, D] or [N, B, D], got ", grad.dim());
   check_dtype(op, "grad", grad.scalar_type());
-  return {grad.sym_size(batch_first ? 1 : 0), grad.sym_size(2)};
+  return {{op, {grad.sym_size(batch_first ? 1 : 0), grad.sym_size(2)}, grad.options()}, grad, batch_first};
 }
 
-std::vector<at::Tensor> in_few_prefixes(at::TensorList prefix_tokens, size_t count, int64_t batch,
-                                        bool batch_first) {
-  if (prefix_tokens.size() <= count) return prefix_tokens.vec();
-  const int64_t batch_axis = batch_first ? 0 : 1;
-  std::vector<at::Tensor> few = prefix_tokens.slice(0, count - 1).vec(), rest;
-  for (const at::Tensor& prefix : prefix_tokens.slice(count - 1)) {
-    c10::DimVector sizes(prefix.sizes().begin(), prefix.sizes().end());
-    sizes[batch_axis] = batch;
-    rest.push_back(prefix.expand(sizes));
+// Rows and columns of the sum such that columns are close to each other in grad.
+args::SumBatch fill_args(SumBatch& arguments, const at::Tensor& out) {
+  const at::Tensor& grad = arguments.grad;
+  const int64_t batch_axis = arguments.batch_first ? 0 : 1;
+  const int64_t tokens = out.size(0), channels = out.size(1);
+  const int64_t token_stride = grad.stride(1 - batch_axis), channel_stride = grad.stride(2);
+  args::SumBatch a{};
+  a.dtype = to_core(grad.scalar_type());
+  a.batch = grad.size(batch_axis);
+  a.grad = grad.const_data_ptr();
+  a.batch_stride = grad.stride(batch_axis);
+  a.out = out.mutable_data_ptr();
+  if (tokens == 1 || token_stride == channels * channel_stride) {  // one row of everything
+    a.rows = 1;
+    a.columns = tokens * channels;
+    a.column_stride = channel_stride;
+    a.out_column_stride = 1;
+  } else if (channel_stride <= token_stride) {
+    a.rows = tokens;
+    a.columns = channels;
+    a.row_stride = token_stride;
+    a.column_stride = channel_stride;
+    a.out_row_stride = channels;
+    a.out_column_stride = 1;
+  } else {  // tokens are closer
+    a.rows = channels;
+    a.columns = tokens;
+    a.row_stride = channel_stride;
+    a.column_stride = token_stride;
+    a.out_row_stride = 1;
+    a.out_column_stride = channels;
   }
-  few.push_back(at::cat(rest, 1 - batch_axis));
-  return few;
-}
-
-at::Tensor call_add_position_embedding(const at::Tensor& x, const at::Tensor& pos_embed,
-                                       at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
-                                       bool batch_first, double dropout_p,
-                                       const std::optional<at::Tensor>& seed) {
-  static const auto op =
-      find_op<at::Tensor(const at::Tensor&, const at::Tensor&, at::TensorList, bool, double, bool, double,
-                         const std::optional<at::Tensor>&)>("posenc_ext::_add_position_embedding");
-  return op.call(x, pos_embed, prefix_tokens, embed_prefix, x_scale, batch_first, dropout_p, seed);
-}
-
-at::Tensor& call_add_position_embedding_out(const at::Tensor& x, const at::Tensor& pos_embed,
-                                            at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
-                                            bool batch_first, double dropout_p, bool training,
-                                            at::Tensor& out) {
-  static const auto op =
-      find_op<at::Tensor&(const at::Tensor&, const at::Tensor&, at::TensorList, bool, double, bool, double,
-                          bool, at::Tensor&)>("posenc_ext::add_position_embedding", "out");
-  return op.call(x, pos_embed, prefix_tokens, embed_prefix, x_scale, batch_first, dropout_p, training, out);
-}
-
-at::Tensor call_sum_batch(const at::Tensor& grad, bool batch_first) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, bool)>("posenc_ext::_sum_batch");
-  return op.call(grad, batch_first);
+  return a;
 }
 
 namespace {
@@ -156,7 +218,7 @@ at::Tensor add_position_embedding(const at::Tensor& x, const at::Tensor& pos_emb
     return add_position_embedding(x, pos_embed, no_tokens(x, batch_first), embed_prefix, x_scale, batch_first,
                                   dropout_p, training);
   }
-  const std::optional<at::Tensor> seed = draw_seed(x, dropout_p, training);
+  const auto seed = draw_seed(x, dropout_p, training);
   const auto type = promoted_dtype(x, pos_embed, prefix_tokens);
   const auto has_type = [&type](const at::Tensor& tensor) { return tensor.scalar_type() == *type; };
   if (!type.has_value() ||
@@ -170,17 +232,17 @@ at::Tensor add_position_embedding(const at::Tensor& x, const at::Tensor& pos_emb
                                      batch_first, dropout_p, seed);
 }
 
-// Under vmap, which knows no loop over an op with a list of tensors: the same formula in ops that it can
-// batch, in float64 as the kernels compute.
+// Under vmap, which cannot loop over an op with a list of tensors: the same formula in ops that it can batch,
+// in float64.
 at::Tensor add_position_embedding_batched(const at::Tensor& x, const at::Tensor& pos_embed,
                                           at::TensorList prefix_tokens, bool embed_prefix, double x_scale,
                                           bool batch_first, double dropout_p,
                                           const std::optional<at::Tensor>& seed) {
-  const EmbeddedShape shape = check_add_position_embedding(x, pos_embed, prefix_tokens, embed_prefix, x_scale,
-                                                           batch_first, dropout_p, seed);
-  const int64_t batch_axis = batch_first ? 0 : 1, token_axis = 1 - batch_axis;
+  const AddPositionEmbedding arguments = check_add_position_embedding(
+      x, pos_embed, prefix_tokens, embed_prefix, x_scale, batch_first, dropout_p, seed);
+  const int64_t batch_axis = arguments.batch_axis(), token_axis = arguments.token_axis();
   at::Tensor pos = pos_embed.to(at::kDouble);
-  if (pos.dim() == 3) pos = pos.squeeze(1 - shape.pos_token_axis);
+  if (pos.dim() == 3) pos = pos.squeeze(1 - arguments.pos_token_axis);
   pos = pos.unsqueeze(batch_axis);
   at::Tensor patches = x.to(at::kDouble);
   if (x_scale != 1.0) patches = patches.mul(x_scale);
@@ -188,7 +250,7 @@ at::Tensor add_position_embedding_batched(const at::Tensor& x, const at::Tensor&
   std::vector<at::Tensor> parts;
   for (const at::Tensor& prefix : prefix_tokens) {
     c10::SymDimVector sizes{-1, -1, -1};
-    sizes[batch_axis] = shape.batch;
+    sizes[batch_axis] = arguments.sizes[batch_axis];
     parts.push_back(prefix.to(at::kDouble).expand_symint(sizes));
   }
   parts.push_back(patches);
@@ -211,6 +273,12 @@ TORCH_LIBRARY_IMPL(posenc_ext, FuncTorchBatched, m) {
 TORCH_LIBRARY_IMPL(posenc_ext, Batched, m) {
   m.impl("add_position_embedding", TORCH_FN(add_position_embedding));
   m.impl("_add_position_embedding", TORCH_FN(add_position_embedding_batched));
+}
+
+TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) {
+  m.impl("_add_position_embedding", kernel<Meta, check_add_position_embedding>());
+  m.impl("add_position_embedding.out", out_kernel<Meta, check_add_position_embedding_out>());
+  m.impl("_sum_batch", kernel<Meta, check_sum_batch>());
 }
 
 }  // namespace

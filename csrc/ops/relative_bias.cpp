@@ -117,6 +117,8 @@ core::T5Scheme T5Bias::scheme(int64_t num_rows, const c10::SymInt& q_len, const 
   return scheme;
 }
 
+TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) { register_bias_ops<BiasOn<Meta>::Kernels>(m); }
+
 }  // namespace posenc_ext::ops
 
 namespace posenc_ext {

@@ -3,11 +3,11 @@
 // them.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <tuple>
 
 #include "core/schemes.h"
 #include "ops/call.h"
-#include "ops/types.h"
+#include "ops/kernel.h"
 
 namespace posenc_ext::ops {
 
@@ -54,50 +54,70 @@ struct OpList {
 
 using BiasOps = OpList<WindowBias, T5Bias>;
 
-// The result of a bias op on a table [rows, heads]: [heads, queries, keys].
+// [heads, queries, keys] of a table [rows, heads].
 template <class Op, class... Args>
-BiasShape check_bias(const at::Tensor& table, const Args&... args) {
+struct Bias : Result {
+  at::Tensor table;
+  std::tuple<Args...> rest;
+
+  typename Op::Scheme scheme() const {
+    return std::apply([this](const Args&... args) { return Op::scheme(table.size(0), args...); }, rest);
+  }
+};
+
+template <class Op, class... Args>
+Bias<Op, Args...> check_bias(const at::Tensor& table, Args... args) {
   POSENC_CHECK(table.dim() == 2, Op::name, "table must have 2 dimensions [rows, heads], got ", table.dim());
   check_dtype(Op::name, "table", table.scalar_type());
-  return Op::shape(table.sym_size(0), args...);
+  const BiasShape shape = Op::shape(table.sym_size(0), args...);
+  return {{Op::name, {table.sym_size(1), shape.queries, shape.keys}, table.options()}, table, {args...}};
 }
 
-// The gradient that arrives at a bias op: [heads, queries, keys].
 template <class Op, class... Args>
-BiasShape check_bias_backward(const at::Tensor& grad, const c10::SymInt& num_rows, const Args&... args) {
-  BiasShape shape = Op::shape(num_rows, args...);
+Bias<Op, Args...> check_bias_out(const at::Tensor& table, Args... args, at::Tensor& out) {
+  Bias<Op, Args...> arguments = check_bias<Op, Args...>(table, args...);
+  check_out_like(Op::name, "table", table, out);
+  arguments.inputs = {{"table", table}};
+  return arguments;
+}
+
+// The gradient of the table [num_rows, heads], of a gradient [heads, queries, keys].
+template <class Op, class... Args>
+struct BiasBackward : Result {
+  at::Tensor grad;
+  std::tuple<Args...> rest;
+
+  typename Op::Scheme scheme() const {
+    const int64_t num_rows = sizes[0].expect_int();
+    return std::apply([num_rows](const Args&... args) { return Op::scheme(num_rows, args...); }, rest);
+  }
+};
+
+template <class Op, class... Args>
+BiasBackward<Op, Args...> check_bias_backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
+  const BiasShape shape = Op::shape(num_rows, args...);
   check_dtype(Op::backward_name, "grad", grad.scalar_type());
   POSENC_CHECK(grad.dim() == 3 && grad.sym_size(1) == shape.queries && grad.sym_size(2) == shape.keys,
                Op::backward_name, "grad must have shape [heads, ", shape.queries, ", ", shape.keys, "], got ",
                grad.sym_sizes());
-  return shape;
-}
-
-// check_bias, and the rules on `out`, which is given the result's shape where it is empty.
-template <class Op, class... Args>
-void check_bias_out(const at::Tensor& table, const at::Tensor& out, const Args&... args) {
-  const BiasShape shape = check_bias<Op>(table, args...);
-  resize_out_like(Op::name, "table", table, {table.sym_size(1), shape.queries, shape.keys}, out);
-  check_apart(Op::name, "table", table, out);
+  return {{Op::backward_name, {std::move(num_rows), grad.sym_size(0)}, grad.options()}, grad, {args...}};
 }
 
 template <class Op, class... Args>
 at::Tensor call_bias(const at::Tensor& table, Args... args) {
-  static const auto op = find_op<at::Tensor(const at::Tensor&, Args...)>(qualified(Op::name).c_str());
+  static const auto op = find_op<at::Tensor(const at::Tensor&, Args...)>(Op::name);
   return op.call(table, args...);
 }
 
 template <class Op, class... Args>
 at::Tensor& call_bias_out(const at::Tensor& table, Args... args, at::Tensor& out) {
-  static const auto op =
-      find_op<at::Tensor&(const at::Tensor&, Args..., at::Tensor&)>(qualified(Op::name).c_str(), "out");
+  static const auto op = find_op<at::Tensor&(const at::Tensor&, Args..., at::Tensor&)>(Op::name, "out");
   return op.call(table, args..., out);
 }
 
 template <class Op, class... Args>
 at::Tensor call_bias_backward(const at::Tensor& grad, c10::SymInt num_rows, Args... args) {
-  static const auto op =
-      find_op<at::Tensor(const at::Tensor&, c10::SymInt, Args...)>(qualified(Op::backward_name).c_str());
+  static const auto op = find_op<at::Tensor(const at::Tensor&, c10::SymInt, Args...)>(Op::backward_name);
   return op.call(grad, std::move(num_rows), args...);
 }
 
@@ -112,5 +132,20 @@ void register_bias_ops(Library& library) {
     library.impl(Op::backward_name, Implementation::backward);
   });
 }
+
+// The kernels of a device, for register_bias_ops: fill(Bias&, out) and fill_backward(BiasBackward&, out)
+// write results.
+template <class Device, auto fill = nullptr, auto fill_backward = nullptr>
+struct BiasOn {
+  template <class Op, class Signature>
+  struct Kernels;
+
+  template <class Op, class... Args>
+  struct Kernels<Op, BiasShape (*)(const c10::SymInt&, Args...)> {
+    static constexpr auto forward = kernel<Device, check_bias<Op, Args...>, fill>();
+    static constexpr auto forward_out = out_kernel<Device, check_bias_out<Op, Args...>, fill>();
+    static constexpr auto backward = kernel<Device, check_bias_backward<Op, Args...>, fill_backward>();
+  };
+};
 
 }  // namespace posenc_ext::ops

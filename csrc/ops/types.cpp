@@ -1,7 +1,5 @@
 #include "ops/types.h"
 
-#include <ATen/MemoryOverlap.h>
-
 namespace posenc_ext::ops {
 namespace {
 
@@ -36,43 +34,9 @@ core::Strided to_strided(const at::Tensor& tensor, int64_t dims) {
   return result;
 }
 
-at::Tensor with_few_dims(const at::Tensor& tensor, int64_t dims) {
+at::Tensor collapsible(const at::Tensor& tensor, int64_t dims) {
   core::Strided ignored{};
   return merge(tensor, dims, ignored) ? tensor : tensor.contiguous();
-}
-
-void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out) {
-  POSENC_CHECK(at::has_internal_overlap(out) != at::MemOverlap::Yes, op,
-               "out must not overlap itself, got strides ", out.sym_strides());
-  if (out.sym_sizes() == shape) return;
-  POSENC_CHECK(out.sym_numel() == 0, op, "out must be empty or have shape ", shape, ", got ",
-               out.sym_sizes());
-  out.resize__symint(shape);
-}
-
-void resize_out_like(const char* op, const char* argument, const at::Tensor& input, c10::SymIntArrayRef shape,
-                     const at::Tensor& out) {
-  POSENC_CHECK(out.scalar_type() == input.scalar_type(), op, "out must have the dtype of ", argument, " (",
-               input.scalar_type(), "), got ", out.scalar_type());
-  POSENC_CHECK(out.device() == input.device(), op, "out must be on the device of ", argument, " (",
-               input.device(), "), got ", out.device());
-  resize_out(op, shape, out);
-}
-
-Overlap check_overlap(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out) {
-  const at::MemOverlapStatus status = at::get_overlap_status(input, out);
-  if (status == at::MemOverlapStatus::No) return Overlap::apart;
-  if (status == at::MemOverlapStatus::Full && input.strides() == out.strides()) return Overlap::same;
-  if (status == at::MemOverlapStatus::TooHard) {
-    return input.storage().is_alias_of(out.storage()) ? Overlap::unknown : Overlap::apart;
-  }
-  POSENC_CHECK(false, op, "out must not overlap ", argument, ", got one that does");
-}
-
-Overlap check_apart(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out) {
-  const Overlap overlap = check_overlap(op, argument, input, out);
-  POSENC_CHECK(overlap != Overlap::same, op, "out must not overlap ", argument, ", got one that does");
-  return overlap;
 }
 
 }  // namespace posenc_ext::ops

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
 #include <cmath>
@@ -73,39 +72,11 @@ inline std::optional<core::PositionType> to_position_type(at::ScalarType type) {
   }
 }
 
-// The geometry of a tensor's first `dims` dimensions; neighbours that step alike are merged.
+// The geometry of a tensor's first `dims` dimensions, as few as possible: adjacent ones with a common stride
+// are merged.
 core::Strided to_strided(const at::Tensor& tensor, int64_t dims);
 
-// A tensor whose geometry `to_strided` can hold: itself, but for more than core::kMaxDims dimensions that do
-// not merge.
-at::Tensor with_few_dims(const at::Tensor& tensor, int64_t dims);
-
-// The argument `out` must have the shape of the result; an empty one is given it.
-void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out);
-
-// The same for an op on tensors: besides, `out` has the dtype and device of `input`.
-void resize_out_like(const char* op, const char* argument, const at::Tensor& input, c10::SymIntArrayRef shape,
-                     const at::Tensor& out);
-
-// How `out` lies to an input: apart; the very same memory; or not to be told, so that a result goes to memory
-// of its own first. An error where they share some of their elements.
-enum class Overlap { apart, same, unknown };
-Overlap check_overlap(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out);
-
-// An error where they share all of them, too.
-Overlap check_apart(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& out);
-
-// Has write(t) fill `out`, by way of a tensor t of its own where `out` is not contiguous or may lie between
-// the elements of an input.
-template <class Write, class... Inputs>
-at::Tensor& write_contiguous(at::Tensor& out, Write write, const Inputs&... inputs) {
-  if (out.is_contiguous() && !(out.is_alias_of(inputs) || ...)) {
-    write(out);
-    return out;
-  }
-  at::Tensor contiguous = at::empty(out.sizes(), out.options());
-  write(contiguous);
-  return out.copy_(contiguous);
-}
+// The tensor, or a contiguous copy where its geometry does not merge into core::kMaxDims dimensions.
+at::Tensor collapsible(const at::Tensor& tensor, int64_t dims);
 
 }  // namespace posenc_ext::ops

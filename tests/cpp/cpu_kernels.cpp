@@ -40,8 +40,6 @@ class Memory {
 
 constexpr DType kDTypes[] = {DType::float64, DType::float32, DType::float16, DType::bfloat16};
 
-int64_t size_of(DType type) { return type == DType::float64 ? 8 : type == DType::float32 ? 4 : 2; }
-
 const char* name(DType type) {
   const char* names[] = {"float64", "float32", "float16", "bfloat16"};
   return names[static_cast<int>(type)];
@@ -49,7 +47,7 @@ const char* name(DType type) {
 
 // Numbers of many bits and of either sign, below 8 in magnitude; no zero.
 Memory numbers(DType type, int64_t count) {
-  Memory memory(count * size_of(type));
+  Memory memory(count * element_size(type));
   POSENC_DISPATCH_DTYPE(type, {
     for (int64_t i = 0; i < count; ++i) {
       const uint64_t random = (static_cast<uint64_t>(i) + 1) * 0x9E3779B97F4A7C15u;
@@ -103,8 +101,9 @@ void sinusoids(DType type) {
           " layout " + std::to_string(static_cast<int>(layout)) + " dim " + std::to_string(dim);
       for (int32_t order = 0; order < 3; ++order) {
         constexpr int64_t kRows = 90;
-        Memory fractions = numbers(DType::float64, kRows), out(kRows * dim * size_of(type));
+        Memory fractions = numbers(DType::float64, kRows), out(kRows * dim * element_size(type));
         cpu::SinusoidRows a{};
+        a.spec = tables.frequencies.spec;
         a.frequencies = tables.frequencies;
         a.positions = {fractions.data(), PositionType::f64, {1, {kRows}, {1}}, 0};
         a.order = order;
@@ -121,6 +120,7 @@ void sinusoids(DType type) {
         }
         Memory grad = numbers(type, kRows * dim), sums(kRows * 8);
         cpu::SinusoidBackward b{};
+        b.spec = tables.frequencies.spec;
         b.frequencies = tables.frequencies;
         b.positions = {fractions.data(), PositionType::f64, {1, {kRows}, {1}}, 0};
         b.order = order;
@@ -135,7 +135,7 @@ void sinusoids(DType type) {
       }
       if (type == DType::float64) continue;
       constexpr int64_t kLength = 700;
-      Memory table(kLength * dim * size_of(type));
+      Memory table(kLength * dim * element_size(type));
       cpu::SinusoidTable t{};
       t.frequencies = tables.frequencies;
       t.angles = tables.angles;
@@ -159,6 +159,7 @@ void adds(DType type) {
   const SinusoidTables tables(make_sinusoid(dim, 10000.0, 0.0, 1.0, Layout::interleaved, Odd::error));
   Memory kept(kept_rows * dim * 8);
   cpu::SinusoidRows rows{};
+  rows.spec = tables.frequencies.spec;
   rows.frequencies = tables.frequencies;
   rows.positions = {nullptr, PositionType::i64, {}, 0};
   rows.dtype = DType::float64;
@@ -170,8 +171,9 @@ void adds(DType type) {
   for (const bool batch_first : {false, true}) {
     for (const double x_scale : {1.0, 0.37}) {
       for (const bool drops : {false, true}) {
-        Memory out(batch * length * dim * size_of(type));
+        Memory out(batch * length * dim * element_size(type));
         cpu::AddSinusoidal a{};
+        a.spec = tables.frequencies.spec;
         a.frequencies = tables.frequencies;
         a.kept = kept.as<double>();
         a.kept_positions = kept_rows;
@@ -198,7 +200,7 @@ void adds(DType type) {
   }
   const int64_t count = batch * length * dim;
   for (const bool drops : {false, true}) {
-    Memory out(count * size_of(type));
+    Memory out(count * element_size(type));
     cpu::ScaleDropout a{};
     a.scale = 1.7;
     a.dropout = dropout(drops);
@@ -209,7 +211,7 @@ void adds(DType type) {
     a.outer = {1, {(count + 4095) / 4096}, {4096}};
     a.total = count;
     a.out = out.data();
-    cpu::kernels().scale_dropout(a, 0, (count + 4095) / 4096);
+    cpu::kernels().scale_dropout(a, 0, a.items());
     print(drops ? "scale_dropout" : "scale_dropout p=0", type, out);
   }
 }
@@ -221,7 +223,7 @@ void embeddings(DType type) {
   for (const double x_scale : {1.0, 2.3}) {
     for (const bool drops : {false, true}) {
       for (const bool side_by_side : {true, false}) {  // of the channels of x
-        Memory out(batch * length * dim * size_of(type));
+        Memory out(batch * length * dim * element_size(type));
         cpu::AddPositionEmbedding a{};
         a.dtype = type;
         a.batch = batch;
@@ -252,7 +254,7 @@ void embeddings(DType type) {
   }
   for (const bool transposed : {false, true}) {
     const int64_t rows = 37, columns = 260, samples = 70;
-    Memory grad = numbers(type, samples * rows * columns), out(rows * columns * size_of(type));
+    Memory grad = numbers(type, samples * rows * columns), out(rows * columns * element_size(type));
     cpu::SumBatch a{};
     a.dtype = type;
     a.batch = samples;
@@ -283,7 +285,7 @@ void given_positions(DType type) {
   Memory x = numbers(type, count * dim), table = numbers(type, rows * dim);
   for (const double x_scale : {1.0, 2.3}) {
     for (const bool drops : {false, true}) {
-      Memory out(count * dim * size_of(type));
+      Memory out(count * dim * element_size(type));
       cpu::AddPositions a{};
       a.dtype = type;
       a.dim = dim;
@@ -302,7 +304,7 @@ void given_positions(DType type) {
             type, out);
     }
   }
-  Memory out(rows * dim * size_of(type));
+  Memory out(rows * dim * element_size(type));
   cpu::SumPositions s{};
   s.dtype = type;
   s.rows = rows;
@@ -324,38 +326,73 @@ void reduce(DType type, int64_t rows, int64_t heads, int64_t blocks, Memory& par
 template <class Scheme>
 void bias(const std::string& name, const Scheme& scheme, DType type, bool cut = true) {
   const int64_t heads = 6, rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
-  Memory table = numbers(type, rows * heads), out(heads * queries * keys * size_of(type));
-  cpu::BiasForward a{};
-  a.element_size = size_of(type);
-  a.table = table.data();
-  a.row_stride = heads;
-  a.head_stride = 1;
-  a.out = out.data();
-  Memory scratch(a.scratch_bytes(scheme));
-  cpu::kernels().bias(scheme).forward(scheme, a, scratch.data(), 0, heads * queries);
+  Memory table = numbers(type, rows * heads), out(heads * queries * keys * element_size(type));
+  const cpu::BiasForward a{type, table.data(), heads, 1, heads, out.data()};
+  cpu::kernels().bias[scheme].forward(scheme, a, false, 0, heads * queries);
   print(name, type, out);
 
-  const int64_t sum_size = type == DType::float64 ? 8 : 4, parts = cpu::BiasBackward::parts(scheme);
+  const int64_t sum_size = type == DType::float64 ? 8 : 4, parts = cpu::kernels().bias[scheme].parts(scheme);
   for (const int64_t part : {parts, cut ? (parts + 2) / 3 : parts}) {
-    const int64_t blocks = (parts + part - 1) / part;
-    Memory grad = numbers(type, heads * queries * keys), sums(rows * heads * size_of(type)),
-           partial(heads * blocks * rows * sum_size);
-    cpu::BiasBackward b{};
-    b.dtype = type;
-    b.grad = grad.data();
-    b.head_stride = queries * keys;
-    b.query_stride = keys;
-    b.key_stride = 1;
-    b.heads = heads;
-    b.parts_per_block = part;
-    b.blocks = blocks;
-    b.partial = blocks > 1 ? partial.data() : nullptr;
-    b.out = sums.data();
-    Memory memory(b.scratch_bytes(scheme, sum_size));
-    cpu::kernels().bias(scheme).backward(scheme, b, memory.data(), 0, heads * blocks);
-    if (blocks > 1) reduce(type, rows, heads, blocks, partial, sums);
-    print(name + " backward, blocks: " + std::to_string(blocks), type, sums);
+    const cpu::Pieces blocks{part, (parts + part - 1) / part};
+    Memory grad = numbers(type, heads * queries * keys), sums(rows * heads * element_size(type)),
+           partial(heads * blocks.count * rows * sum_size);
+    const cpu::BiasBackward b{type,       grad.data(),    1,
+                              0,          queries * keys, keys,
+                              1,          heads,          blocks.count > 1 ? partial.data() : nullptr,
+                              sums.data()};
+    cpu::kernels().bias[scheme].backward(scheme, b, blocks, 0, heads * blocks.count);
+    if (blocks.count > 1) reduce(type, rows, heads, blocks.count, partial, sums);
+    print(name + " backward, blocks: " + std::to_string(blocks.count), type, sums);
   }
+}
+
+// The sums of a batch of whole numbers, which are exact in any order.
+template <class Scheme, class Sum>
+void expect_batch(const char* name, const Scheme& scheme, int64_t rows, Sum sum,
+                  double (*factor)(const Scheme&, int64_t, int64_t),
+                  int64_t (*row)(const Scheme&, int64_t, int64_t)) {
+  const int64_t batch = 3, heads = 2, queries = scheme.queries(), keys = scheme.keys(),
+                plane = queries * keys;
+  std::vector<float> grad, out(static_cast<size_t>(rows * heads)), expected(out.size());
+  for (int64_t i = 0; i < batch * heads * plane; ++i) {
+    grad.push_back(static_cast<float>(i * i * 7919 % 9 - 4));
+    const int64_t head = i / plane % heads, q = i / keys % queries, k = i % keys;
+    expected[static_cast<size_t>(row(scheme, q, k) * heads + head)] +=
+        grad.back() * static_cast<float>(factor(scheme, q, k));
+  }
+  std::vector<double> partial(static_cast<size_t>(heads * queries));
+  sum(cpu::BiasBackward{DType::float32, grad.data(), batch, heads * plane, plane, keys, 1, heads,
+                        partial.data(), out.data()});
+  if (out != expected) std::printf("FAILED batch of %s\n", name);
+}
+
+template <class Scheme>
+void expect_batch(const char* name, const Scheme& scheme) {
+  const auto sum = [&](const cpu::BiasBackward& a) {
+    const cpu::Pieces whole{cpu::kernels().bias[scheme].parts(scheme), 1};
+    cpu::kernels().bias[scheme].backward(scheme, a, whole, 0, a.heads);
+  };
+  expect_batch<Scheme>(
+      name, scheme, scheme.rows(), sum, [](const Scheme&, int64_t, int64_t) { return 1.0; },
+      [](const Scheme& s, int64_t q, int64_t k) { return s.row(q, k); });
+}
+
+void batches() {
+  expect_batch("a small window", WindowScheme{{3, 1, 4}, {3, 1, 4}, 1});
+  expect_batch("a large window", WindowScheme{{2, 1, 9}, {2, 1, 9}, 1});
+  expect_batch("an expanded window", WindowScheme{{2, 1, 3}, {5, 1, 6}, 1});
+  T5Scheme t5 = make_t5_scheme(32, true, 128);
+  t5.query_count = 11;
+  t5.key_count = 19;
+  expect_batch("t5", t5);
+  const AlibiScheme alibi{11, 19, 3, false};
+  const auto sum = [&](const cpu::BiasBackward& a) {
+    cpu::kernels().alibi_backward(alibi, a, 0, a.heads * alibi.queries());
+    cpu::kernels().alibi_reduce(alibi, a, 0, a.heads);
+  };
+  expect_batch<AlibiScheme>(
+      "alibi", alibi, 1, sum, [](const AlibiScheme& s, int64_t q, int64_t k) { return -s.distance(q, k); },
+      [](const AlibiScheme&, int64_t, int64_t) { return int64_t{0}; });
 }
 
 void biases(DType type) {
@@ -376,76 +413,52 @@ void biases(DType type) {
 void gather(DType type) {
   const int64_t samples = 2, queries = 23, keys = 37, rows = 50, heads = 6;
   const int64_t pairs = samples * queries * keys, lines = samples * queries;
-  std::vector<int64_t> index;
-  for (int64_t i = 0; i < pairs; ++i) index.push_back(i * i * 7919 % rows);
-  const cpu::LinesOfIndex by_line{index.data(), true, {1, {lines}, {keys}}, 1, queries, keys};
+  std::vector<int64_t> values;
+  for (int64_t i = 0; i < pairs; ++i) values.push_back(i * i * 7919 % rows);
+  const cpu::Index index{values.data(), true, {1, {pairs}, {1}}, 1, samples, queries, keys};
   int64_t place = -1;
-  cpu::kernels().find_out_of_range(by_line, rows, 0, lines, &place);
+  cpu::kernels().find_out_of_range(index, rows, 0, lines, &place);
   if (place != -1) std::puts("FAILED find_out_of_range");
-  cpu::kernels().find_out_of_range(by_line, rows - 1, 0, lines, &place);
-  if (place < 0 || index[static_cast<size_t>(place)] != rows - 1) std::puts("FAILED find_out_of_range");
+  cpu::kernels().find_out_of_range(index, rows - 1, 0, lines, &place);
+  if (place < 0 || values[static_cast<size_t>(place)] != rows - 1) std::puts("FAILED find_out_of_range");
 
-  Memory table = numbers(type, rows * heads), reversed(rows * heads * size_of(type)),
-         out(heads * pairs * size_of(type));
-  const cpu::ReverseTable reverse{size_of(type), rows, table.data(), heads, 1, reversed.data()};
-  cpu::kernels().reverse_table(reverse, 0, heads);
-  const cpu::GatherForward a{by_line, size_of(type), reversed.data(), rows, heads, out.data(), false};
-  cpu::kernels().gather_forward(a, 0, lines);
+  Memory table = numbers(type, rows * heads), columns(rows * heads * element_size(type)),
+         out(heads * pairs * element_size(type));
+  const int64_t size = element_size(type);
+  for (int64_t i = 0; i < rows * heads; ++i) {
+    memcpy(columns.as<char>() + (i % heads * rows + i / heads) * size, table.as<char>() + i * size,
+           static_cast<size_t>(size));
+  }
+  const cpu::GatherForward a{index, type, columns.data(), 1, rows, rows, heads, out.data()};
+  cpu::kernels().gather_forward(a, false, 0, lines);
   print("gather", type, out);
 
-  const int64_t blocks = 3, lines_per_block = (lines + blocks - 1) / blocks;
-  Memory grad = numbers(type, heads * pairs),
-         partial(heads * blocks * rows * (type == DType::float64 ? 8 : 4)),
-         sums(rows * heads * size_of(type));
-  cpu::GatherBackward b{};
-  b.index = by_line;
-  b.lines = lines;
-  b.lines_per_block = lines_per_block;
-  b.blocks = blocks;
-  b.rows = rows;
-  b.dtype = type;
-  b.grad = grad.data();
-  b.sample = {1, {samples}, {heads * queries * keys}};
-  b.head_stride = queries * keys;
-  b.query_stride = keys;
-  b.key_stride = 1;
-  b.partial = partial.data();
-  cpu::kernels().gather_backward(b, 0, heads * blocks);
-  reduce(type, rows, heads, blocks, partial, sums);
+  const cpu::Pieces blocks{(lines + 2) / 3, 3};
+  Memory grad = numbers(type, heads * pairs), sums(rows * heads * size),
+         partial(heads * blocks.count * rows * (type == DType::float64 ? 8 : 4));
+  const Strided grad_at{3, {samples, queries, keys}, {heads * queries * keys, keys, 1}};
+  const cpu::GatherBackward b{index,   rows, heads,          type,           grad.data(),
+                              grad_at, 1,    queries * keys, partial.data(), sums.data()};
+  cpu::kernels().gather_backward(b, blocks, 0, heads * blocks.count);
+  reduce(type, rows, heads, blocks.count, partial, sums);
   print("gather backward", type, sums);
 }
 
 void alibi(DType type) {
   const int64_t heads = 6, queries = 45, keys = 101;
   for (const bool causal : {false, true}) {
-    const AlibiDistance distance{40, causal};
+    const AlibiScheme scheme{queries, keys, 40, causal};
     const std::string which = causal ? "alibi causal" : "alibi";
-    Memory slopes = numbers(type, heads), out(heads * queries * keys * size_of(type));
-    cpu::AlibiForward a{};
-    a.distance = distance;
-    a.dtype = type;
-    a.slopes = slopes.data();
-    a.slope_stride = 1;
-    a.queries = queries;
-    a.keys = keys;
-    a.out = out.data();
-    cpu::kernels().alibi_forward(a, 0, heads * queries);
+    Memory slopes = numbers(type, heads), out(heads * queries * keys * element_size(type));
+    const cpu::BiasForward a{type, slopes.data(), 0, 1, heads, out.data()};
+    cpu::kernels().alibi_forward(scheme, a, false, 0, heads * queries);
     print(which, type, out);
     Memory grad = numbers(type, heads * queries * keys), partial(heads * queries * 8),
-           sums(heads * size_of(type));
-    cpu::AlibiBackward b{};
-    b.distance = distance;
-    b.dtype = type;
-    b.grad = grad.data();
-    b.head_stride = queries * keys;
-    b.query_stride = keys;
-    b.key_stride = 1;
-    b.queries = queries;
-    b.keys = keys;
-    b.partial = partial.as<double>();
-    cpu::kernels().alibi_backward(b, 0, heads * queries);
-    const cpu::AlibiReduce r{type, partial.as<double>(), queries, sums.data()};
-    cpu::kernels().alibi_reduce(r, 0, heads);
+           sums(heads * element_size(type));
+    const cpu::BiasBackward b{type,  grad.data(),    1,          0, queries * keys, keys, 1,
+                              heads, partial.data(), sums.data()};
+    cpu::kernels().alibi_backward(scheme, b, 0, heads * queries);
+    cpu::kernels().alibi_reduce(scheme, b, 0, heads);
     print(which + " backward", type, sums);
   }
 }
@@ -453,6 +466,7 @@ void alibi(DType type) {
 }  // namespace
 
 int main() {
+  batches();
   for (const DType type : kDTypes) {
     sinusoids(type);
     adds(type);

@@ -1,15 +1,14 @@
-// The three views that every scheme of core/schemes.h gives of its rows, checked against each other,
-// exhaustively for small shapes: row(q, k), its inverse slots(row) and slot(row, i), and runs.
-// And what core/fast_rows.h makes of row(q, k).
-// A new scheme needs one thing here: a specialisation of `samples`.
+// The views that every scheme of core/schemes.h gives of its rows, checked against each other, exhaustively
+// for small shapes: row(q, k), here and on the device, its inverse slots(row) and pair(slots, i), and what
+// its CPU source reads. A new scheme needs one thing here: a specialisation of `samples`.
 #include "core/schemes.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <functional>
+#include <typeinfo>
 #include <vector>
 
-#include "core/fast_rows.h"
 #include "core/t5_buckets.h"
 
 namespace {
@@ -102,18 +101,19 @@ void expect(bool right, const char* name, const Scheme& s, const char* what, int
 
 // Queries that follow one another are slices of one strip.
 template <class Scheme>
-void check_runs(const char* name, const Scheme& s) {
+void check_source(const char* name, const Scheme& s) {
   const int64_t queries = s.queries(), keys = s.keys();
   for (int64_t first = 0; first < queries; first += 1 + queries / 2) {
     for (int64_t last = queries; last > first; last -= 1 + queries / 3) {
       const int64_t places = last - first - 1 + keys;
       std::vector<int64_t> at;
-      s.for_each_run(first, last, [&](int64_t place, int64_t run, int64_t row, int64_t step) {
-        expect(step >= -1 && step <= 1 && run > 0, name, s, "a run's step or length", first, place);
-        expect(place == static_cast<int64_t>(at.size()), name, s, "runs leave a gap", first, place);
-        for (int64_t i = 0; i < run; ++i) at.push_back(row + step * i);
+      s.for_each_range(first, last, [&](int64_t row, int64_t begin, int64_t end) {
+        expect(begin == static_cast<int64_t>(at.size()) && end > begin, name, s, "ranges leave a gap", first,
+               begin);
+        at.resize(static_cast<size_t>(end), row);
       });
-      expect(static_cast<int64_t>(at.size()) == places, name, s, "runs do not end with a slice", first, last);
+      expect(static_cast<int64_t>(at.size()) == places, name, s, "ranges do not end with the strip", first,
+             last);
       if (static_cast<int64_t>(at.size()) != places) continue;
       for (int64_t q = first; q < last; ++q) {
         for (int64_t k = 0; k < keys; ++k) {
@@ -125,30 +125,15 @@ void check_runs(const char* name, const Scheme& s) {
   }
 }
 
-// The keys of a query are runs of the rows in descending order, from the corner of its cell on.
-void check_runs(const char* name, const WindowScheme& s) {
-  const WindowScheme::Runs runs = s.runs();
-  const int64_t prefix = s.prefix_tokens;
-  for (int64_t q = 0; prefix != 0 && q < s.queries(); ++q) {
-    expect(s.row(q, 0) == s.rows() - (q == 0 ? 1 : 2), name, s, "row() of the first key", q, 0);
-  }
-  for (int64_t k = 1; prefix != 0 && k < s.keys(); ++k) {
-    expect(s.row(0, k) == s.rows() - 3, name, s, "row() of the first query", 0, k);
-  }
-  for (int64_t q = prefix; q < s.queries(); ++q) {
-    const int64_t line = (q - prefix) / s.query[2], z = (q - prefix) % s.query[2];
-    const int64_t corner = s.corner(s.cell(0, line / s.query[1]), s.cell(1, line % s.query[1]), s.cell(2, z));
-    int64_t key = prefix;
-    for (int64_t i = 0; i < runs.outer; ++i) {
-      for (int64_t j = 0; j < runs.inner; ++j) {
-        for (int64_t n = 0; n < runs.length; ++n, ++key) {
-          const int64_t place = 3 * prefix + corner + i * runs.outer_step + j * runs.inner_step + n;
-          expect(key < s.keys() && s.row(q, key) == s.rows() - 1 - place, name, s, "a run and row() differ",
-                 q, key);
-        }
-      }
+// Windows: the first query of each cell, and no other before it, is in the cell.
+void check_source(const char* name, const WindowScheme& s) {
+  for (int axis = 0; axis < s.kAxes; ++axis) {
+    for (int64_t q = 0; q < s.query[axis]; ++q) {
+      const int64_t cell = s.cell(axis, q);
+      expect(cell == q * s.window[axis] / s.query[axis], name, s, "the cell of a position", axis, q);
+      expect(s.first_query(axis, cell) <= q && q < s.first_query(axis, cell + 1), name, s,
+             "first_query() and cell() differ", axis, q);
     }
-    expect(key == s.keys(), name, s, "runs do not reach the last key", q, key);
   }
 }
 
@@ -156,51 +141,48 @@ template <class Scheme>
 void check(const char* name, const Scheme& s) {
   ++shapes;
   const int64_t rows = s.rows(), queries = s.queries(), keys = s.keys();
-  const FastRow<Scheme> fast_row = make_fast_row(s);
+  const auto device = make_device_scheme(s);
   const PlaneWalk walk = make_plane_walk(keys, queries * keys);
   for (int64_t q = 0; q < queries; ++q) {
     for (int64_t k = 0; k < keys; ++k) {
       expect(s.row(q, k) >= 0 && s.row(q, k) < rows, name, s, "row() is out of range", q, k);
-      expect(fast_row(s, q, k) == s.row(q, k), name, s, "FastRow differs", q, k);
+      expect(device.row(q, k) == s.row(q, k), name, s, "row() differs on the device", q, k);
       const Pair pair = walk.after({0, k}, q * keys);
       expect(pair.query == q && pair.key == k, name, s, "PlaneWalk is elsewhere", q, k);
     }
   }
   // The inverse lists every pair once, under its row.
   std::vector<int> listed(static_cast<size_t>(queries * keys));
-  const FastSlots<Scheme> fast_slots = make_fast_slots(s);
-  expect(fast_slots.fits(), name, s, "FastSlots does not fit", 0, 0);
+  expect(device.slots_fit, name, s, "slots do not fit", 0, 0);
   for (int64_t row = 0; row < rows; ++row) {
-    const auto fast = fast_slots.row(s, row);
-    expect(fast_slots.slots(s, fast) == s.slots(row), name, s, "the slots of FastSlots differ", row, 0);
-    expect(s.slots(row) >= 0 && s.slots(row) <= s.max_slots(), name, s, "slots() is out of range", row,
-           s.slots(row));
-    for (int64_t i = 0; i < s.slots(row); ++i) {
-      const Pair pair = s.slot(row, i), same = fast_slots.slot(s, fast, i);
-      expect(same.query == pair.query && same.key == pair.key, name, s, "FastSlots is elsewhere", row, i);
+    const auto slots = device.slots(row);
+    expect(slots.count >= 0 && slots.count <= device.max_slots(), name, s, "the number of slots", row,
+           slots.count);
+    for (int64_t i = 0; i < slots.count; ++i) {
+      const Pair pair = device.pair(slots, i);
       if (pair.query == kNoPair) continue;
       const bool inside = pair.query >= 0 && pair.query < queries && pair.key >= 0 && pair.key < keys;
-      expect(inside, name, s, "slot() is out of range", row, i);
+      expect(inside, name, s, "pair() is out of range", row, i);
       if (!inside) continue;
-      expect(s.row(pair.query, pair.key) == row, name, s, "slot() belongs to another row", row, i);
+      expect(s.row(pair.query, pair.key) == row, name, s, "pair() belongs to another row", row, i);
       ++listed[static_cast<size_t>(pair.query * keys + pair.key)];
     }
   }
   for (int64_t q = 0; q < queries; ++q) {
     for (int64_t k = 0; k < keys; ++k) {
-      expect(listed[static_cast<size_t>(q * keys + k)] == 1, name, s, "slot() does not list a pair once", q,
+      expect(listed[static_cast<size_t>(q * keys + k)] == 1, name, s, "pair() does not list a pair once", q,
              k);
     }
   }
-  check_runs(name, s);
+  check_source(name, s);
 }
 
 }  // namespace
 
 int main() {
-#define POSENC_CHECK_SCHEME(Scheme) \
-  samples<Scheme>(std::function<void(const Scheme&)>([](const Scheme& s) { check(#Scheme, s); }));
-  POSENC_SCHEMES(POSENC_CHECK_SCHEME)
+  Schemes::for_each([]<class Scheme>(Scheme*) {
+    samples<Scheme>([](const Scheme& s) { check(typeid(Scheme).name(), s); });
+  });
   std::printf("%lld shapes, %lld failures\n", static_cast<long long>(shapes),
               static_cast<long long>(failures));
   return failures == 0 ? 0 : 1;

@@ -15,6 +15,7 @@ struct Shape {
   int64_t heads, queries, keys, offset;
   bool causal;
 
+  AlibiScheme scheme() const { return {queries, keys, offset, causal}; }
   double distance(int64_t q, int64_t k) const {
     const int64_t rel = k - q - offset;
     return static_cast<double>(rel > 0 && causal ? 0 : std::abs(rel));
@@ -37,9 +38,7 @@ void test_forward(DType type, const Shape& s, int64_t slope_stride, int64_t skip
   }
   on_all_machines(name(type), [&] {
     Buffer<T> got(wanted.size(), skip);
-    cuda::alibi_forward(
-        {{s.offset, s.causal}, type, slopes.data(), slope_stride, s.heads, s.queries, s.keys, got.data()},
-        nullptr);
+    cuda::alibi_forward(s.scheme(), {type, slopes.data(), 0, slope_stride, s.heads, got.data()}, nullptr);
     all_same(got, wanted, "alibi_forward " + s.text(type));
   });
 }
@@ -57,7 +56,7 @@ void test_where_float32_is_not_enough(DType type, int significand_bits) {
         continue;
       return on_all_machines(name(type), [&] {
         Buffer<T> got(1);
-        cuda::alibi_forward({{distance, false}, type, slope.data(), 1, 1, 1, 1, got.data()}, nullptr);
+        cuda::alibi_forward({1, 1, distance, false}, {type, slope.data(), 0, 1, 1, got.data()}, nullptr);
         all_same(got, wanted, "alibi_forward where float32 is not enough");
       });
     }
@@ -70,15 +69,18 @@ template <class T>
 void test_backward(DType type, const Shape& s, bool key_major, int64_t gap) {
   const int64_t query_stride = key_major ? 1 : s.keys + gap, key_stride = key_major ? s.queries + gap : 1;
   const int64_t head_stride = key_major ? s.keys * key_stride : s.queries * query_stride;
-  Buffer<T> grad((s.heads - 1) * head_stride + (s.queries - 1) * query_stride + (s.keys - 1) * key_stride +
-                 1);
+  const int64_t batch = 1 + draw.below(2);
+  Buffer<T> grad((batch * s.heads - 1) * head_stride + (s.queries - 1) * query_stride +
+                 (s.keys - 1) * key_stride + 1);
   for (int64_t i = 0; i < grad.size(); ++i) grad[i] = round_to<T>(static_cast<double>(draw.below(9) - 4));
   Buffer<T> wanted(s.heads);
   for (int64_t h = 0; h < s.heads; ++h) {
     double sum = 0.0;
-    for (int64_t q = 0; q < s.queries; ++q) {
-      for (int64_t k = 0; k < s.keys; ++k) {
-        sum -= s.distance(q, k) * to_double(grad[h * head_stride + q * query_stride + k * key_stride]);
+    for (int64_t b = h; b < batch * s.heads; b += s.heads) {
+      for (int64_t q = 0; q < s.queries; ++q) {
+        for (int64_t k = 0; k < s.keys; ++k) {
+          sum -= s.distance(q, k) * to_double(grad[b * head_stride + q * query_stride + k * key_stride]);
+        }
       }
     }
     wanted[h] = round_to<T>(0.0 + sum);
@@ -87,17 +89,9 @@ void test_backward(DType type, const Shape& s, bool key_major, int64_t gap) {
   on_all_machines(name(type), [&] {
     Buffer<T> got(s.heads, 1);
     Buffer<double> partial(pieces == 1 ? 0 : s.heads * pieces);
-    cuda::alibi_backward({{s.offset, s.causal},
-                          type,
-                          grad.data(),
-                          head_stride,
-                          query_stride,
-                          key_stride,
-                          s.heads,
-                          s.queries,
-                          s.keys,
-                          partial.data(),
-                          got.data()},
+    cuda::alibi_backward(s.scheme(),
+                         {type, grad.data(), batch, s.heads * head_stride, head_stride, query_stride,
+                          key_stride, s.heads, partial.data(), got.data()},
                          nullptr);
     for (int64_t h = 0; h < s.heads; ++h) {
       if (to_double(got[h]) == to_double(wanted[h])) continue;  // the sign of zero is free
@@ -121,18 +115,8 @@ void test_backward_sums_in_float64() {
   on_all_machines("float32", [&] {
     Buffer<float> got(1);
     Buffer<double> partial(cuda::cut(s.keys).count);
-    cuda::alibi_backward({{s.offset, s.causal},
-                          DType::float32,
-                          grad.data(),
-                          0,
-                          0,
-                          1,
-                          1,
-                          1,
-                          s.keys,
-                          partial.data(),
-                          got.data()},
-                         nullptr);
+    cuda::alibi_backward(
+        s.scheme(), {DType::float32, grad.data(), 1, 0, 0, 0, 1, 1, partial.data(), got.data()}, nullptr);
     const double slack = size * 0x1p-52 * static_cast<double>(s.keys);
     if (got[0] < static_cast<float>(sum - slack) || got[0] > static_cast<float>(sum + slack))
       report("alibi_backward of many magnitudes: %.17g, not %.17g", to_double(got[0]), sum);
@@ -163,7 +147,7 @@ void test_large_counts() {
     SparseMemory memory(static_cast<size_t>(2 * queries * keys) * sizeof(float));
     const float wide[] = {0.5f, 0.25f};
     on_the_ends_of_a_large_grid("float32", [&] {
-      cuda::alibi_forward({{offset, false}, DType::float32, wide, 1, 2, queries, keys, memory.as<float>()},
+      cuda::alibi_forward({queries, keys, offset, false}, {DType::float32, wide, 0, 1, 2, memory.as<float>()},
                           nullptr);
     });
     for (int64_t k = keys - 64; k < keys; ++k) {
@@ -176,7 +160,8 @@ void test_large_counts() {
   SparseMemory memory(static_cast<size_t>(heads) * sizeof(BFloat16));
   BFloat16* out = memory.as<BFloat16>();
   on_the_ends_of_a_large_grid("bfloat16", [&] {
-    cuda::alibi_backward({{0, false}, DType::bfloat16, slopes, 0, 0, 1, heads, 1, 2, nullptr, out}, nullptr);
+    cuda::alibi_backward({1, 2, 0, false}, {DType::bfloat16, slopes, 1, 0, 0, 0, 1, heads, nullptr, out},
+                         nullptr);
   });
   for (const int64_t h : {int64_t{0}, heads - 1}) {
     if (to_double(out[h]) != -0.25) report("alibi_backward of many heads: %g", to_double(out[h]));
@@ -192,9 +177,9 @@ void test_large_counts() {
   Buffer<float> grad(2000);
   for (int64_t i = 0; i < grad.size(); ++i) grad[i] = 1.0f;
   on_the_ends_of_a_large_grid("float32", [&] {
-    cuda::alibi_backward(
-        {{0, false}, DType::float32, grad.data(), 0, 0, 1, many, 1, 2000, partial.as<double>(), out},
-        nullptr);
+    cuda::alibi_backward({1, 2000, 0, false},
+                         {DType::float32, grad.data(), 1, 0, 0, 0, 1, many, partial.as<double>(), out},
+                         nullptr);
   });
   if (reinterpret_cast<float*>(out)[many - 1] != -1999000.0f) report("alibi_reduce of many heads");
   const PlaneWalk walk = make_plane_walk(3, int64_t{1} << 34);

@@ -194,6 +194,11 @@ inline const char* dtype_of_size(size_t bytes) {
   return bytes == 8 ? "float64" : bytes == 4 ? "float32" : "float16, bfloat16";
 }
 
+// A type of this size: kernels that copy bits look at no more.
+inline DType type_of_size(size_t bytes) {
+  return bytes == 8 ? DType::float64 : bytes == 4 ? DType::float32 : DType::float16;
+}
+
 template <class T>
 constexpr DType kTypeOf = std::is_same_v<T, double>  ? DType::float64
                           : std::is_same_v<T, float> ? DType::float32

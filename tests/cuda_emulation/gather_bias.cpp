@@ -43,6 +43,9 @@ struct StridedIndex {
     }
   }
   Index& operator[](int64_t i) { return memory[at.offset(i)]; }
+  cuda::Index argument() {
+    return {memory.data(), sizeof(Index) == 8, at, at.stride[2], shape.samples, shape.queries, shape.keys};
+  }
 };
 
 // A gather copies bits, so integers that count up stand for all types of their size.
@@ -59,8 +62,8 @@ void test_forward(const Shape& s, bool head_major, int64_t skip, int64_t bad_val
     table[i] = static_cast<T>(0x9E3779B97F4A7C15u * static_cast<uint64_t>(i + 1));
   on_all_machines(dtype_of_size(sizeof(T)), [&] {
     Buffer<T> got(s.samples * s.heads * s.plane(), skip);
-    cuda::gather_forward({index.memory.data(), sizeof(Index) == 8, index.at, s.samples, s.plane(), sizeof(T),
-                          table.data(), row_stride, head_stride, s.rows, s.heads, got.data()},
+    cuda::gather_forward({index.argument(), type_of_size(sizeof(T)), table.data(), row_stride, head_stride,
+                          s.rows, s.heads, got.data()},
                          nullptr);
     if (!got.guard_is_intact()) report("gather_forward wrote in front of its result: %s", s.text().c_str());
     if ((take_failed_assertions() > 0) != plant)
@@ -108,8 +111,8 @@ void test_backward(DType type, const Shape& s, bool whole, int64_t bad_value = -
   on_all_machines(name(type), [&] {
     Buffer<T> got(s.rows * s.heads, 1);
     Buffer<accumulator_t<T>> partial(s.rows * s.heads * cuda::cut_index(count, s.rows).count);
-    cuda::gather_backward({index.memory.data(), sizeof(Index) == 8, index.at, count, s.rows, s.heads, type,
-                           grad.data(), at, head_stride, partial.data(), got.data()},
+    cuda::gather_backward({index.argument(), s.rows, s.heads, type, grad.data(), at, 1, head_stride,
+                           partial.data(), got.data()},
                           nullptr);
     if (!got.guard_is_intact()) report("gather_backward wrote in front of its result: %s", s.text().c_str());
     if ((take_failed_assertions() > 0) != plant)
@@ -164,18 +167,8 @@ void test_large_counts() {
   for (int64_t i = 0; i < table.size(); ++i) table[i] = static_cast<uint16_t>(i + 1);
   SparseMemory memory(static_cast<size_t>(3 * heads * queries * keys) * sizeof(uint16_t));
   on_the_ends_of_a_large_grid(dtype_of_size(2), [&] {
-    cuda::gather_forward({index.data(),
-                          false,
-                          {3, {3, queries, keys}, {0, 0, 1}},
-                          3,
-                          queries * keys,
-                          2,
-                          table.data(),
-                          heads,
-                          1,
-                          7,
-                          heads,
-                          memory.as<void>()},
+    const cuda::Index argument{index.data(), false, {3, {3, queries, keys}, {0, 0, 1}}, 1, 3, queries, keys};
+    cuda::gather_forward({argument, DType::float16, table.data(), heads, 1, 7, heads, memory.as<void>()},
                          nullptr);
   });
   for (int64_t k = keys - 64; k < keys; ++k) {
@@ -192,15 +185,14 @@ void test_large_counts() {
   }
   SparseMemory partial(static_cast<size_t>(rows * many) * sizeof(float));
   on_the_ends_of_a_large_grid("bfloat16", [&] {
-    cuda::gather_backward({few.data(),
-                           true,
-                           {1, {rows}, {1}},
-                           rows,
+    const Strided all{1, {rows}, {1}};
+    cuda::gather_backward({{few.data(), true, all, 1, 1, 1, rows},
                            rows,
                            many,
                            DType::bfloat16,
                            grad.data(),
-                           {1, {rows}, {1}},
+                           all,
+                           1,
                            0,
                            partial.as<void>(),
                            memory.as<void>()},
@@ -220,8 +212,16 @@ void test_large_counts() {
   SparseMemory sums(static_cast<size_t>(2 * pieces.count) * sizeof(float));
   const Strided all{1, {count}, {1}};
   const FastStrided fast = make_fast_strided(all);
-  const cuda::GatherBackward a{places.as<void>(), false, all, count,           2,      1, DType::float32,
-                               terms.as<void>(),  all,   0,   sums.as<void>(), nullptr};
+  const cuda::GatherBackward a{{places.as<void>(), false, all, 1, 1, 1, count},
+                               2,
+                               1,
+                               DType::float32,
+                               terms.as<void>(),
+                               all,
+                               1,
+                               0,
+                               sums.as<void>(),
+                               nullptr};
   on_the_ends_of_a_large_grid("float32", [&] {
     cuda::launch(cuda::gather_backward_kernel<float>, pieces.count, dim3(32, 8), nullptr, a, fast, fast,
                  pieces, int64_t{1}, pieces.count);

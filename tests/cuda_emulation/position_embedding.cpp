@@ -44,15 +44,11 @@ struct TokenData {
   }
 };
 
-cuda::Tokens on_device(const args::Tokens& t) {
-  return {t.data, t.batch_stride, t.token_stride, t.channel_stride};
-}
-
 // Prefixes: the number of tokens of each, negative where all samples share them.
 template <class T>
 void test_add(DType type, int64_t batch, int64_t tokens, int64_t dim, std::vector<int64_t> prefixes,
               Form form, bool batch_first, bool embed_prefix, double x_scale, double p) {
-  args::AddPositionEmbedding host{};
+  cpu::AddPositionEmbedding host{};
   host.dtype = type;
   host.batch = batch;
   host.dim = dim;
@@ -91,7 +87,7 @@ void test_add(DType type, int64_t batch, int64_t tokens, int64_t dim, std::vecto
     for (int64_t i = 0; i < from.size(); ++i) (*wide.back())[i] = to_double(from[i]);
     tokens.data = wide.back()->data();
   };
-  args::AddPositionEmbedding doubles = host;
+  cpu::AddPositionEmbedding doubles = host;
   doubles.dtype = DType::float64;
   doubles.out = exact.data();
   widened(doubles.x, *x.memory);
@@ -102,26 +98,7 @@ void test_add(DType type, int64_t batch, int64_t tokens, int64_t dim, std::vecto
   doubles.pos = wide_pos.data;
   cpu::baseline::kKernels.add_position_embedding(doubles, 0, doubles.items());
 
-  cuda::AddPositionEmbedding device{};
-  device.dtype = type;
-  device.batch = batch;
-  device.length = host.length;
-  device.prefix_length = host.prefix_length;
-  device.dim = dim;
-  device.x = on_device(host.x);
-  device.x_scale = x_scale;
-  device.prefixes = host.prefixes;
-  for (int32_t i = 0; i < host.prefixes; ++i) {
-    device.prefix[i] = on_device(host.prefix[i]);
-    device.prefix_end[i] = host.prefix_end[i];
-  }
-  device.pos = host.pos;
-  device.pos_token_stride = host.pos_token_stride;
-  device.pos_channel_stride = host.pos_channel_stride;
-  device.first_embedded = host.first_embedded;
-  device.dropout = {host.dropout.dropout, host.dropout.seed};
-  device.out_batch_stride = host.out_batch_stride;
-  device.out_token_stride = host.out_token_stride;
+  cuda::AddPositionEmbedding device = host;
   const int64_t skip = draw.below(4) == 0 ? 1 : 0;
   on_all_machines(name(type), [&] {
     Buffer<T> got(wanted.size(), skip);
@@ -271,7 +248,9 @@ void test_positions(DType type, int64_t count, int64_t rows, int64_t dim, Form f
   const int64_t* seeded = p > 0.0 ? &seed : nullptr;
   Buffer<T> wanted(count * dim);
   const PositionType kind = sizeof(Position) == 8 ? PositionType::i64 : PositionType::i32;
-  args::AddPositions host{type,
+  cpu::AddPositions host{{type,
+                          count,
+                          rows,
                           dim,
                           x.memory.data(),
                           x.at(count),
@@ -282,8 +261,9 @@ void test_positions(DType type, int64_t count, int64_t rows, int64_t dim, Form f
                           pos.row_stride,
                           pos.channel_stride,
                           {dropout, seeded},
-                          wanted.data(),
-                          false};
+                          wanted.data()},
+                         false};
+  cuda::AddPositions device = host;
   cpu::baseline::kKernels.add_positions(host, 0, count);
   Buffer<double> exact(count * dim), wide_x(x.memory.size()), wide_pos(pos.memory.size());
   for (int64_t i = 0; i < wide_x.size(); ++i) wide_x[i] = to_double(x.memory[i]);
@@ -293,22 +273,6 @@ void test_positions(DType type, int64_t count, int64_t rows, int64_t dim, Form f
   cpu::baseline::kKernels.add_positions(host, 0, count);
   const int64_t planted = count / 2;
   if (plant) positions[planted * position_stride] = static_cast<Position>(bad);
-  cuda::AddPositions device{type,
-                            count,
-                            rows,
-                            dim,
-                            x.memory.data(),
-                            x.at(count),
-                            x.channel_stride,
-                            x_scale,
-                            positions.data(),
-                            sizeof(Position) == 8,
-                            at,
-                            pos.memory.data(),
-                            pos.row_stride,
-                            pos.channel_stride,
-                            {dropout, seeded},
-                            nullptr};
   on_all_machines(name(type), [&] {
     Buffer<T> got(count * dim, draw.below(4) == 0 ? 1 : 0);
     device.out = got.data();
@@ -331,13 +295,13 @@ void test_positions(DType type, int64_t count, int64_t rows, int64_t dim, Form f
     first.push_back(static_cast<int64_t>(terms.size()));
   }
   Buffer<T> sums(rows * dim);
-  const args::SumPositions host_sum{
-      type, rows, dim, first.data(), terms.data(), x.memory.data(), x.channel_stride, sums.data()};
+  const cpu::SumPositions host_sum{
+      {type, count, rows, dim, x.memory.data(), x.at(count), x.channel_stride, sums.data()},
+      first.data(),
+      terms.data()};
   cpu::baseline::kKernels.sum_positions(host_sum, 0, host_sum.items());
   if (plant) (bad < 0 ? sorted.front() : sorted.back()) = bad;
-  cuda::SumPositions sum{
-      type,   rows, dim, count, sorted.data(), order.data(), x.memory.data(), x.at(count), x.channel_stride,
-      nullptr};
+  cuda::SumPositions sum{host_sum, sorted.data(), order.data()};
   on_all_machines(name(type), [&] {
     Buffer<T> got(rows * dim, draw.below(4) == 0 ? 1 : 0);
     sum.out = got.data();
@@ -430,10 +394,22 @@ void test_long_strides() {
   const Strided far{1, {2}, {kStride}}, near{1, {2}, {1}};
   on_all_machines("bfloat16", [&] {
     alignas(16) BFloat16 got[32] = {}, sum[16] = {};
-    cuda::add_positions(
-        {DType::bfloat16, 2, 2, 16, out, far, 1, 1.0, positions, false, near, out, kStride, 1, {}, got},
-        nullptr);
-    cuda::sum_positions({DType::bfloat16, 1, 16, 2, sorted, order, out, far, 1, sum}, nullptr);
+    cuda::add_positions({DType::bfloat16,
+                         2,
+                         2,
+                         16,
+                         out,
+                         far,
+                         1,
+                         1.0,
+                         {positions, PositionType::i32, near, 0},
+                         out,
+                         kStride,
+                         1,
+                         {},
+                         got},
+                        nullptr);
+    cuda::sum_positions({{DType::bfloat16, 2, 1, 16, out, far, 1, sum}, sorted, order}, nullptr);
     for (int64_t c = 0; c < 32; ++c) {
       if (to_float(got[c]) != static_cast<float>(32 + 4 * (c % 16)))
         report("add_positions with long strides");
@@ -511,9 +487,7 @@ void test_large_counts() {
                            same,
                            1,
                            1.0,
-                           &zero,
-                           true,
-                           same,
+                           {&zero, PositionType::i64, same, 0},
                            row.data(),
                            dim,
                            1,
@@ -525,7 +499,7 @@ void test_large_counts() {
     const int64_t last = count - 1;
     on_the_ends_of_a_large_grid("bfloat16", [&] {
       cuda::sum_positions(
-          {DType::bfloat16, count, dim, 1, &last, &zero, row.data(), same, 1, memory.as<void>()}, nullptr);
+          {{DType::bfloat16, 1, count, dim, row.data(), same, 1, memory.as<void>()}, &last, &zero}, nullptr);
     });
     check_last("sum_positions", 1.0);
   }

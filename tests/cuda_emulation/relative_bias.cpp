@@ -33,11 +33,11 @@ void test_forward(const Scheme& scheme, int64_t heads, bool head_major, int64_t 
   Buffer<T> table((rows - 1) * row_stride + (heads - 1) * head_stride + 1);
   for (int64_t i = 0; i < table.size(); ++i)
     table[i] = static_cast<T>(0x9E3779B97F4A7C15u * static_cast<uint64_t>(i + 1));
-  cuda::BiasForward a{sizeof(T), table.data(), row_stride, head_stride, heads, nullptr};
+  cuda::BiasForward a{type_of_size(sizeof(T)), table.data(), row_stride, head_stride, heads, nullptr};
   on_all_machines(dtype_of_size(sizeof(T)), [&] {
     Buffer<T> got(heads * queries * keys, skip);
     a.out = got.data();
-    cuda::bias_forward(scheme, a, nullptr);
+    cuda::kBiasKernels[scheme].forward(scheme, a, nullptr);
     if (!got.guard_is_intact())
       report("bias_forward wrote in front of its result: %s", describe(scheme, heads).c_str());
     for (int64_t i = 0; i < got.size(); ++i) {
@@ -57,15 +57,17 @@ void test_backward(DType type, const Scheme& scheme, int64_t heads, bool key_maj
   const int64_t rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
   const int64_t query_stride = key_major ? 1 : keys + gap, key_stride = key_major ? queries + gap : 1;
   const int64_t head_stride = key_major ? keys * key_stride : queries * query_stride;
-  Buffer<T> grad((heads - 1) * head_stride + (queries - 1) * query_stride + (keys - 1) * key_stride + 1);
+  const int64_t batch = 1 + draw.below(2);
+  Buffer<T> grad((batch * heads - 1) * head_stride + (queries - 1) * query_stride + (keys - 1) * key_stride +
+                 1);
   for (int64_t i = 0; i < grad.size(); ++i) {
     grad[i] = round_to<T>(whole ? static_cast<double>(draw.below(9) - 4) : draw.uniform());
   }
   std::vector<double> sum(static_cast<size_t>(rows * heads)), size(sum.size()), count(sum.size());
-  for (int64_t h = 0; h < heads; ++h) {
+  for (int64_t h = 0; h < batch * heads; ++h) {
     for (int64_t q = 0; q < queries; ++q) {
       for (int64_t k = 0; k < keys; ++k) {
-        const size_t at = static_cast<size_t>(scheme.row(q, k) * heads + h);
+        const size_t at = static_cast<size_t>(scheme.row(q, k) * heads + h % heads);
         const double term = to_double(grad[h * head_stride + q * query_stride + k * key_stride]);
         sum[at] += term;
         size[at] += std::fabs(term);
@@ -74,7 +76,8 @@ void test_backward(DType type, const Scheme& scheme, int64_t heads, bool key_maj
     }
   }
   const double epsilon = whole ? 0.0 : std::is_same_v<T, double> ? 0x1p-52 : 0x1p-24;
-  cuda::BiasBackward a{type, grad.data(), head_stride, query_stride, key_stride, heads, nullptr, nullptr};
+  cuda::BiasBackward a{type,  grad.data(), batch,  heads * head_stride, head_stride, query_stride, key_stride,
+                       heads, nullptr,     nullptr};
   const int64_t pieces = cuda::cut_rows(scheme).count;
   std::vector<T> first;
   on_all_machines(name(type), [&] {
@@ -82,7 +85,7 @@ void test_backward(DType type, const Scheme& scheme, int64_t heads, bool key_maj
     Buffer<accumulator_t<T>> partial(pieces == 1 ? 0 : rows * heads * pieces);
     a.partial = partial.data();
     a.out = got.data();
-    cuda::bias_backward(scheme, a, nullptr);
+    cuda::kBiasKernels[scheme].backward(scheme, a, nullptr);
     if (!got.guard_is_intact())
       report("bias_backward wrote in front of its result: %s", describe(scheme, heads).c_str());
     for (int64_t i = 0; i < got.size(); ++i) {
@@ -157,7 +160,7 @@ void test_long_strides() {
   for (int64_t row = 0; row < 3; ++row) table[row * kStride] = static_cast<uint16_t>(100 + row);
   on_all_machines(dtype_of_size(2), [&] {
     uint16_t got[4] = {};
-    cuda::bias_forward(scheme, {2, table, kStride, 1, 1, got}, nullptr);
+    cuda::kBiasKernels[scheme].forward(scheme, {DType::float16, table, kStride, 1, 1, got}, nullptr);
     if (got[0] != 101 || got[1] != 100 || got[2] != 102 || got[3] != 101)
       report("bias_forward with long strides");
   });
@@ -169,7 +172,8 @@ void test_long_strides() {
   }
   on_all_machines("bfloat16", [&] {
     BFloat16 got[3] = {};
-    cuda::bias_backward(scheme, {DType::bfloat16, grad, 0, kStride, 1, 1, nullptr, got}, nullptr);
+    cuda::kBiasKernels[scheme].backward(scheme, {DType::bfloat16, grad, 1, 0, 0, kStride, 1, 1, nullptr, got},
+                                        nullptr);
     if (to_float(got[0]) != 2.0f || to_float(got[1]) != 5.0f || to_float(got[2]) != 3.0f) {
       report("bias_backward with long strides");
     }
@@ -185,7 +189,8 @@ void test_large_forward(const Scheme& scheme, int64_t heads) {
   for (int64_t i = 0; i < table.size(); ++i) table[i] = static_cast<uint16_t>(i + 1);
   SparseMemory memory(static_cast<size_t>(heads * plane) * sizeof(uint16_t));
   on_the_ends_of_a_large_grid(dtype_of_size(2), [&] {
-    cuda::bias_forward(scheme, {2, table.data(), heads, 1, heads, memory.as<void>()}, nullptr);
+    cuda::kBiasKernels[scheme].forward(
+        scheme, {DType::float16, table.data(), heads, 1, heads, memory.as<void>()}, nullptr);
   });
   for (int64_t pair = plane - 64; pair < plane; ++pair) {
     const int64_t row = scheme.row(pair / scheme.keys(), pair % scheme.keys());
@@ -197,12 +202,12 @@ void test_large_forward(const Scheme& scheme, int64_t heads) {
 // The last slots of a row of so many.
 template <class Scheme>
 void test_large_row(const Scheme& scheme, int64_t row) {
-  const FastSlots<Scheme> fast = make_fast_slots(scheme);
-  const auto own = fast.row(scheme, row);
-  const int64_t slots = fast.slots(scheme, own);
-  if (!fast.fits() || slots <= int64_t{1} << 31) report("%s is no large row", describe(scheme, 1).c_str());
-  for (const int64_t i : {(int64_t{1} << 31) - 1, int64_t{1} << 31, slots - 1}) {
-    const Pair pair = fast.slot(scheme, own, i);
+  const auto fast = make_device_scheme(scheme);
+  const auto slots = fast.slots(row);
+  if (!fast.slots_fit || slots.count <= int64_t{1} << 31)
+    report("%s is no large row", describe(scheme, 1).c_str());
+  for (const int64_t i : {(int64_t{1} << 31) - 1, int64_t{1} << 31, slots.count - 1}) {
+    const Pair pair = fast.pair(slots, i);
     if (pair.query != kNoPair && scheme.row(pair.query, pair.key) != row)
       report("slot of a large row: %s", describe(scheme, 1).c_str());
   }
@@ -225,8 +230,8 @@ void test_large_counts() {
     SparseMemory partial(static_cast<size_t>(3 * heads * pieces) * sizeof(float));
     SparseMemory memory(static_cast<size_t>(3 * heads) * sizeof(BFloat16));
     on_the_ends_of_a_large_grid("bfloat16", [&] {
-      cuda::bias_backward(
-          scheme, {DType::bfloat16, grad.data(), 0, 2, 1, heads, partial.as<void>(), memory.as<void>()},
+      cuda::kBiasKernels[scheme].backward(
+          scheme, {DType::bfloat16, grad.data(), 1, 0, 0, 2, 1, heads, partial.as<void>(), memory.as<void>()},
           nullptr);
     });
     const double wanted[] = {static_cast<double>(queries) / 2,

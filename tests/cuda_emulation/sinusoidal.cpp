@@ -29,6 +29,11 @@ struct HostFrequencies {
   }
 };
 
+cpu::SinusoidRows host_rows(const HostFrequencies& frequencies, const args::Positions& positions,
+                            int32_t order, DType type, void* out, int64_t row_stride, int64_t rows) {
+  return {{frequencies.view.spec, positions, order, type, out, row_stride, 1, rows}, frequencies.view};
+}
+
 Sinusoid random_spec(int64_t dim, Layout layout) {
   const Odd odd = dim % 2 == 0 ? Odd::error : draw.of({Odd::zero, Odd::sin});
   const double shift = dim >= 4 ? draw.of({0.0, 1.0}) : dim >= 2 ? 0.0 : -1.0;
@@ -119,9 +124,9 @@ constexpr PositionType kPositionTypes[] = {PositionType::u8,  PositionType::i8, 
 
 // The rows of the CPU, whose channels stand side by side, at these strides.
 template <class T>
-void cpu_rows(args::SinusoidRows a, DType type, int64_t rows, int64_t row_stride, int64_t channel_stride,
+void cpu_rows(cpu::SinusoidRows a, DType type, int64_t rows, int64_t row_stride, int64_t channel_stride,
               T* out) {
-  const int64_t dim = a.frequencies.spec.dim;
+  const int64_t dim = a.spec.dim;
   std::vector<T> contiguous(static_cast<size_t>(rows * dim));
   a.dtype = type;
   a.out = contiguous.data();
@@ -139,7 +144,8 @@ void test_rows(DType type, const Sinusoid& spec, int64_t rows, int64_t gap, int6
   const int64_t row_stride = spec.dim * channel_stride + gap;
   const int64_t elements = (rows - 1) * row_stride + (spec.dim - 1) * channel_stride + 1;
   Buffer<T> wanted(elements, skip);
-  args::SinusoidRows host{frequencies.view, {nullptr, PositionType::i64, {}, start}, order, type, nullptr, 0};
+  cpu::SinusoidRows host =
+      host_rows(frequencies, {nullptr, PositionType::i64, {}, start}, order, type, nullptr, 0, rows);
   cuda::SinusoidRows device{
       spec, {nullptr, PositionType::i64, {}, start}, order, type, nullptr, row_stride, channel_stride, rows};
   if (positions != nullptr) {
@@ -201,13 +207,10 @@ void test_backward(DType grad_type, DType type, PositionType position_type, int6
   for (int64_t i = 0; i < grad.size(); ++i) grad[i] = round_to<G>(draw.normal_like());
   const HostFrequencies frequencies(spec);
   std::vector<double> slopes(static_cast<size_t>(rows * dim));
-  cpu::baseline::kKernels.sinusoid_rows({frequencies.view,
-                                         {positions.memory.data(), position_type, positions.at, 0},
-                                         order,
-                                         DType::float64,
-                                         slopes.data(),
-                                         dim},
-                                        0, rows);
+  cpu::baseline::kKernels.sinusoid_rows(
+      host_rows(frequencies, {positions.memory.data(), position_type, positions.at, 0}, order, DType::float64,
+                slopes.data(), dim, rows),
+      0, rows);
   cuda::SinusoidBackward a{spec,           {positions.memory.data(), position_type, positions.at, 0},
                            order,          grad_type,
                            grad.data(),    {1, {rows}, {row_stride}},
@@ -289,7 +292,8 @@ void test_add(DType type, const Sinusoid& spec, int64_t batch, int64_t length, b
 
   Buffer<T> wanted(batch * length * dim);
   const HostFrequencies frequencies(spec);
-  args::AddSinusoidal host{};
+  cpu::AddSinusoidal host{};
+  host.spec = spec;
   host.frequencies = frequencies.view;
   host.batch = batch;
   host.length = length;
@@ -446,7 +450,8 @@ void test_long_strides() {
     }
   };
   cpu::baseline::kKernels.sinusoid_rows(
-      {frequencies.view, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, wanted, kStride}, 0, 3);
+      host_rows(frequencies, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, wanted, kStride, 3), 0,
+      3);
   on_all_machines("bfloat16", [&] {
     cuda::sinusoid_rows({spec, {nullptr, PositionType::i64, {}, 3}, 0, DType::bfloat16, got, kStride, 1, 3},
                         nullptr);
@@ -456,7 +461,8 @@ void test_long_strides() {
   // their high word.
   const int64_t seed = 42;
   SparseMemory sum_memory(3 * kStride * sizeof(BFloat16));
-  args::AddSinusoidal host{};
+  cpu::AddSinusoidal host{};
+  host.spec = spec;
   host.frequencies = frequencies.view;
   host.batch = 3;
   host.length = 1;
@@ -554,7 +560,8 @@ void test_large_counts() {
       for (const DType type : {DType::bfloat16, DType::float64}) {
         void* to = type == DType::float64 ? static_cast<void*>(exact.data()) : wanted.data();
         cpu::baseline::kKernels.sinusoid_rows(
-            {frequencies.view, {nullptr, PositionType::i64, {}, start}, 0, type, to, dim}, 0, kLooked);
+            host_rows(frequencies, {nullptr, PositionType::i64, {}, start}, 0, type, to, dim, kLooked), 0,
+            kLooked);
       }
       on_the_ends_of_a_large_grid(
           "bfloat16",
@@ -593,9 +600,9 @@ void test_large_counts() {
                           dim};
     on_the_ends_of_a_large_grid("bfloat16", [&] { cuda::add_sinusoidal(a, nullptr); }, kMultiprocessors);
     std::vector<double> row(static_cast<size_t>(dim));
-    cpu::baseline::kKernels.sinusoid_rows(
-        {frequencies.view, {nullptr, PositionType::i64, {}, length - 1}, 0, DType::float64, row.data(), dim},
-        0, 1);
+    cpu::baseline::kKernels.sinusoid_rows(host_rows(frequencies, {nullptr, PositionType::i64, {}, length - 1},
+                                                    0, DType::float64, row.data(), dim, 1),
+                                          0, 1);
     for (int64_t b = 0; b < 3; ++b) {
       for (int64_t c = 0; c < dim; ++c) {
         const int64_t i = (b * length + length - 1) * dim + c;

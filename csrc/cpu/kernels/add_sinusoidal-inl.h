@@ -1,7 +1,7 @@
 // The kernels that add the encoding to x, and that scale and drop.
 #pragma once
 
-#include "args/add_sinusoidal.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/kernels/sinusoidal-inl.h"
 #include "cpu/kernels/sums-inl.h"
 #include "cpu/simd/level.h"

@@ -1,10 +1,10 @@
-// Bodies of the ALiBi kernels.
+// ALiBi as a source of rows, and its adjoint: dot products of rows with distances.
 #pragma once
 
 #include "args/alibi_bias.h"
+#include "cpu/kernels/bias_rows-inl.h"
 #include "cpu/simd/lane_sum-inl.h"
 #include "cpu/simd/level.h"
-#include "cpu/simd/line-inl.h"
 
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {
@@ -12,106 +12,78 @@ namespace {
 // Calls f(distance of i keys after `rel`), in doubles where these hold it: they are faster than 64-bit
 // integers.
 template <class F>
-inline auto with_distance(const AlibiDistance& d, int64_t rel, F f) {
+inline auto with_distance(const AlibiScheme& s, int64_t rel, F f) {
   constexpr int64_t kExact = int64_t{1} << 52;
   if (-kExact < rel && rel < kExact) {
-    return f([=, from = static_cast<double>(rel)](int32_t i) { return d.steps(from + i); });
+    return f([=, from = static_cast<double>(rel)](int32_t i) { return s.distance(from + i); });
   }
-  return f([=](int32_t i) { return static_cast<double>(d.steps(rel + i)); });
+  return f([=](int32_t i) { return static_cast<double>(s.distance(rel + i)); });
 }
 
-// A query's row is that of the query before it, one key further: a strip of values serves some queries of a
-// head, for some keys.
-constexpr int64_t kStripQueries = 64, kStripKeys = 2048;
-
 template <class T>
-void alibi_block(const AlibiForward& a, double slope, int64_t q0, int64_t queries, T* out) {
-  T strip[kStripQueries + kStripKeys];
-  for (int64_t k0 = 0; k0 < a.keys; k0 += kStripKeys) {
-    const int64_t count = min_of(kStripKeys, a.keys - k0), last = q0 + queries - 1;
-    const int32_t values = static_cast<int32_t>(count + queries - 1);
-    with_distance(a.distance, k0 - last - a.distance.q_offset, [&](auto distance) {
-      for (int32_t i = 0; i < values; ++i) strip[i] = round_to<T>(core::alibi_bias(slope, distance(i)));
-    });
-    for (int64_t i = 0; i < queries; ++i) {
-      const T* from = strip + (queries - 1 - i);
-      T* to = out + i * a.keys + k0;
-      if (a.past_caches) {
-        stream_row(to, from, count);
-      } else {
-        copy_row(to, from, count);
-      }
+struct AlibiStrip {
+  const AlibiScheme& scheme;
+  const BiasForward& a;
+
+  void fill(int64_t head, int64_t first, int64_t last, T* to) const {
+    constexpr int64_t kStep = int64_t{1} << 20;
+    const double slope = to_double(static_cast<const T*>(a.table)[head * a.head_stride]);
+    int64_t rel = 1 - last - scheme.q_offset;
+    for (int64_t left = last - first - 1 + scheme.keys(); left > 0;
+         left -= kStep, rel += kStep, to += kStep) {
+      const int32_t count = static_cast<int32_t>(min_of(left, kStep));
+      with_distance(scheme, rel, [=](auto distance) {
+        for (int32_t i = 0; i < count; ++i) to[i] = round_to<T>(core::alibi_bias(slope, distance(i)));
+      });
     }
   }
-}
-
-template <class T>
-void alibi_forward_typed(const AlibiForward& a, int64_t begin, int64_t end) {
-  for (int64_t item = begin; item < end;) {
-    const int64_t q = item % a.queries, queries = min_of(min_of(end - item, a.queries - q), kStripQueries);
-    const double slope = to_double(static_cast<const T*>(a.slopes)[item / a.queries * a.slope_stride]);
-    alibi_block(a, slope, q, queries, static_cast<T*>(a.out) + item * a.keys);
-    item += queries;
-  }
-  if (a.past_caches) finish_streams();
-}
+};
 
 // A product of a distance below this and a gradient narrower than a double is exact in double.
 constexpr int64_t kExactProduct = int64_t{1} << 29;
 
 // The sum of distance * gradient over a row of at most kStripKeys keys, in 32 lanes: what is beyond the last
-// key adds zeros. Meanwhile the rows that follow in memory are fetched: the hardware looks less far ahead.
+// key adds zeros.
 template <bool kExact, class T>
 POSENC_ALONE double row_sum(const T* grad, const double* distance, int64_t count) {
-  constexpr int64_t kOctets = 4, kLanes = kOctets * kOctet;
-  constexpr int64_t kAhead = 8192 / static_cast<int64_t>(sizeof(T));
-  const Row<T, SideBySide> row{grad, {}};
-  const auto add = [=](Doubles sum, int64_t k, int64_t n) {
-    const Doubles d = widen(Octet<double>::load(distance + k)), g = to_double(row.load(k, n));
-    return kExact ? add_exact_product(sum, d, g) : sum + d * g;
+  constexpr int kWidth = 8, kVectors = 4;
+  const auto add = [=](Vec<double, kWidth> sum, int64_t k, Vec<T, kWidth> g) POSENC_LAMBDA {
+    const auto d = load<kWidth>(distance + k);
+    return kExact ? add_exact_product(d, to_double(g), sum) : sum + d * to_double(g);
   };
-  Doubles sum[kOctets];
-  for (Doubles& lanes : sum) lanes = all_of(0.0);
+  Vec<double, kWidth> sum[kVectors] = {};
   int64_t k = 0;
-  for (; k + kLanes <= count; k += kLanes) {
-    for (int64_t i = 0; i < kLanes; i += kLineElements<T>) __builtin_prefetch(grad + k + i + kAhead);
+  for (; k + kVectors * kWidth <= count; k += kVectors * kWidth) {
 #pragma GCC unroll 4
-    for (int64_t o = 0; o < kOctets; ++o) sum[o] = add(sum[o], k + o * kOctet, kOctet);
+    for (int n = 0; n < kVectors; ++n)
+      sum[n] = add(sum[n], k + n * kWidth, load<kWidth>(grad + k + n * kWidth));
   }
-  for (int64_t o = 0; k < count; ++o, k += kOctet) sum[o] = add(sum[o], k, min_of(kOctet, count - k));
+  for (int n = 0; k < count; ++n, k += kWidth) {
+    sum[n] = add(sum[n], k, load_some<kWidth>(grad + k, min_of<int64_t>(kWidth, count - k)));
+  }
   return sum_of((sum[0] + sum[2]) + (sum[1] + sum[3]));
 }
 
-template <class T>
-inline void copy_side_by_side(const T* from, int64_t stride, int64_t count, T* to) {
-  if (stride == 0) {  // as the gradient of a sum: its one value is read once
-    const T value = *from;
-    for (int64_t i = 0; i < count; ++i) to[i] = value;
-  } else {
-#pragma GCC unroll 8
-    for (int64_t i = 0; i < count; ++i) to[i] = from[i * stride];
-  }
-}
+constexpr int64_t kStripQueries = 64, kStripKeys = 2048;
 
-// sums[i] = that of query q0 + i; of a row longer than a strip the parts are added in turn.
+// sums[i] -= that of query q0 + i; of a row longer than a strip of distances the parts are added in turn.
 template <class T>
-void sum_block(const AlibiBackward& a, const T* grad, int64_t q0, int64_t queries, double* sums) {
-  double strip[kStripQueries + kStripKeys + kOctet];
+void sum_block(const AlibiScheme& s, const BiasBackward& a, const T* grad, int64_t q0, int64_t queries,
+               double* sums) {
+  double strip[kStripQueries + kStripKeys + 8];
   T copy[kStripKeys];
-  for (int64_t i = 0; i < queries; ++i) sums[i] = 0.0;
-  for (int64_t k0 = 0; k0 < a.keys; k0 += kStripKeys) {
-    const int64_t count = min_of(kStripKeys, a.keys - k0), last = q0 + queries - 1;
-    const int64_t rel = k0 - last - a.distance.q_offset;
+  for (int64_t k0 = 0; k0 < s.keys(); k0 += kStripKeys) {
+    const int64_t count = min_of(kStripKeys, s.keys() - k0), rel = k0 - (q0 + queries - 1) - s.q_offset;
     const int32_t values = static_cast<int32_t>(count + queries - 1);
-    with_distance(a.distance, rel, [&](auto distance) {
+    with_distance(s, rel, [&](auto distance) {
       for (int32_t i = 0; i < values; ++i) strip[i] = distance(i);
     });
-    for (int32_t i = 0; i < kOctet; ++i) strip[values + i] = 0.0;
+    for (int32_t i = 0; i < 8; ++i) strip[values + i] = 0.0;
     const bool exact = sizeof(T) < sizeof(double) && -kExactProduct < rel && rel + values < kExactProduct;
     for (int64_t i = 0; i < queries; ++i) {
       const T* row = grad + i * a.query_stride + k0 * a.key_stride;
       if (a.key_stride != 1) {
-        copy_side_by_side(row, a.key_stride, count, copy);
+        for (int64_t k = 0; k < count; ++k) copy[k] = row[k * a.key_stride];
         row = copy;
       }
       const double* distance = strip + (queries - 1 - i);
@@ -120,28 +92,38 @@ void sum_block(const AlibiBackward& a, const T* grad, int64_t q0, int64_t querie
   }
 }
 
+// partial[head, q] = the sum over the batch and k of -distance(q, k) * grad[sample, head, q, k]; an item is
+// one query of one head.
 template <class T>
-void alibi_backward_typed(const AlibiBackward& a, int64_t begin, int64_t end) {
+void alibi_backward_typed(const AlibiScheme& s, const BiasBackward& a, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end;) {
-    const int64_t q = item % a.queries, queries = min_of(min_of(end - item, a.queries - q), kStripQueries);
-    const T* grad = static_cast<const T*>(a.grad) + item / a.queries * a.head_stride + q * a.query_stride;
-    sum_block(a, grad, q, queries, a.partial + item);
+    const int64_t head = item / s.queries(), q = item - head * s.queries();
+    const int64_t queries = min_of(min_of(end - item, s.queries() - q), kStripQueries);
+    double* sums = static_cast<double*>(a.partial) + item;
+    for (int64_t i = 0; i < queries; ++i) sums[i] = 0.0;
+    const T* grad = static_cast<const T*>(a.grad) + head * a.head_stride + q * a.query_stride;
+    for (int64_t sample = 0; sample < a.batch; ++sample, grad += a.batch_stride) {
+      sum_block(s, a, grad, q, queries, sums);
+    }
     item += queries;
   }
 }
 
-void alibi_forward(const AlibiForward& a, int64_t begin, int64_t end) {
-  POSENC_DISPATCH_DTYPE(a.dtype, alibi_forward_typed<scalar_t>(a, begin, end))
+void alibi_forward(const AlibiScheme& s, const BiasForward& a, bool non_temporal, int64_t begin,
+                   int64_t end) {
+  POSENC_DISPATCH_DTYPE(a.dtype, copy_rows<scalar_t, StripSource<scalar_t, AlibiStrip<scalar_t>>>(
+                                     s, a, non_temporal, begin, end))
 }
 
-void alibi_backward(const AlibiBackward& a, int64_t begin, int64_t end) {
-  POSENC_DISPATCH_DTYPE(a.dtype, alibi_backward_typed<scalar_t>(a, begin, end))
+void alibi_backward(const AlibiScheme& s, const BiasBackward& a, int64_t begin, int64_t end) {
+  POSENC_DISPATCH_DTYPE(a.dtype, alibi_backward_typed<scalar_t>(s, a, begin, end))
 }
 
-void alibi_reduce(const AlibiReduce& a, int64_t begin, int64_t end) {
+// out[head] = the sum over q of partial[head, q]; an item is one head.
+void alibi_reduce(const AlibiScheme& s, const BiasBackward& a, int64_t begin, int64_t end) {
   for (int64_t head = begin; head < end; ++head) {
-    const double* partial = a.partial + head * a.queries;
-    const double sum = lane_sum<double>(a.queries, [partial](int64_t q) { return partial[q]; });
+    const double* partial = static_cast<const double*>(a.partial) + head * s.queries();
+    const double sum = lane_sum<double>(s.queries(), [partial](int64_t q) { return partial[q]; });
     POSENC_DISPATCH_DTYPE(a.dtype, static_cast<scalar_t*>(a.out)[head] = round_to<scalar_t>(sum))
   }
 }

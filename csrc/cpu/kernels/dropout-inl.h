@@ -1,7 +1,7 @@
 // Rounding and dropout of what a kernel stores.
 #pragma once
 
-#include "args/dropout.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/simd/level.h"
 #include "cpu/simd/store-inl.h"
 #include "cpu/simd/vec-inl.h"

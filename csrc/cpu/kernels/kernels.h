@@ -1,14 +1,10 @@
 // Every CPU kernel: a table of functions per CPU level. kernels() is that of the level in use.
 #pragma once
 
-#include "args/add_sinusoidal.h"
 #include "args/alibi_bias.h"
-#include "args/dropout.h"
 #include "args/gather_bias.h"
-#include "args/position_embedding.h"
-#include "args/positions.h"
 #include "args/relative_bias.h"
-#include "args/sinusoidal.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/kernels/levels.h"
 
 namespace posenc_ext::cpu {
@@ -19,10 +15,13 @@ using namespace args;
 template <class Args>
 using Kernel = void (*)(const Args&, int64_t begin, int64_t end);
 
+// Of the result an item is a query of a head; of the sums it is a block of a head's queries, as is a part of
+// BiasBackward::partial, [heads, blocks, rows], which has no use where there is one block.
 template <class Scheme>
 struct BiasKernels {
-  void (*forward)(const Scheme&, const BiasForward&, void* scratch, int64_t begin, int64_t end);
-  void (*backward)(const Scheme&, const BiasBackward&, void* scratch, int64_t begin, int64_t end);
+  void (*forward)(const Scheme&, const BiasForward&, bool non_temporal, int64_t begin, int64_t end);
+  int64_t (*parts)(const Scheme&);  // what queries are grouped into, before blocks are
+  void (*backward)(const Scheme&, const BiasBackward&, const Pieces& blocks, int64_t begin, int64_t end);
 };
 
 struct Kernels {
@@ -37,20 +36,15 @@ struct Kernels {
   Kernel<SumBatch> sum_batch;
   Kernel<AddPositions> add_positions;
   Kernel<SumPositions> sum_positions;
-  Kernel<ReverseTable> reverse_table;
   Kernel<BiasReduce> bias_reduce;
-  BiasKernels<core::WindowScheme> window_bias;
-  BiasKernels<core::T5Scheme> t5_bias;
-  // The first place, counted through the lines, whose value is not in [0, rows), or -1.
-  void (*find_out_of_range)(const LinesOfIndex&, int64_t rows, int64_t begin, int64_t end, int64_t* place);
-  Kernel<GatherForward> gather_forward;
-  Kernel<GatherBackward> gather_backward;
-  Kernel<AlibiForward> alibi_forward;
-  Kernel<AlibiBackward> alibi_backward;
-  Kernel<AlibiReduce> alibi_reduce;
-
-  const BiasKernels<core::WindowScheme>& bias(const core::WindowScheme&) const { return window_bias; }
-  const BiasKernels<core::T5Scheme>& bias(const core::T5Scheme&) const { return t5_bias; }
+  core::SchemeTable<BiasKernels> bias;  // bias[scheme]
+  void (*find_out_of_range)(const Index&, int64_t rows, int64_t begin, int64_t end, int64_t* place);
+  void (*gather_forward)(const GatherForward&, bool non_temporal, int64_t begin, int64_t end);
+  void (*gather_backward)(const GatherBackward&, const Pieces& blocks, int64_t begin, int64_t end);
+  void (*alibi_forward)(const core::AlibiScheme&, const BiasForward&, bool non_temporal, int64_t begin,
+                        int64_t end);
+  void (*alibi_backward)(const core::AlibiScheme&, const BiasBackward&, int64_t begin, int64_t end);
+  void (*alibi_reduce)(const core::AlibiScheme&, const BiasBackward&, int64_t begin, int64_t end);
 };
 
 namespace baseline {

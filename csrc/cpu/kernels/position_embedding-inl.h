@@ -1,7 +1,7 @@
 // The position-embedding kernels.
 #pragma once
 
-#include "args/position_embedding.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/kernels/sums-inl.h"
 #include "cpu/simd/level.h"
 

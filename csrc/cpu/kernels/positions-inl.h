@@ -1,7 +1,7 @@
 // The kernels on given positions.
 #pragma once
 
-#include "args/positions.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/kernels/position_embedding-inl.h"
 #include "cpu/kernels/sinusoidal-inl.h"
 #include "cpu/simd/level.h"

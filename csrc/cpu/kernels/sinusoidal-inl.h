@@ -1,9 +1,9 @@
 // Bodies of the sinusoid kernels.
 #pragma once
 
-#include "args/sinusoidal.h"
+#include "cpu/kernels/arguments.h"
 #include "cpu/simd/level.h"
-#include "cpu/simd/octet-inl.h"
+#include "cpu/simd/vec-inl.h"
 
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {

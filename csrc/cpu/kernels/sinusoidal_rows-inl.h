@@ -1,293 +1,269 @@
-// Rows of sinusoids, of any positions and of a table's; compiled once per CPU level by level_*.cpp,
-// inside the level's namespace, after sinusoidal_writer.h. Accuracy of angle addition. A sine or cosine
-// is within an ulp, so v = fl(fl(V C) +- fl(W S)) is off by less than 2.5 * 2^-52 (|V C| + |W S|) and by
-// its own rounding; |V C| + |W S| is at most 1, and at most |V| + |S|. Where |v| is at least 2^-16 of
-// the smaller, that is less than 2^-10 ulp of a float32. Sixteen pairs with another value among them are
-// in doubt: they are evaluated at their own position. No error grows from row to row.
+// Rows of sinusoids: of any positions, and of a table.
+//
+// Whole positions by angle addition: sin(a +- b) = sin a cos b +- cos a sin b, a the angle of an anchor, b
+// that of a few steps. Accuracy: a sine or cosine is within an ulp, so v = fl(fl(V C) +- fl(W S)) is off by
+// less than 2.5 * 2^-52 (|V C| + |W S|) and by its own rounding; |V C| + |W S| is at most 1, and at most |V|
+// + |S|. Where |v| is at least 2^-16 of the smaller, that is less than 2^-10 ulp of a float32. Sixteen pairs
+// with another value among them are in doubt: they are evaluated at their own position. No error grows from
+// row to row.
 #pragma once
 
-#include "core/near_sum.h"
-#include "cpu/kernels/sinusoidal_writer-inl.h"
-#include "cpu/simd/level.h"
+#include "cpu/kernels/sinusoidal-inl.h"
+#include "cpu/simd/store-inl.h"
 
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {
 
 constexpr double kDoubt = 0x1p-16;
+constexpr int kSixteen = 16;  // pairs
 
-// A quicker test goes before: of sums rounded to floats, and of a sine s and a cosine c at once. A sine in
-// doubt is below its limit L, and |c| is at most 1, so |s c| is below L. Where a cosine is in doubt, that is
-// below 2^-16, |s| is 1 but for 2^-33, and L is 2^-16 of something no less than |s|: again |s c| is below L,
-// but for what rounding adds. What this test says beyond that changes nothing, as the exact test follows.
-//
-// Half types: a sum is on the same side of a middle between two of them as the nearest float, or that float
-// is the middle. So floats that are no middle round as sums do, and middles are in doubt, too; so are, for
-// float16, all floats below 2^-14, where its middles lie closer.
-constexpr float kSlack = 1.0f + 0x1p-8f;
-
-template <class T>
-inline Floats16 quick_limit(Floats16 doubt) {
-  const Floats16 limit = doubt * all_of_floats(kSlack);
-  if constexpr (std::is_same_v<T, Half>) return largest(limit, all_of_floats(kSlack * 0x1p-14f));
-  return limit;
-}
-
-// Sixteen sines and cosines in registers.
-struct Angles {
-  Doubles sine[2], cosine[2];
-
-  POSENC_HD explicit Angles(const SixteenPairs& from) {
-    const auto load = [](const double* at) { return widen(Octet<double>::load(at)); };
-    for (int i = 0; i < 2; ++i) sine[i] = load(from.sine + i * kOctet);
-    for (int i = 0; i < 2; ++i) cosine[i] = load(from.cosine + i * kOctet);
-  }
-};
-
-// Sixteen values of rows as far after an anchor as before it, to be rounded once to a T.
-struct Sums {
-  Floats16 after, before;
-};
-
-// Whether the quick test leaves a doubt about some of these.
-template <class T>
-POSENC_HD bool doubtful(const Floats16& sine, const Floats16& cosine, const Floats16& limit) {
-  const Bits16 small = below(size_of(sine * cosine), limit);
-  if constexpr (sizeof(T) == sizeof(float)) {
-    return any_sign(small);
+// Rounds what is no middle between two T and no NaN.
+template <class T, int N>
+POSENC_HD Vec<T, N> round_clear(Vec<float, N> x) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return cast_bits<T>(upper_halves(cast_bits<uint32_t>(x) + 0x8000u));
   } else {
-    constexpr int kCut = NearSum<T>::kCut;
-    return any_sign(small | middles(least_words(cut_bits<kCut>(sine), cut_bits<kCut>(cosine))));
+    return round_to<T>(x);
   }
 }
+
+// Where the sines and cosines of a row go.
 template <class T>
-POSENC_HD bool doubtful(const Sums& sine, const Sums& cosine, const Floats16& limit) {
-  const Bits16 small =
-      below(least(size_of(sine.after * cosine.after), size_of(sine.before * cosine.before)), limit);
-  if constexpr (sizeof(T) == sizeof(float)) {
-    return any_sign(small);
-  } else {
-    constexpr int kCut = NearSum<T>::kCut;
-    const Bits16 cut = least_words(least_words(cut_bits<kCut>(sine.after), cut_bits<kCut>(cosine.after)),
-                                   least_words(cut_bits<kCut>(sine.before), cut_bits<kCut>(cosine.before)));
-    return any_sign(small | middles(cut));
+struct RowWriter {
+  Places at;
+  int64_t sines, cosines;  // in a row
+  bool odd_zero, non_temporal;
+
+  RowWriter(const Sinusoid& s, const void* out, int64_t row_stride, bool large)
+      : at(places(s)),
+        sines(s.frequencies()),
+        cosines(s.pairs()),
+        odd_zero(s.dim % 2 != 0 && s.odd == Odd::zero),
+        non_temporal(large && has_whole_lines(out, row_stride)) {}
+
+  // Whether sines and cosines begin and end with whole cache lines.
+  bool has_whole_lines(const void* out, int64_t row_stride) const {
+    const auto lines = [](int64_t elements) { return elements % kLineElements<T> == 0; };
+    if (reinterpret_cast<uintptr_t>(out) % kLine != 0 || !lines(row_stride)) return false;
+    return at.step == 2 || (lines(at.sine) && lines(at.cosine));
   }
-}
 
-template <class T, bool kCosine>
-POSENC_HD Sums sums(const Angles& a, const Angles& b) {
-  const Doubles* value = kCosine ? a.cosine : a.sine;
-  const Doubles* slope = kCosine ? a.sine : a.cosine;
-  const Doubles x[] = {value[0] * b.cosine[0], value[1] * b.cosine[1]};
-  const Doubles y[] = {slope[0] * b.sine[0], slope[1] * b.sine[1]};
-  const Floats16 sum = before_rounding<T>(x[0] + y[0], x[1] + y[1]);
-  const Floats16 difference = before_rounding<T>(x[0] - y[0], x[1] - y[1]);
-  return kCosine ? Sums{difference, sum} : Sums{sum, difference};
-}
+  bool holds(int64_t j) const { return j + kSixteen <= cosines; }
 
-// Rare, so out of the way of the loops.
-__attribute__((noinline)) void encode_sixteen(const double* hi, const double* lo, double p, bool cosine,
-                                              double* values) {
-  PairBlock block;
-  encode_groups<false, false>(hi, lo, kSixteen, p, 0, block);
-  memcpy(values, cosine ? block.cosine : block.sine, kSixteen * sizeof(double));
-}
-
-// The values of pairs from j on, rounded; where any of them is in doubt, all evaluated at position p.
-template <class T, bool kCosine>
-inline Sixteen<T> mended(Floats16 values, Floats16 doubt, const Frequencies& f, int64_t j, int64_t p) {
-  if (!any_sign(below(size_of(values), doubt))) return Sixteen<T>::round(values);
-  double exact[kSixteen];
-  encode_sixteen(f.hi + j, f.lo + j, static_cast<double>(p), kCosine, exact);
-  const auto load = [&exact](int64_t i) { return widen(Octet<double>::load(exact + i)); };
-  return Sixteen<T>::round(before_rounding<T>(load(0), load(kOctet)));
-}
-
-// The row of a position whose anchor is kept, and stands before it or after.
-template <class T, bool kAfter, class Writer>
-void add_near(const SinusoidRows& a, int64_t p, const Writer& writer, T* row) {
-  const AngleSteps& angles = a.angles;
-  const int64_t block = AngleSteps::block_of(p), k = p - AngleSteps::anchor_of(block);
-  const AnchorPairs* anchor = angles.anchors + block * angles.sixteens;
-  const SixteenPairs* step = angles.steps + (kAfter ? k : -k);
-  const auto own = [](const Sums& values) { return kAfter ? values.after : values.before; };
-  for (int64_t j = 0; j < kSixteen * angles.sixteens;
-       j += kSixteen, ++anchor, step += AngleSteps::kReach + 1) {
-    const Angles at(anchor->at), by(*step);
-    const Floats16 near_sine = own(sums<float, false>(at, by)), near_cosine = own(sums<float, true>(at, by));
-    Sixteen<T> sine = round_clear<T>(near_sine), cosine = round_clear<T>(near_cosine);
-    const Floats16 sine_doubt = load_floats(anchor->doubt);
-    if (doubtful<T>(near_sine, near_cosine, quick_limit<T>(sine_doubt))) [[unlikely]] {
-      sine = mended<T, false>(own(sums<T, false>(at, by)), sine_doubt, a.frequencies, j, p);
-      cosine = mended<T, true>(own(sums<T, true>(at, by)), all_of_floats(kDoubt), a.frequencies, j, p);
+  // Pairs [j, j + 16), all of which there are.
+  POSENC_HD void put(T* row, int64_t j, Vec<float, kSixteen> sine, Vec<float, kSixteen> cosine) const {
+    if (at.step == 2) {
+      write(row + 2 * j, round_clear<T>(interleave(sine, cosine)));
+    } else {
+      write(row + at.sine + j, round_clear<T>(sine));
+      write(row + at.cosine + j, round_clear<T>(cosine));
     }
-    writer.put_some(row, j, sine, cosine);
   }
+
+  // Those of them that there are; the last one of an odd dim lacks its cosine.
+  template <class F>
+  void put_some(T* row, int64_t j, Vec<F, kSixteen> sine, Vec<F, kSixteen> cosine) const {
+    const int64_t some_sines = min_of<int64_t>(sines - j, kSixteen),
+                  some_cosines = min_of<int64_t>(cosines - j, kSixteen);
+    if (at.step == 2) {
+      write_some(row + 2 * j, round_to<T>(interleave(sine, cosine)), some_sines + some_cosines);
+    } else {
+      write_some(row + at.sine + j, round_to<T>(sine), some_sines);
+      write_some(row + at.cosine + j, round_to<T>(cosine), some_cosines);
+    }
+  }
+
+  // The zero of an odd dim in some rows.
+  void put_zeros(T* row, int64_t row_stride, int64_t count) const {
+    if (!odd_zero) return;
+    for (int64_t i = 0; i < count; ++i) row[i * row_stride + at.extra] = T{};
+  }
+
+ private:
+  template <int N>
+  POSENC_HD void write(T* to, Vec<T, N> values) const {
+    non_temporal ? stream(to, values) : store(to, values);
+  }
+  template <int N>
+  void write_some(T* to, Vec<T, N> values, int64_t count) const {
+    count == N ? write(to, values) : store_some(to, values, count);
+  }
+};
+
+// Sines and cosines of sixteen pairs in registers.
+struct Angles {
+  Vec<double, kSixteen> sine, cosine;
+
+  POSENC_HD explicit Angles(const SixteenPairs& from)
+      : sine(load<kSixteen>(from.sine)), cosine(load<kSixteen>(from.cosine)) {}
+  POSENC_HD Angles(Vec<double, kSixteen> s, Vec<double, kSixteen> c) : sine(s), cosine(c) {}
+};
+
+// Of a + b, or of a - b.
+template <bool kPlus>
+POSENC_HD Angles add_angles(const Angles& a, const Angles& b) {
+  const auto x = a.sine * b.cosine, y = a.cosine * b.sine, z = a.cosine * b.cosine, w = a.sine * b.sine;
+  if constexpr (kPlus) return {x + y, z - w};
+  return {x - y, z + w};
 }
 
-template <class T, class Writer>
-void encode_at(const SinusoidRows& a, double p, const Writer& writer, T* row) {
-  encode_blocks<kShortFor<T>>(
-      a.frequencies, p, a.order, [&](int64_t j, int64_t count, const PairBlock& block) {
-        for (int64_t i = 0; i < count; i += kSixteen) {
-          writer.put_some(row, j + i, round_sixteen<T>(block.sine + i), round_sixteen<T>(block.cosine + i));
-        }
-      });
+// Of floats and of their magnitudes, the bits as integers: these are in the order of the magnitudes.
+using Bits = Vec<int32_t, kSixteen>;
+
+POSENC_HD Bits magnitude(Vec<float, kSixteen> x) { return cast_bits<int32_t>(x) & 0x7fffffff; }
+
+// Negative where a magnitude is below the limit.
+POSENC_HD Bits below(Bits magnitude, Vec<float, kSixteen> limit) {
+  return magnitude - cast_bits<int32_t>(limit);
+}
+
+// The bits of a float that T lacks, moved up: of a float in the middle between two T the least integer.
+template <class T>
+POSENC_HD Bits cut_bits(Vec<float, kSixteen> x) {
+  return cast_bits<int32_t>(x) << (std::is_same_v<T, Half> ? 32 - 13 : 32 - 16);
+}
+
+// Sines and cosines of a row, rounded to floats. These round on to T as the sums do, except in the middle.
+struct Sums {
+  Vec<float, kSixteen> sine, cosine;
+};
+
+// Negative where one of some sums needs put_exact().
+template <class T, class... S>
+POSENC_HD Bits in_doubt(Vec<float, kSixteen> sine_limit, const S&... sums) {
+  const auto least = [](auto first, auto... rest) {
+    ((first = min_of(first, rest)), ...);
+    return first;
+  };
+  const auto cosine_limit = broadcast<kSixteen>(static_cast<float>(kDoubt));
+  const Bits small = below(least(magnitude(sums.sine)...), sine_limit) |
+                     below(least(magnitude(sums.cosine)...), cosine_limit);
+  if constexpr (sizeof(T) == sizeof(float)) return small;
+  const Bits cut = least(cut_bits<T>(sums.sine)..., cut_bits<T>(sums.cosine)...);
+  return small | (cut & (Bits{} - cut));
+}
+
+// Pairs from j on of the row of position p, which is `by` before or after the anchor: what is in doubt is
+// evaluated at p.
+template <class T, bool kPlus>
+POSENC_ALONE void put_exact(const RowWriter<T>& writer, T* row, const Frequencies& f, int64_t j, int64_t p,
+                            const AnchorPairs& anchor, const SixteenPairs& by) {
+  PairBlock block;
+  encode_groups<false, false>(f.hi + j, f.lo + j, kSixteen, static_cast<double>(p), 0, block);
+  const auto exact = [](Vec<double, kSixteen> sum, Vec<float, kSixteen> limit, const double* value) {
+    // With all that rounding to T takes.
+    const auto to_float = [](Vec<double, kSixteen> x) {
+      return sizeof(T) < sizeof(float) ? round_to_odd(x) : convert<float>(x);
+    };
+    const auto x = to_float(sum);
+    return any_negative(below(magnitude(x), limit)) ? to_float(load<kSixteen>(value)) : x;
+  };
+  const Angles sum = add_angles<kPlus>(Angles(anchor.at), Angles(by));
+  writer.put_some(row, j, exact(sum.sine, load<kSixteen>(anchor.doubt), block.sine),
+                  exact(sum.cosine, broadcast<kSixteen>(static_cast<float>(kDoubt)), block.cosine));
+}
+
+// Pairs [j, j + 16 * count) of the rows k after an anchor and before it, or of one of them.
+template <class T, bool kAfter, bool kBefore>
+void put_rows(const RowWriter<T>& writer, T* after, T* before, const Frequencies& f, int64_t j, int64_t count,
+              int64_t centre, int64_t k, const AnchorPairs* anchors, const SixteenPairs* steps) {
+  for (int64_t i = 0; i < count; ++i, ++anchors, steps += AngleSteps::kReach + 1, j += kSixteen) {
+    const SixteenPairs& step = steps[k];
+    const Angles at(anchors->at), by(step);
+    const Angles sum = add_angles<true>(at, by), difference = add_angles<false>(at, by);
+    const Sums plus{convert<float>(sum.sine), convert<float>(sum.cosine)};
+    const Sums minus{convert<float>(difference.sine), convert<float>(difference.cosine)};
+    const auto limit = load<kSixteen>(anchors->doubt);
+    const Bits doubt = !kBefore  ? in_doubt<T>(limit, plus)
+                       : !kAfter ? in_doubt<T>(limit, minus)
+                                 : in_doubt<T>(limit, plus, minus);
+    if (any_negative(doubt) || !writer.holds(j)) [[unlikely]] {
+      if (kAfter) put_exact<T, true>(writer, after, f, j, centre + k, *anchors, step);
+      if (kBefore) put_exact<T, false>(writer, before, f, j, centre - k, *anchors, step);
+      continue;
+    }
+    if (kAfter) writer.put(after, j, plus.sine, plus.cosine);
+    if (kBefore) writer.put(before, j, minus.sine, minus.cosine);
+  }
 }
 
 template <class T>
 void sinusoid_rows_typed(const SinusoidRows& a, int64_t begin, int64_t end) {
-  const double near = static_cast<double>(a.angles.near);
-  with_writer<T>(a.frequencies.spec, a.out, a.row_stride, a.past_caches, [&](const auto& writer) {
-    for (int64_t i = begin; i < end; ++i) {
-      T* row = static_cast<T*>(a.out) + i * a.row_stride;
-      writer.put_zeros(row, a.row_stride, 1);
-      const double p = position_of(a.positions, i);
-      if constexpr (kShortFor<T>) {
-        if (p >= 0.0 && p < near && p == floor(p)) {
-          const int64_t whole = static_cast<int64_t>(p);
-          const bool after = whole % AngleSteps::kBlock >= AngleSteps::kReach;
-          after ? add_near<T, true>(a, whole, writer, row) : add_near<T, false>(a, whole, writer, row);
-          continue;
-        }
+  const RowWriter<T> writer(a.frequencies.spec, a.out, a.row_stride, a.past_caches);
+  const AngleSteps& angles = a.angles;
+  for (int64_t i = begin; i < end; ++i) {
+    T* row = static_cast<T*>(a.out) + i * a.row_stride;
+    writer.put_zeros(row, a.row_stride, 1);
+    const double p = position_of(a.positions, i);
+    if constexpr (kShortFor<T>) {
+      if (p >= 0.0 && p < static_cast<double>(angles.near) && p == floor(p)) {
+        const int64_t block = AngleSteps::block_of(static_cast<int64_t>(p));
+        const int64_t centre = AngleSteps::anchor_of(block), k = static_cast<int64_t>(p) - centre;
+        const AnchorPairs* anchors = angles.anchors + block * angles.sixteens;
+        const auto put = k < 0 ? put_rows<T, false, true> : put_rows<T, true, false>;
+        put(writer, row, row, a.frequencies, 0, angles.sixteens, centre, std::abs(k), anchors, angles.steps);
+        continue;
       }
-      encode_at<T>(a, p, writer, row);
     }
-  });
+    encode_blocks<kShortFor<T>>(
+        a.frequencies, p, a.order, [&](int64_t j, int64_t count, const PairBlock& block) {
+          for (int64_t k = 0; k < count; k += kSixteen) {
+            writer.put_some(row, j + k, load<kSixteen>(block.sine + k), load<kSixteen>(block.cosine + k));
+          }
+        });
+  }
+  if (writer.non_temporal) finish_streams();
 }
 
-// The rows of a block that stand in the table: their offsets from its anchor.
-struct BlockRows {
-  int64_t centre, first, last;
-
-  BlockRows(const SinusoidTable& a, int64_t at) : centre(at), first(a.start - at), last(first + a.length) {}
-  POSENC_HD bool has_after(int64_t k) const { return k >= first && k < last && k < AngleSteps::kReach; }
-  POSENC_HD bool has_before(int64_t k) const { return -k >= first && -k < last && k > 0; }
-  template <class T>
-  POSENC_HD T* row(const SinusoidTable& a, int64_t k) const {
-    return static_cast<T*>(a.out) + (k - first) * a.row_stride;
-  }
-};
-
-// kSixteens times sixteen pairs from j on, of the rows that lie first to last - 1 steps after the anchor and
-// before it.
-template <class T, int kSixteens, class Writer>
-void add_steps(const SinusoidTable& a, const BlockRows& rows, int64_t first, int64_t last, int64_t j,
-               const AnchorPairs* anchors, const Writer& writer) {
-  AnchorPairs anchor[kSixteens];  // of its own: these stay in registers, as no row can overlap them
-  for (int i = 0; i < kSixteens; ++i) anchor[i] = anchors[i];
-  const SixteenPairs* step = a.angles.steps_of(j / kSixteen) + first;
-  for (int64_t k = first; k < last; ++k, ++step) {
-    T *after_row = rows.row<T>(a, k), *before_row = rows.row<T>(a, -k);
-#pragma GCC unroll 2
-    for (int i = 0; i < kSixteens; ++i) {
-      const int64_t pair = j + i * kSixteen;
-      const Angles at(anchor[i].at), by(step[i * (AngleSteps::kReach + 1)]);
-      const Sums near_sine = sums<float, false>(at, by), near_cosine = sums<float, true>(at, by);
-      struct {
-        Sixteen<T> sine, cosine;
-      } after{round_clear<T>(near_sine.after), round_clear<T>(near_cosine.after)},
-          before{round_clear<T>(near_sine.before), round_clear<T>(near_cosine.before)};
-      const Floats16 sine_doubt = load_floats(anchor[i].doubt), limit = quick_limit<T>(sine_doubt);
-      if (doubtful<T>(near_sine, near_cosine, limit)) [[unlikely]] {
-        const Sums sine = sums<T, false>(at, by), cosine = sums<T, true>(at, by);
-        const Floats16 cosine_doubt = all_of_floats(kDoubt);
-        const Frequencies& f = a.frequencies;
-        after.sine = mended<T, false>(sine.after, sine_doubt, f, pair, rows.centre + k);
-        after.cosine = mended<T, true>(cosine.after, cosine_doubt, f, pair, rows.centre + k);
-        before.sine = mended<T, false>(sine.before, sine_doubt, f, pair, rows.centre - k);
-        before.cosine = mended<T, true>(cosine.before, cosine_doubt, f, pair, rows.centre - k);
-      }
-      const auto put = [&](T* row, const auto& some) {
-        kSixteens == 1 ? writer.put_some(row, pair, some.sine, some.cosine)
-                       : writer.put(row, pair, some.sine, some.cosine);
-      };
-      if (rows.has_after(k)) put(after_row, after);
-      if (rows.has_before(k)) put(before_row, before);
-    }
-  }
-}
-
-// Pairs [first, first + count) of the rows of a block, in pieces of two sixteens: shorter ones take longer on
-// their way past the caches, and longer ones do not stay in registers. Pieces of a row follow one another
-// after a few rows: memory is faster where 256 bytes that lie side by side come together.
-template <class T, class Writer>
-void add_pairs(const SinusoidTable& a, const BlockRows& rows, int64_t first, int64_t count,
-               const AnchorPairs* anchors, const Writer& writer) {
-  constexpr int64_t kSteps = AngleSteps::kReach / 2 + 1;
-  for (int64_t k = 0; k <= AngleSteps::kReach; k += kSteps) {
-    const int64_t last = min_of(k + kSteps, AngleSteps::kReach + 1);
-    const AnchorPairs* anchor = anchors;
-    int64_t j = first;
-    for (; j + kSixteen < first + count && writer.holds(j + kSixteen); j += 2 * kSixteen, anchor += 2) {
-      add_steps<T, 2>(a, rows, k, last, j, anchor, writer);
-    }
-    for (; j < first + count; j += kSixteen, ++anchor) add_steps<T, 1>(a, rows, k, last, j, anchor, writer);
-  }
-}
-
-// The anchors of pairs [j, j + count), count a multiple of sixteen that a block holds.
-inline void make_anchors(const Frequencies& f, const float* step_doubt, int64_t centre, int64_t j,
-                         int64_t count, AnchorPairs* anchors) {
-  const double p = static_cast<double>(centre);
+// The anchors of pairs [j, j + count) at a position; `count` is a multiple of sixteen that a block holds.
+void make_anchors(const Frequencies& f, const float* step_doubt, int64_t position, int64_t j, int64_t count,
+                  AnchorPairs* anchors) {
+  const double p = static_cast<double>(position);
   PairBlock block;
   encode_pairs<false>(f.hi + j, f.lo + j, count, p, 0, needs_huge_reduction(f.spec, p), block);
   for (int64_t i = 0; i < count; i += kSixteen, ++anchors) {
-    for (int64_t c = 0; c < kSixteen; ++c) {
-      anchors->at.sine[c] = block.sine[i + c];
-      anchors->at.cosine[c] = block.cosine[i + c];
-      anchors->doubt[c] = static_cast<float>(kDoubt * fabs(block.sine[i + c])) + step_doubt[j + i + c];
-    }
+    const auto sine = load<kSixteen>(block.sine + i);
+    store(anchors->at.sine, sine);
+    store(anchors->at.cosine, load<kSixteen>(block.cosine + i));
+    store(anchors->doubt, convert<float>(abs(sine) * kDoubt) + load<kSixteen>(step_doubt + j + i));
   }
 }
 
-// Pairs [first, first + count), as many as a block of pairs holds, of the rows of a block.
-template <class T, class Writer>
-void add_block(const SinusoidTable& a, int64_t number, int64_t first, int64_t count, const Writer& writer) {
-  const BlockRows rows(a, AngleSteps::anchor_of(number));
-  // Past the caches others' memory has taken the place of the kept ones: to read them takes longer.
-  if (!a.past_caches && rows.centre >= 0 && rows.centre < a.angles.near) {
-    const AnchorPairs* anchors = a.angles.anchors + number * a.angles.sixteens + first / kSixteen;
-    return add_pairs<T>(a, rows, first, count, anchors, writer);
-  }
+// Pairs [first, first + count), as many as a PairBlock holds, of the rows of a block.
+template <class T>
+void put_block(const SinusoidTable& a, int64_t block, int64_t first, int64_t count,
+               const RowWriter<T>& writer) {
   AnchorPairs anchors[kPairBlock / kSixteen];
-  make_anchors(a.frequencies, a.angles.doubt, rows.centre, first, count, anchors);
-  add_pairs<T>(a, rows, first, count, anchors, writer);
+  const int64_t centre = AngleSteps::anchor_of(block);
+  make_anchors(a.frequencies, a.angles.doubt, centre, first, count, anchors);
+  const auto row_of = [&](int64_t p, bool in_block) {
+    const bool is_row = in_block && p >= a.start && p < a.start + a.length;
+    return is_row ? static_cast<T*>(a.out) + (p - a.start) * a.row_stride : nullptr;
+  };
+  for (int64_t k = 0; k <= AngleSteps::kReach; ++k) {
+    T *after = row_of(centre + k, k < AngleSteps::kReach), *before = row_of(centre - k, k > 0);
+    if (after == nullptr && before == nullptr) continue;
+    const auto put = before == nullptr  ? put_rows<T, true, false>
+                     : after == nullptr ? put_rows<T, false, true>
+                                        : put_rows<T, true, true>;
+    put(writer, after, before, a.frequencies, first, count / kSixteen, centre, k, anchors,
+        a.angles.steps_of(first / kSixteen));
+  }
 }
 
 template <class T>
 void sinusoid_table_typed(const SinusoidTable& a, int64_t begin, int64_t end) {
-  constexpr int64_t kBlocks = 8;  // worked on at a time: their steps stay in L1
   const int64_t width = kSixteen * a.angles.sixteens;
-  with_writer<T>(a.frequencies.spec, a.out, a.row_stride, a.past_caches, [&](const auto& writer) {
-    for (int64_t i = begin; i < end; i += kBlocks) {
-      const int64_t from = a.first_block() + i, to = from + min_of(kBlocks, end - i);
-      for (int64_t first = 0; first < width; first += kPairBlock) {
-        const int64_t count = min_of(kPairBlock, width - first);
-        for (int64_t block = from; block < to; ++block) add_block<T>(a, block, first, count, writer);
-      }
-      const int64_t row = max_of(from * AngleSteps::kBlock - a.start, int64_t{0});
-      const int64_t last = min_of(to * AngleSteps::kBlock - a.start, a.length);
-      writer.put_zeros(static_cast<T*>(a.out) + row * a.row_stride, a.row_stride, last - row);
-    }
-  });
-}
-
-void sinusoid_steps(const Frequencies& f, int64_t sixteens, SixteenPairs* steps, float* doubt) {
-  for (int64_t i = 0; i < kSixteen * sixteens; ++i) doubt[i] = 0.0f;
-  for (int64_t k = 0; k <= AngleSteps::kReach; ++k) {
-    AnchorPairs anchors[kPairBlock / kSixteen];
-    for (int64_t first = 0; first < sixteens; first += kPairBlock / kSixteen) {
-      const int64_t count = min_of(kPairBlock / kSixteen, sixteens - first);
-      make_anchors(f, doubt, k, kSixteen * first, kSixteen * count, anchors);
-      for (int64_t g = 0; g < count; ++g) {
-        steps[(first + g) * (AngleSteps::kReach + 1) + k] = anchors[g].at;
-        float* largest = doubt + kSixteen * (first + g);
-        for (int64_t i = 0; i < kSixteen; ++i) {
-          largest[i] = max_of(largest[i], static_cast<float>(kDoubt * fabs(anchors[g].at.sine[i])));
-        }
-      }
-    }
+  const RowWriter<T> writer(a.frequencies.spec, a.out, a.row_stride, a.past_caches);
+  const int64_t from = a.first_block() + begin, to = a.first_block() + end;
+  for (int64_t first = 0; first < width; first += kPairBlock) {  // whose steps stay in L1
+    const int64_t count = min_of(kPairBlock, width - first);
+    for (int64_t block = from; block < to; ++block) put_block<T>(a, block, first, count, writer);
   }
+  const int64_t row = max_of(from * AngleSteps::kBlock - a.start, int64_t{0});
+  const int64_t last = min_of(to * AngleSteps::kBlock - a.start, a.length);
+  writer.put_zeros(static_cast<T*>(a.out) + row * a.row_stride, a.row_stride, last - row);
+  if (writer.non_temporal) finish_streams();
 }
 
 void sinusoid_anchors(const Frequencies& f, const AngleSteps& steps, AnchorPairs* anchors) {
@@ -297,6 +273,21 @@ void sinusoid_anchors(const Frequencies& f, const AngleSteps& steps, AnchorPairs
       const int64_t count = min_of(kPairBlock, width - j);
       make_anchors(f, steps.doubt, p, j, count, anchors);
       anchors += count / kSixteen;
+    }
+  }
+}
+
+void sinusoid_steps(const Frequencies& f, int64_t sixteens, SixteenPairs* steps, float* doubt) {
+  for (int64_t i = 0; i < kSixteen * sixteens; ++i) doubt[i] = 0.0f;
+  for (int64_t k = 0; k <= AngleSteps::kReach; ++k) {
+    for (int64_t i = 0; i < sixteens; ++i) {
+      AnchorPairs anchor;
+      make_anchors(f, doubt, k, kSixteen * i, kSixteen, &anchor);
+      steps[i * (AngleSteps::kReach + 1) + k] = anchor.at;
+      for (int64_t c = 0; c < kSixteen; ++c) {
+        float& largest = doubt[kSixteen * i + c];
+        largest = max_of(largest, static_cast<float>(kDoubt * fabs(anchor.at.sine[c])));
+      }
     }
   }
 }

@@ -1,140 +1,290 @@
-// The window bias: its rows in order, each of runs of the reversed table.
+// The window bias as a source of rows, and its adjoint.
+//
+// Where the table's rows are in descending order, those of a query's keys are runs of window[2] of them: run
+// (i, j), of the keys at (i, j) on the first axes, begins at place
+//   ((s_0 - 1 - x + i) * (2 s_1 - 1) + s_1 - 1 - y + j) * (2 s_2 - 1) + s_2 - 1 - z
+// for a query in the cell (x, y, z). Queries of one z use the same part of each line of 2 s_2 - 1 rows: with
+// these parts next to each other, in a slab for z, runs of one j follow one another, and with s_1 = 1 all.
 #pragma once
 
-#include "cpu/kernels/reversed_table-inl.h"
+#include "cpu/kernels/bias_rows-inl.h"
+#include "cpu/simd/lane_sum-inl.h"
 #include "cpu/simd/level.h"
 
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {
 
-// The rows of `count` queries that follow one another on the last axis; the runs of the first begin at
-// `corner`. In moves of kMove bytes, one for a run or several: they may write beyond the end of a run, over
-// what the next one writes, and so beyond the last row's.
-// kSide: of a square window, where that is known when this is compiled; else 0.
-template <int kMove, bool kOne, int kSide, class T>
-POSENC_ALONE void copy_runs(const WindowScheme::Runs& any, const T* corner, int64_t count, int64_t prefix,
-                            T front, T* to) {
-  const WindowScheme::Runs runs = kSide != 0 ? WindowScheme::Runs{1, kSide, 0, 2 * kSide - 1, kSide} : any;
-  const int64_t bytes = runs.length * static_cast<int64_t>(sizeof(T));
-  const int64_t step = runs.inner_step * static_cast<int64_t>(sizeof(T));
-  char* target = reinterpret_cast<char*>(to);
-  for (; count > 0; --count, --corner) {
-    if (prefix != 0) {
-      memcpy(target, &front, sizeof(T));
-      target += sizeof(T);
+struct WindowRuns {
+  int64_t outer, inner, outer_step, inner_step, length;
+  int64_t x_step, y_step, first;  // of the run (0, 0): first - x * x_step - y * y_step, without z
+
+  // Of lines that are `width` elements apart.
+  WindowRuns(const WindowScheme& s, int64_t width)
+      : outer(s.window[0]),
+        inner(s.window[1]),
+        outer_step((2 * s.window[1] - 1) * width),
+        inner_step(width),
+        length(s.window[2]),
+        x_step(outer_step),
+        y_step(width),
+        first((outer - 1) * outer_step + (inner - 1) * width) {
+    if (inner_step == length) length *= inner, inner = 1;
+    if (outer_step == length && inner == 1) length *= outer, outer = 1;
+  }
+  int64_t at(int64_t x, int64_t y) const { return first - x * x_step - y * y_step; }
+};
+
+inline int64_t window_lines(const WindowScheme& s) { return (2 * s.window[0] - 1) * (2 * s.window[1] - 1); }
+
+// T is an unsigned integer.
+template <class T>
+struct WindowSource {
+  static constexpr int64_t kMaxQueries = INT64_MAX;
+  static constexpr int kMove = 32;            // bytes; the last move of a run may go on beyond it
+  static constexpr int64_t kMaxSlabRun = 64;  // bytes
+
+  const WindowScheme& scheme;
+  const BiasForward& a;
+  const int64_t prefix, width;
+  const bool has_slabs;
+  const WindowRuns runs;
+  Scratch<T> scratch;
+  T* reversed;  // the table of a head
+  T* slabs;
+  T* row;
+
+  WindowSource(const WindowScheme& s, const BiasForward& a)
+      : scheme(s),
+        a(a),
+        prefix(s.prefix_tokens),
+        width(s.window[2]),
+        has_slabs(width * static_cast<int64_t>(sizeof(T)) <= kMaxSlabRun),
+        runs(s, has_slabs ? width : 2 * width - 1),
+        scratch(s.rows() + (has_slabs ? width * width * window_lines(s) : 0) + s.keys() +
+                3 * kMove / static_cast<int64_t>(sizeof(T))),
+        reversed(scratch.data()),
+        slabs(reversed + s.rows() + kMove / sizeof(T)),
+        row(slabs + (has_slabs ? width * width * window_lines(s) : 0) + kMove / sizeof(T)) {}
+
+  static T* copy_run(T* to, const T* from, int64_t count) {
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    char* target = reinterpret_cast<char*>(to);
+    const char* source = reinterpret_cast<const char*>(from);
+    move_bytes<kMove>(target, source);
+    for (int64_t b = kMove; b < bytes; b += kMove) move_bytes<kMove>(target + b, source + b);
+    return to + count;
+  }
+
+  void load_head(int64_t head) {
+    const T* table = static_cast<const T*>(a.table) + head * a.head_stride;
+    const int64_t rows = scheme.rows();
+    for (int64_t r = 0; r < rows; ++r) reversed[rows - 1 - r] = table[r * a.row_stride];
+    if (!has_slabs) return;
+    T* to = slabs;
+    for (int64_t z = 0; z < width; ++z) {
+      const T* from = reversed + 3 * prefix + width - 1 - z;
+      for (int64_t line = 0; line < window_lines(scheme); ++line, from += 2 * width - 1) {
+        to = copy_run(to, from, width);
+      }
     }
+  }
+
+  // The row whose run (0, 0) begins at `from`.
+  const T* row_at(const T* from) {
+    if (prefix == 0 && runs.outer * runs.inner == 1) return from;
+    T* to = row;
+    if (prefix != 0) *to++ = reversed[1];
     for (int64_t i = 0; i < runs.outer; ++i) {
-      const char* source = reinterpret_cast<const char*>(corner + i * runs.outer_step);
-#pragma GCC unroll 8
-      for (int64_t j = 0; j < runs.inner; ++j, target += bytes, source += step) {
-        move_bytes<kMove>(target, source);
-        if constexpr (!kOne) {
-          for (int64_t b = kMove; b < bytes; b += kMove) move_bytes<kMove>(target + b, source + b);
-        }
+      for (int64_t j = 0; j < runs.inner; ++j) {
+        to = copy_run(to, from + i * runs.outer_step + j * runs.inner_step, runs.length);
       }
     }
+    return row;
   }
-}
 
-// The same, and nothing beyond.
-template <class T>
-inline void copy_runs_exactly(const WindowScheme::Runs runs, const T* corner, T* to) {
-  for (int64_t i = 0; i < runs.outer; ++i) {
-    const T* from = corner + i * runs.outer_step;
-    for (int64_t j = 0; j < runs.inner; ++j, from += runs.inner_step, to += runs.length) {
-      copy_row(to, from, runs.length);
-    }
-  }
-}
-
-// Shorter rows are gathered in the caches.
-constexpr int64_t kMinStreamBytes = 256;
-
-template <int kMove, bool kOne, int kSide, class T>
-void window_forward(const WindowScheme& s, const BiasForward& a, void* scratch, int64_t begin, int64_t end) {
-  const int64_t rows = s.rows(), queries = s.queries(), keys = s.keys(), prefix = s.prefix_tokens;
-  const int64_t row_bytes = keys * static_cast<int64_t>(sizeof(T));
-  const WindowScheme::Runs runs = s.runs();
-  const bool shared = s.is_expanded();  // cells, by several queries
-  const bool stream = a.past_caches && row_bytes >= kMinStreamBytes;
-  const int64_t last_fast = end - 1 - kMove / row_bytes;  // from here on nothing may be written beyond a row
-  T* tables = static_cast<T*>(scratch);
-  // In whole lines, which are read again before they have left the store queue.
-  T* row = to_line(tables + kHeadsAtOnce * rows);
-  T* to = static_cast<T*>(a.out) + begin * keys;
-
-  // The queries [z, last) of a line, which differ on the last axis alone; `corner` is that of its first cell.
-  const auto write_line = [&](const T* corner, T front, int64_t z, int64_t last, int64_t fast) {
-    if (!shared && !stream) {
-      copy_runs<kMove, kOne, kSide>(runs, corner - z, fast, prefix, front, to);
-      for (z += fast, to += fast * keys; z < last; ++z, to += keys) {
-        if (prefix != 0) *to = front;
-        copy_runs_exactly(runs, corner - z, to + prefix);
-      }
-      return;
-    }
-    for (int64_t cell = s.cell(2, z); z < last; ++cell) {
-      copy_runs<kMove, kOne, kSide>(runs, corner - cell, int64_t{1}, prefix, front, row);
-      for (const int64_t next = min_of(last, s.first_query(2, cell + 1)); z < next; ++z, to += keys) {
-        if (stream) {
-          stream_row(to, row, keys);
-        } else {
-          copy_row(to, row, keys);
-        }
-      }
-    }
-  };
-
-  int64_t head = begin / queries, query = begin - head * queries, reversed_heads = 0;
-  const int64_t place = max_of<int64_t>(0, query - prefix), line = place / s.query[2];
-  int64_t x = line / s.query[1], y = line - x * s.query[1], z = place - line * s.query[2];
-  const T* reversed = tables;
-  for (int64_t item = begin; item < end; ++head, query = 0, x = 0, reversed += rows) {
-    if (reversed_heads == 0) {
-      reversed = tables;
-      reversed_heads = min_of(kHeadsAtOnce, (end - item + query + queries - 1) / queries);
-      reverse_heads(static_cast<const T*>(a.table) + head * a.head_stride, a.row_stride, a.head_stride, rows,
-                    reversed_heads, tables);
-    }
-    --reversed_heads;
+  template <class F>
+  void for_each_row(int64_t head, int64_t query, int64_t last, F f) {
+    const WindowScheme& s = scheme;
+    load_head(head);
     if (query < prefix) {
-      to[0] = reversed[0];
-      for (int64_t k = 1; k < keys; ++k) to[k] = reversed[2];
-      to += keys, ++item;
+      row[0] = reversed[0];
+      for (int64_t k = 1; k < s.keys(); ++k) row[k] = reversed[2];
+      f(row);
+      ++query;
     }
-    for (; x < s.query[0] && item < end; ++x, y = 0) {
-      for (; y < s.query[1] && item < end; ++y, z = 0) {
-        const int64_t count = min_of(s.query[2] - z, end - item);
-        const int64_t fast = max_of<int64_t>(0, min_of(count, last_fast - item));
-        write_line(reversed + 3 * prefix + s.corner(s.cell(0, x), s.cell(1, y), 0), reversed[prefix], z,
-                   z + count, fast);
-        item += count;
+    const bool expanded = s.is_expanded();
+    const T* first_cell = has_slabs ? slabs : reversed + 3 * prefix + width - 1;
+    const int64_t step =
+        has_slabs ? width * window_lines(s) : -1;  // from a cell to the next on the last axis
+    const int64_t line = (query - prefix) / s.query[2];
+    int64_t x = line / s.query[1], y = line - x * s.query[1], z = query - prefix - line * s.query[2];
+    for (; query < last; z = 0) {
+      const int64_t line_end = min_of(last, query - z + s.query[2]), before = query - z;
+      int64_t cell = s.cell(2, z);
+      const T* from = first_cell + runs.at(s.cell(0, x), s.cell(1, y)) + cell * step;
+      for (; query < line_end; ++cell, from += step) {
+        const T* values = row_at(from);
+        const int64_t next = expanded ? min_of(line_end, before + s.first_query(2, cell + 1)) : query + 1;
+        for (; query < next; ++query) f(values);
+      }
+      if (++y == s.query[1]) y = 0, ++x;
+    }
+  }
+};
+
+// Sums that the last vector of a run may reach beyond it: it adds zeros to them.
+constexpr int kSumSlack = 8;
+
+// The runs of a row added to sums where they are.
+template <class T, class Sum>
+POSENC_ALONE void add_runs(const WindowRuns& runs, const T* row, int64_t stride, Sum* sums) {
+  const int64_t length = runs.length;
+  int64_t left = runs.outer * runs.inner * length;  // what follows a row may be no memory of ours
+  for (int64_t i = 0; i < runs.outer; ++i) {
+    Sum* to = sums + i * runs.outer_step;
+    for (int64_t j = 0; j < runs.inner; ++j, to += runs.inner_step, row += length * stride, left -= length) {
+      if (stride != 1) {
+        add_row(row, stride, length, to);
+        continue;
+      }
+      int64_t n = 0;
+      for (; n + 16 <= length; n += 16) {
+        __builtin_prefetch(row + n + kAhead<T>);
+        store(to + n, load<16>(to + n) + widen(load<16>(row + n)));
+      }
+      for (; n + 8 <= length; n += 8) store(to + n, load<8>(to + n) + widen(load<8>(row + n)));
+      if (n == length) continue;
+      if (left - n >= 8) {
+        const auto rest = keep(widen(load<8>(row + n)), (uint64_t{1} << (length - n)) - 1);
+        store(to + n, load<8>(to + n) + rest);
+      } else {
+        for (; n < length; ++n) to[n] += widen(row[n]);
       }
     }
   }
-  if (stream) finish_streams();
 }
 
-constexpr int kUsual = 7;  // Swin's windows
-
-template <int kMove, class T>
-void window_forward_moves(const WindowScheme& s, const BiasForward& a, void* scratch, int64_t begin,
-                          int64_t end) {
-  if (s.window[0] == kUsual && s.window[1] == 1 && s.window[2] == kUsual) {
-    return window_forward<kMove, true, kUsual, T>(s, a, scratch, begin, end);
-  }
-  window_forward<kMove, true, 0, T>(s, a, scratch, begin, end);
-}
-
+// A part is a line of cells: those that differ on the last axis alone.
 template <class T>
-void bias_forward_typed(const WindowScheme& s, const BiasForward& a, void* scratch, int64_t begin,
-                        int64_t end) {
-  const int64_t bytes = s.runs().length * static_cast<int64_t>(sizeof(T));
-  if (bytes <= 16) return window_forward_moves<16, T>(s, a, scratch, begin, end);
-  if (bytes <= 32) return window_forward_moves<32, T>(s, a, scratch, begin, end);
-  if (bytes <= 64) return window_forward_moves<64, T>(s, a, scratch, begin, end);
-  window_forward<64, false, 0, T>(s, a, scratch, begin, end);
-}
+struct WindowSums {
+  using Sum = accumulator_t<T>;
+  static int64_t parts(const WindowScheme& s) { return s.window[0] * s.window[1]; }
+  // Small windows are one block: all rows are added up in slabs, then the slabs in the table. Others: the
+  // rows of a line, then the lines. So their orders of sums differ.
+  static bool is_small(const WindowScheme& s) {
+    return !s.is_expanded() && s.window[2] > 1 && s.window[2] <= 8 && s.keys() <= 256;
+  }
+
+  const WindowScheme& scheme;
+  const BiasBackward& a;
+  const int64_t prefix, width, lines;
+  const WindowRuns table_runs;
+  WindowRuns slab_runs;
+  Scratch<Sum> scratch;
+
+  WindowSums(const WindowScheme& s, const BiasBackward& a)
+      : scheme(s),
+        a(a),
+        prefix(s.prefix_tokens),
+        width(s.window[2]),
+        lines(window_lines(s)),
+        table_runs(s, 2 * width - 1),
+        slab_runs(s, width),
+        scratch(is_small(s) ? width * lines * width + lines * (2 * width - 1) + 2 * kSumSlack
+                            : line_sums() + kSumSlack + 16 + (s.is_expanded() ? width * s.keys() : 0)) {}
+
+  // Sums that the queries of a line of cells reach.
+  int64_t line_sums() const { return scheme.window[0] * scheme.window[1] * (2 * width - 1); }
+
+  void add(const T* grad, int64_t first, int64_t last, Sum* sums) {
+    Sum* from_last = sums + scheme.rows() - 1;  // place p of the rows in descending order is from_last[-p]
+    if (is_small(scheme)) return add_small(grad, from_last);
+    if (prefix != 0 && first == 0) add_first_query(grad, from_last);
+    for (int64_t part = first; part < last; ++part) add_line(grad, part, from_last);
+  }
+
+  void add_first_query(const T* grad, Sum* from_last) const {
+    const int64_t stride = a.key_stride;
+    from_last[0] += widen(grad[0]);
+    from_last[-2] +=
+        lane_sum<Sum>(scheme.keys() - 1, [=](int64_t i) { return widen(grad[(1 + i) * stride]); });
+  }
+
+  void add_small(const T* grad, Sum* from_last) {
+    const int64_t slab_size = lines * width, query_stride = a.query_stride;
+    Sum* slabs = scratch.data();
+    for (int64_t i = 0; i < width * slab_size; ++i) slabs[i] = Sum(0);
+    const T* row = grad + prefix * (query_stride + a.key_stride);
+    const int64_t length = slab_runs.length;
+    for (int64_t x = 0; x < scheme.window[0]; ++x) {
+      for (int64_t y = 0; y < scheme.window[1]; ++y) {
+        for (int64_t z = 0; z < width; ++z, row += query_stride) {
+          Sum* to = slabs + z * slab_size + slab_runs.at(x, y);
+          for (int64_t i = 0; i < slab_runs.outer; ++i) {
+            add_row(row + i * length * a.key_stride, a.key_stride, length, to + i * slab_runs.outer_step);
+          }
+        }
+      }
+    }
+    if (prefix != 0) {
+      add_first_query(grad, from_last);
+      from_last[-1] +=
+          lane_sum<Sum>(scheme.queries() - 1, [=](int64_t i) { return widen(grad[(1 + i) * query_stride]); });
+    }
+    Sum* places = slabs + width * slab_size + kSumSlack;  // the rows of patches in descending order
+    for (int64_t i = 0; i < lines * (2 * width - 1); ++i) places[i] = Sum(0);
+    for (int64_t z = 0; z < width; ++z) {
+      Sum* to = places + width - 1 - z;
+      for (int64_t line = 0; line < lines; ++line, slabs += width, to += 2 * width - 1) {
+        store(to, load<8>(to) + keep(load<8>(slabs), (uint64_t{1} << width) - 1));
+      }
+    }
+    for (int64_t i = 0; i < lines * (2 * width - 1); ++i) from_last[-3 * prefix - i] += places[i];
+  }
+
+  void add_line(const T* grad, int64_t part, Sum* from_last) {
+    const int64_t i = part / scheme.window[1], j = part - i * scheme.window[1], stride = a.key_stride;
+    const int64_t span = scheme.window[1] * (2 * width - 1);  // side by side for each i
+    Sum* sums = scratch.data();
+    for (int64_t n = 0; n < line_sums(); ++n) sums[n] = Sum(0);
+    WindowRuns runs = table_runs;
+    runs.outer_step = span;
+    if (scheme.is_expanded()) {
+      const int64_t keys = scheme.keys() - prefix;
+      Sum* cells = to_line(sums + line_sums() + kSumSlack);
+      add_cells(grad, i, j, cells, from_last);
+      for (int64_t z = 0; z < width; ++z) add_runs(runs, cells + z * keys, 1, sums + width - 1 - z);
+    } else {
+      const T* row = grad + (prefix + part * width) * a.query_stride + prefix * stride;
+      for (int64_t z = 0; z < width; ++z, row += a.query_stride) {
+        if (prefix != 0) from_last[-1] += widen(row[-stride]);
+        add_runs(runs, row, stride, sums + width - 1 - z);
+      }
+    }
+    Sum* corner = from_last - 3 * prefix - table_runs.at(i, j);
+    for (int64_t n = 0; n < scheme.window[0]; ++n, corner -= table_runs.x_step, sums += span) {
+      for (int64_t m = 0; m < span; ++m) corner[-m] += sums[m];
+    }
+  }
+
+  // Adds up the queries of each cell of the line (i, j), in order.
+  void add_cells(const T* grad, int64_t i, int64_t j, Sum* cells, Sum* from_last) const {
+    const WindowScheme& s = scheme;
+    const int64_t keys = s.keys() - prefix, stride = a.key_stride;
+    for (int64_t n = 0; n < width * keys; ++n) cells[n] = Sum(0);
+    for (int64_t x = s.first_query(0, i); x < s.first_query(0, i + 1); ++x) {
+      for (int64_t y = s.first_query(1, j); y < s.first_query(1, j + 1); ++y) {
+        const T* row = grad + (prefix + (x * s.query[1] + y) * s.query[2]) * a.query_stride + prefix * stride;
+        for (int64_t cell = 0, z = 0; cell < width; ++cell) {
+          for (const int64_t next = s.first_query(2, cell + 1); z < next; ++z, row += a.query_stride) {
+            if (prefix != 0) from_last[-1] += widen(row[-stride]);
+            add_row(row, stride, keys, cells + cell * keys);
+          }
+        }
+      }
+    }
+  }
+};
 
 }  // namespace
 

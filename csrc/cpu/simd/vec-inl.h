@@ -16,6 +16,7 @@ namespace {
 // Next to the overloads for vectors below.
 using core::bit_cast;
 using core::fused_multiply_add;
+using core::min_of;
 using core::round_to;
 using core::round_to_odd;
 using core::to_double;
@@ -237,6 +238,12 @@ POSENC_HD Vec<U, N> cast_bits(Vec<T, N> x) {
                    x);
 }
 
+template <class T, int N>
+POSENC_HD Vec<T, N> abs(Vec<T, N> x) {
+  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  return cast_bits<T>(cast_bits<Bits>(x) & (~Bits{} >> 1));
+}
+
 // a * b + c, rounded once. Without instructions for it, as at the baseline level of x86-64, this is a slow
 // call for each element.
 template <class T, int N>
@@ -357,21 +364,25 @@ POSENC_HD uint64_t mask_bits(Vec<int16_t, N> mask) {
   }
 }
 
-// Whether any bit is set.
-template <class T, int N>
-POSENC_HD bool any(Vec<T, N> x) {
+// Whether any element is negative, or any of a mask set.
+template <int N>
+POSENC_HD bool any_negative(Vec<int32_t, N> x) {
 #if POSENC_VECTOR_BYTES >= 64
-  if constexpr (sizeof(x) == 64) return _mm512_test_epi64_mask((__m512i)x.v, (__m512i)x.v) != 0;
+  if constexpr (N == 16) return _mm512_movepi32_mask((__m512i)x.v) != 0;
 #endif
-#if POSENC_VECTOR_BYTES == 32
-  if constexpr (sizeof(x) == 32) return _mm256_testz_si256((__m256i)x.v, (__m256i)x.v) == 0;
+#if POSENC_VECTOR_BYTES >= 32
+  if constexpr (N == 8) return _mm256_movemask_ps((__m256)x.v) != 0;
 #endif
-  if constexpr (sizeof(x) > 16) {
-    return any(low_half(x) | high_half(x));
+  if constexpr (N > 2) {
+    return any_negative(low_half(x) | high_half(x));
   } else {
-    typedef uint64_t Words __attribute__((vector_size(16)));
-    return (((Words)x.v)[0] | ((Words)x.v)[1]) != 0;
+    return (x.v[0] | x.v[1]) < 0;
   }
+}
+
+template <class T, int N>
+POSENC_HD Vec<T, N> min_of(Vec<T, N> a, Vec<T, N> b) {
+  return map<T, N>([](auto a, auto b) POSENC_LAMBDA { return a < b ? a : b; }, a, b);
 }
 
 // Elements whose bit is not set become zero.

@@ -4,32 +4,34 @@
 namespace posenc_ext::cuda {
 namespace {
 
+template <class T, class Real>
+void launch_alibi_forward(const AlibiScheme& s, const BiasForward& a, cudaStream_t stream) {
+  const PlaneWalk walk = make_plane_walk(s.keys(), kPlaneTile);
+  const AlibiSource<T, Real> source{s, walk, static_cast<const T*>(a.table), a.head_stride};
+  launch_forward<T>(source, 1, a.heads, s.queries() * s.keys(), /*head_fast=*/false, a.out, stream);
+}
+
 template <class T>
-void launch_alibi_forward(const AlibiForward& a, cudaStream_t stream) {
-  const int64_t count = a.heads * a.queries * a.keys;
-  const int64_t vectors = divide_up(count, Pack<T>::kWidth) + 1;  // both ends cut
-  const AlibiDivides by{make_divide(a.keys, count), make_divide(a.queries, count)};
-  const int64_t blocks = clamped_grid(divide_up(vectors, kThreads), kBlocksPerMultiprocessor);
+void launch_alibi_forward(const AlibiScheme& s, const BiasForward& a, cudaStream_t stream) {
   if constexpr (!std::is_same_v<T, double>) {
-    const int64_t offset = a.distance.q_offset;
-    if (max_of(offset, -offset) + a.queries + a.keys <= kFloatDistance<T>) {
-      return launch(alibi_forward_kernel<T, float>, blocks, dim3(kThreads), stream, a, by);
+    if (max_of(s.q_offset, -s.q_offset) + s.queries() + s.keys() <= kFloatDistance<T>) {
+      return launch_alibi_forward<T, float>(s, a, stream);
     }
   }
-  launch(alibi_forward_kernel<T, double>, blocks, dim3(kThreads), stream, a, by);
+  launch_alibi_forward<T, double>(s, a, stream);
 }
 
 }  // namespace
 
-void alibi_forward(const AlibiForward& a, cudaStream_t stream) {
-  POSENC_DISPATCH_DTYPE(a.dtype, launch_alibi_forward<scalar_t>(a, stream))
+void alibi_forward(const AlibiScheme& s, const BiasForward& a, cudaStream_t stream) {
+  POSENC_DISPATCH_DTYPE(a.dtype, launch_alibi_forward<scalar_t>(s, a, stream))
 }
 
-void alibi_backward(const AlibiBackward& a, cudaStream_t stream) {
-  const Pieces pieces = cut(a.queries * a.keys);
-  const PlaneWalk walk = make_plane_walk(a.keys, pieces.size);
-  POSENC_DISPATCH_DTYPE(
-      a.dtype, launch_warps(alibi_backward_kernel<scalar_t>, a.heads * pieces.count, stream, a, pieces, walk))
+void alibi_backward(const AlibiScheme& s, const BiasBackward& a, cudaStream_t stream) {
+  const Pieces pieces = cut(s.queries() * s.keys());
+  const PlaneWalk walk = make_plane_walk(s.keys(), pieces.size);
+  POSENC_DISPATCH_DTYPE(a.dtype, launch_warps(alibi_backward_kernel<scalar_t>, a.heads * pieces.count, stream,
+                                              s, a, pieces, walk))
   if (pieces.count > 1) launch_warps(alibi_reduce_kernel, a.heads, stream, a, pieces);
 }
 

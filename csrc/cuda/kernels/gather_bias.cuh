@@ -9,33 +9,22 @@
 namespace posenc_ext::cuda {
 namespace {
 
-// 1 launch. Must write samples x heads x pairs elements and read the index and the table; reads the index
-// once per group of heads, and an element of the table per element, from cache but for the first time, in the
-// table's order. A unit, a block's work, is kPlaneTile pairs of a sample x a group of heads: the block reads
-// their rows, a thread a pair, then brings them through shared memory.
+// Rows that an index names. It is read once per group of heads.
 template <class T>
-__global__ void __launch_bounds__(kThreads, kHalfResident)
-    gather_forward_kernel(const __grid_constant__ GatherForward a, const __grid_constant__ BiasSplit split) {
-  __shared__ GatherTile<T> shared;
-  const int64_t tiles_per_sample = split.tiles / a.samples;
-  for (int64_t unit = blockIdx.x; unit < split.tiles * split.groups; unit += gridDim.x) {
-    const int64_t group = unit / split.tiles, tile = unit - group * split.tiles;
-    const int64_t sample = tile / tiles_per_sample, first = (tile - sample * tiles_per_sample) * kPlaneTile;
-    const int count = static_cast<int>(min_of<int64_t>(kPlaneTile, a.plane - first));
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
-      int64_t row = load_index(a.index, a.wide, a.index_at.offset(sample * a.plane + first + i));
-      const bool index_is_a_row_of_the_table = row >= 0 && row < a.rows;
-      POSENC_KERNEL_ASSERT(index_is_a_row_of_the_table);
-      if (!index_is_a_row_of_the_table) row = 0;
-      shared.offset[i] = row * a.row_stride;
-    }
-    __syncthreads();
-    const int64_t first_head = group * split.group_heads;
-    shared.copy(static_cast<const T*>(a.table), a.head_stride, first_head,
-                min_of(a.heads, first_head + split.group_heads), count,
-                static_cast<T*>(a.out) + sample * a.heads * a.plane + first, a.plane, split);
+struct IndexSource : TableRow<T> {
+  Index index;
+  int64_t rows;
+
+  __device__ __forceinline__ int64_t at(int64_t sample, int64_t first) const {
+    return sample * index.plane() + first;
   }
-}
+  __device__ __forceinline__ int64_t number(int64_t at, int i) const {
+    const int64_t row = load_index(index.data, index.is_int64, index.at.offset(at + i));
+    const bool index_is_a_row_of_the_table = row >= 0 && row < rows;
+    POSENC_KERNEL_ASSERT(index_is_a_row_of_the_table);
+    return index_is_a_row_of_the_table ? row * this->row_stride : 0;
+  }
+};
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 constexpr int kSortingBlocks = 2;  // half of a multiprocessor's 1024 threads; more would spill
@@ -137,14 +126,14 @@ __global__ void __launch_bounds__(kThreads, kSortingBlocks)
     const int rows = static_cast<int>(min_of<int64_t>(kPassRows, a.rows - first_row));
     // Places are below 2^31.
     const int begin = static_cast<int>(piece * pieces.size);
-    const int end = static_cast<int>(min_of(a.count, begin + pieces.size));
+    const int end = static_cast<int>(min_of(a.index.lines() * a.index.keys, begin + pieces.size));
     for (int first = begin; first < end; first += min_of(kPlaceTile, end - first)) {
       const int count = min_of(kPlaceTile, end - first);
       for (int n = static_cast<int>(threadIdx.x); n < PlaceOrder::kWarpPlaces; n += kWarp) {
         const int i = static_cast<int>(threadIdx.y) * PlaceOrder::kWarpPlaces + n;
         int64_t row = -1;
         if (i < count) {
-          row = load_index(a.index, a.wide, index_at.offset(static_cast<uint32_t>(first + i)));
+          row = load_index(a.index.data, a.index.is_int64, index_at.offset(static_cast<uint32_t>(first + i)));
           const bool index_is_a_row_of_the_table = row >= 0 && row < a.rows;
           POSENC_KERNEL_ASSERT(index_is_a_row_of_the_table);
           row -= first_row;

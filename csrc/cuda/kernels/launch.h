@@ -15,8 +15,9 @@ namespace posenc_ext::cuda {
 
 constexpr int kThreads = 256;  // per block
 constexpr int kWarp = 32;
-constexpr int kHalfResident =
-    4;  // blocks of kThreads on a multiprocessor of 2048 threads: 64 registers a thread
+constexpr int64_t kBlocksPerMultiprocessor = 8;
+// Blocks of kThreads on a multiprocessor of 2048 threads: 64 registers a thread.
+constexpr int kHalfResident = 4;
 
 inline int64_t multiprocessors() {
   int device = 0, count = 0;

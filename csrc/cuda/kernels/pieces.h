@@ -1,16 +1,14 @@
 // Long sums are cut into pieces: by their length alone, so that results do not depend on the device.
 #pragma once
 
-#include "core/host_device.h"
+#include "args/relative_bias.h"
 
 namespace posenc_ext::cuda {
 
-struct Pieces {
-  int64_t size, count;
-};
+using args::Pieces;
 
-// Pieces of at least `min_size`, at most `max_count` of them: as small as keeps a warp's lanes busy, as many
-// as fill the largest devices.
+// Pieces of at least `min_size`, at most `max_count` of them: as small as occupies a warp's lanes, as many as
+// fill the largest devices.
 inline Pieces cut(int64_t length, int64_t min_size = 1024, int64_t max_count = 1024) {
   const int64_t size = core::max_of(min_size, (length + max_count - 1) / max_count);
   return {size, (length + size - 1) / size};

@@ -8,10 +8,7 @@
 namespace posenc_ext::cuda {
 namespace {
 
-constexpr int64_t kBlocksPerMultiprocessor = 8;
 constexpr int64_t kMaxChunkSamples = 8;  // that share a load of pos
-
-int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 
 bool in_vectors(const Tokens& tokens, int64_t size) {
   return tokens.channel_stride == 1 && is_aligned(tokens.data) && is_aligned(tokens.batch_stride, size) &&
@@ -44,7 +41,7 @@ void with_scales(const Arguments& a, F f) {
 
 // Tokens [first, last), which are prefix tokens alone where `last` says so.
 void launch_tokens(const AddPositionEmbedding& a, int64_t first, int64_t last, cudaStream_t stream) {
-  const int64_t size = size_of(a.dtype);
+  const int64_t size = core::element_size(a.dtype);
   bool vectors = is_aligned(a.dim, size) &&
                  in_vectors({a.pos, 0, a.pos_token_stride, a.pos_channel_stride}, size) &&
                  in_vectors({a.out, a.out_batch_stride, a.out_token_stride, 1}, size);
@@ -89,7 +86,7 @@ void add_position_embedding(const AddPositionEmbedding& a, cudaStream_t stream) 
 }
 
 void sum_batch(const SumBatch& a, cudaStream_t stream) {
-  const int64_t size = size_of(a.dtype);
+  const int64_t size = core::element_size(a.dtype);
   const bool vectors = a.column_stride == 1 && a.out_column_stride == 1 && is_aligned(a.grad) &&
                        is_aligned(a.out) && is_aligned(a.columns, size) && is_aligned(a.batch_stride, size) &&
                        is_aligned(a.row_stride, size) && is_aligned(a.out_row_stride, size);
@@ -104,9 +101,9 @@ void sum_batch(const SumBatch& a, cudaStream_t stream) {
 }
 
 void add_positions(const AddPositions& a, cudaStream_t stream) {
-  const int64_t size = size_of(a.dtype);
+  const int64_t size = core::element_size(a.dtype);
   const bool vectors = is_aligned(a.dim, size) && in_vectors(a.x, a.x_at, a.x_channel_stride, size) &&
-                       in_vectors({a.pos, 0, a.pos_row_stride, a.pos_channel_stride}, size) &&
+                       in_vectors({a.table, 0, a.table_row_stride, a.table_channel_stride}, size) &&
                        is_aligned(a.out);
   const int64_t columns = vectors ? a.dim * size / kVectorBytes : a.dim;
   const Divide divide = make_divide(columns, a.count * columns);
@@ -119,7 +116,7 @@ void add_positions(const AddPositions& a, cudaStream_t stream) {
 }
 
 void sum_positions(const SumPositions& a, cudaStream_t stream) {
-  const int64_t size = size_of(a.dtype);
+  const int64_t size = core::element_size(a.dtype);
   const bool vectors =
       is_aligned(a.dim, size) && in_vectors(a.grad, a.grad_at, a.channel_stride, size) && is_aligned(a.out);
   const int64_t columns = vectors ? a.dim * size / kVectorBytes : a.dim;

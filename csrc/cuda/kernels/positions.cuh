@@ -38,13 +38,15 @@ __device__ __forceinline__ void add_rows(const AddPositions& a, const Divide& co
   const int64_t step = gridDim.x * int64_t{kThreads};
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < a.count * columns.divisor; i += step) {
     const int64_t token = columns.quotient(i), c = (i - token * columns.divisor) * kWidth;
-    int64_t row = load_index(a.positions, a.wide, a.positions_at.offset(token));
+    const bool wide = a.positions.type == PositionType::i64;
+    int64_t row = load_index(a.positions.data, wide, a.positions.at.offset(token));
     const bool position_is_a_row_of_pos_embed = row >= 0 && row < a.rows;
     POSENC_KERNEL_ASSERT(position_is_a_row_of_pos_embed);
     if (!position_is_a_row_of_pos_embed) row = 0;
     T x[kWidth], pos[kWidth];
     load_channels(static_cast<const T*>(a.x) + a.x_at.offset(token) + c * a.x_channel_stride, x);
-    load_channels(static_cast<const T*>(a.pos) + row * a.pos_row_stride + c * a.pos_channel_stride, pos);
+    load_channels(static_cast<const T*>(a.table) + row * a.table_row_stride + c * a.table_channel_stride,
+                  pos);
     const int64_t out = token * a.dim + c;
     if (!drops && !scaled) {
 #pragma unroll

@@ -1,39 +1,26 @@
 // Bodies of the relative-position bias kernels, for any scheme.
 #pragma once
 
-#include "core/fast_rows.h"
 #include "cuda/kernels/bias.cuh"
 #include "cuda/kernels/relative_bias.h"
 
 namespace posenc_ext::cuda {
 namespace {
 
-// 1 launch. Must write heads x pairs elements and read the table; reads an element of the table per element,
-// from cache but for the first time, in the table's order. A block finds the rows of kPlaneTile pairs, a
-// thread a pair, without a division, then brings them through shared memory for the heads of its group.
+// The rows of a scheme.
 template <class T, class Scheme>
-__global__ void __launch_bounds__(kThreads, kHalfResident)
-    bias_forward_kernel(const __grid_constant__ Scheme scheme,
-                        const __grid_constant__ FastRow<Scheme> fast_row,
-                        const __grid_constant__ PlaneWalk walk, const __grid_constant__ BiasForward a,
-                        const __grid_constant__ BiasSplit split) {
-  __shared__ GatherTile<T> shared;
-  const int64_t keys = scheme.keys(), plane = scheme.queries() * keys;
-  for (int64_t unit = blockIdx.x; unit < split.tiles * split.groups; unit += gridDim.x) {
-    const int64_t group = unit / split.tiles, first = (unit - group * split.tiles) * kPlaneTile;
-    const int count = static_cast<int>(min_of<int64_t>(kPlaneTile, plane - first));
-    const Pair from{first / keys, first % keys};
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
-      const Pair pair = walk.after(from, i);
-      shared.offset[i] = fast_row(scheme, pair.query, pair.key) * a.row_stride;
-    }
-    __syncthreads();
-    const int64_t first_head = group * split.group_heads;
-    shared.copy(static_cast<const T*>(a.table), a.head_stride, first_head,
-                min_of(a.heads, first_head + split.group_heads), count, static_cast<T*>(a.out) + first, plane,
-                split);
+struct SchemeSource : TableRow<T> {
+  Scheme scheme;
+  PlaneWalk walk;
+
+  __device__ __forceinline__ Pair at(int64_t /*sample*/, int64_t first) const {
+    return {first / scheme.keys(), first % scheme.keys()};
   }
-}
+  __device__ __forceinline__ int64_t number(const Pair& at, int i) const {
+    const Pair pair = walk.after(at, i);
+    return scheme.row(pair.query, pair.key) * this->row_stride;
+  }
+};
 
 // 1 launch, or 2 where rows are long. Must read heads x queries x keys elements and write rows x heads, and
 // does; long rows are cut in pieces, each of which writes a sum that the second launch reads. A unit, a
@@ -44,24 +31,24 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
 // row.
 template <class T, class Scheme>
 __global__ void __launch_bounds__(kThreads, kHalfResident)
-    bias_backward_kernel(const __grid_constant__ Scheme scheme,
-                         const __grid_constant__ FastSlots<Scheme> fast_slots,
-                         const __grid_constant__ BiasBackward a, const __grid_constant__ Pieces pieces,
-                         int64_t units) {
+    bias_backward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasBackward a,
+                         const __grid_constant__ Pieces pieces, int64_t units) {
   const int64_t rows = scheme.rows();
   for (int64_t unit = this_warp(); unit < units; unit += warp_count()) {
     const int64_t piece = unit % pieces.count, row = unit / pieces.count % rows;
-    const auto own = fast_slots.row(scheme, row);
-    const int64_t first = piece * pieces.size, slots = fast_slots.slots(scheme, own);
-    if (piece > 0 && first >= slots) continue;
-    const int64_t last = min_of(slots, first + pieces.size);
+    const auto slots = scheme.slots(row);
+    const int64_t first = piece * pieces.size;
+    if (piece > 0 && first >= slots.count) continue;
+    const int64_t last = min_of(slots.count, first + pieces.size);
     const int64_t head = unit / pieces.count / rows * kHeadsPerWarp<T>;
     const T* grad = static_cast<const T*>(a.grad) + head * a.head_stride;
     HeadSums<T> sums(a.heads - head);
-    for (int64_t i = first + threadIdx.x; i < last; i += kWarp) {
-      const Pair pair = fast_slots.slot(scheme, own, i);
-      if (pair.query == kNoPair) continue;
-      sums.add(grad + pair.query * a.query_stride + pair.key * a.key_stride, a.head_stride);
+    for (int64_t sample = 0; sample < a.batch; ++sample, grad += a.batch_stride) {
+      for (int64_t i = first + threadIdx.x; i < last; i += kWarp) {
+        const Pair pair = scheme.pair(slots, i);
+        if (pair.query == kNoPair) continue;
+        sums.add(grad + pair.query * a.query_stride + pair.key * a.key_stride, a.head_stride);
+      }
     }
     const int64_t to = row * a.heads + head;
     sums.total(true, [&](int h, accumulator_t<T> total) {
@@ -83,7 +70,7 @@ __global__ void __launch_bounds__(kThreads)
   using Sum = accumulator_t<T>;
   const int64_t count = scheme.rows() * a.heads;
   for (int64_t i = this_warp(); i < count; i += warp_count()) {
-    const int64_t own = (scheme.slots(i / a.heads) + pieces.size - 1) / pieces.size;
+    const int64_t own = (scheme.slots(i / a.heads).count + pieces.size - 1) / pieces.size;
     const Sum* partial = static_cast<const Sum*>(a.partial) + i * pieces.count;
     Sum sum = 0;
     for (int64_t piece = threadIdx.x; piece < own; piece += kWarp) sum += partial[piece];

@@ -7,11 +7,11 @@ namespace posenc_ext::cuda {
 namespace {
 
 // Enough to hide latency, few enough that computing frequencies (once per block) stays cheap.
-constexpr int64_t kBlocksPerMultiprocessor = 4;
+constexpr int64_t kSinusoidBlocks = 4;  // per multiprocessor
 
 Split split_work(const Sinusoid& s, int64_t rows, int64_t rows_per_pass, int64_t batch) {
   constexpr int64_t kMost = int64_t{1} << 30;  // what a unit counts in 32 bits
-  const int64_t target = kBlocksPerMultiprocessor * multiprocessors();
+  const int64_t target = kSinusoidBlocks * multiprocessors();
   Split split{};
   split.tiles = divide_up(slots(s), kTilePairs);
   const int64_t passes = divide_up(rows, rows_per_pass);
@@ -27,8 +27,6 @@ Split split_work(const Sinusoid& s, int64_t rows, int64_t rows_per_pass, int64_t
   return split;
 }
 
-int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
-
 // Of the last spec this thread asked for: making them takes microseconds.
 const FrequencyDigits& digits_of(const Sinusoid& s) {
   thread_local DoubleDouble turn{}, rate{};
@@ -41,7 +39,7 @@ const FrequencyDigits& digits_of(const Sinusoid& s) {
   return digits;
 }
 
-int64_t blocks_for(const Split& split) { return clamped_grid(split.units, kBlocksPerMultiprocessor); }
+int64_t blocks_for(const Split& split) { return clamped_grid(split.units, kSinusoidBlocks); }
 
 template <class Pairs>
 void launch_rows(const SinusoidRows& a, cudaStream_t stream) {
@@ -71,9 +69,9 @@ void launch_scale(const ScaleDropout& a, bool floats, FloatPair scale, int64_t b
 // sines and a row of cosines are as good one by one: neighbouring threads write 8 bytes each, side by side.
 bool has_vectors(const Sinusoid& s, DType dtype, bool floats) {
   if (s.layout == Layout::interleaved) {
-    return (floats || dtype == DType::float64) && is_aligned(s.dim, size_of(dtype));
+    return (floats || dtype == DType::float64) && is_aligned(s.dim, core::element_size(dtype));
   }
-  return floats && is_aligned(s.dim, size_of(dtype)) && is_aligned(s.pairs(), size_of(dtype));
+  return floats && is_aligned(s.dim, core::element_size(dtype)) && is_aligned(s.pairs(), core::element_size(dtype));
 }
 
 // Does float32 serve these values, on top of the exact phase?
@@ -88,10 +86,8 @@ bool sums_in_floats(const SinusoidBackward& a) {
 
 }  // namespace
 
-void sinusoid_rows(const SinusoidRows& arguments, cudaStream_t stream) {
-  SinusoidRows a = arguments;
-  a.positions.at = collapsed(a.positions.at);
-  const int64_t size = size_of(a.dtype);
+void sinusoid_rows(const SinusoidRows& a, cudaStream_t stream) {
+  const int64_t size = core::element_size(a.dtype);
   const bool floats = in_floats(a.spec, a.dtype, a.order);
   const bool vectors = a.channel_stride == 1 && is_aligned(a.out) && is_aligned(a.row_stride, size) &&
                        has_vectors(a.spec, a.dtype, floats);
@@ -103,19 +99,16 @@ void sinusoid_rows(const SinusoidRows& arguments, cudaStream_t stream) {
   })
 }
 
-void sinusoid_backward(const SinusoidBackward& arguments, cudaStream_t stream) {
-  SinusoidBackward a = arguments;
-  a.positions.at = collapsed(a.positions.at);
-  a.grad_row = collapsed(a.grad_row);
+void sinusoid_backward(const SinusoidBackward& a, cudaStream_t stream) {
   const dim3 threads(kWarp, kThreads / kWarp);
-  const int64_t blocks = clamped_grid(divide_up(a.count, threads.y), kBlocksPerMultiprocessor);
+  const int64_t blocks = clamped_grid(divide_up(a.count, threads.y), kSinusoidBlocks);
   const auto kernel =
       sums_in_floats(a) ? sinusoid_backward_kernel<FloatPair> : sinusoid_backward_kernel<double>;
   launch(kernel, blocks, threads, stream, a, digits_of(a.spec));
 }
 
 void add_sinusoidal(const AddSinusoidal& a, cudaStream_t stream) {
-  const int64_t size = size_of(a.dtype);
+  const int64_t size = core::element_size(a.dtype);
   const bool floats = in_floats(a.spec, a.dtype, 0) && fits_float_pair(a.x_scale);
   const bool vectors = a.x_channel_stride == 1 && is_aligned(a.x) && is_aligned(a.x_batch_stride, size) &&
                        is_aligned(a.x_length_stride, size) && is_aligned(a.out) &&
@@ -129,17 +122,15 @@ void add_sinusoidal(const AddSinusoidal& a, cudaStream_t stream) {
   })
 }
 
-void scale_dropout(const ScaleDropout& arguments, cudaStream_t stream) {
-  ScaleDropout a = arguments;
-  a.at = collapsed(a.at);
-  const int64_t size = size_of(a.dtype);
+void scale_dropout(const ScaleDropout& a, cudaStream_t stream) {
+  const int64_t size = core::element_size(a.dtype);
   const int32_t last = a.at.dims - 1;
   bool vector = is_aligned(a.x) && is_aligned(a.out) && last >= 0 && a.at.stride[last] == 1;
   for (int32_t d = 0; d < last; ++d) vector = vector && is_aligned(a.at.stride[d], size);
   if (last > 0) vector = vector && is_aligned(a.at.size[last], size);  // no vector spans two rows of x
   const int64_t owned = vector ? kVectorBytes / size : 1;
   const int64_t blocks =
-      clamped_grid(divide_up(divide_up(a.total, owned), kThreads), 2 * kBlocksPerMultiprocessor);
+      clamped_grid(divide_up(divide_up(a.total, owned), kThreads), kBlocksPerMultiprocessor);
   const double scale = a.dropout.seed != nullptr ? a.scale * a.dropout.dropout.scale : a.scale;
   const bool floats = a.dtype != DType::float64 && fits_float_pair(scale);
   const FloatPair pair = to_float_pair(scale);

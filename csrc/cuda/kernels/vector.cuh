@@ -1,9 +1,9 @@
 // What kernels share: 16-byte vectors, dropout of a vector, sums over a warp.
 #pragma once
 
+#include "args/dropout.h"
 #include "core/float_pair.h"
 #include "core/philox.h"
-#include "cuda/kernels/dropout.h"
 #include "cuda/kernels/launch.h"
 
 namespace posenc_ext::cuda {
@@ -114,7 +114,7 @@ inline bool is_aligned(int64_t elements, int64_t element_size) {
   return elements * element_size % kVectorBytes == 0;
 }
 
-__device__ __forceinline__ uint64_t seed_of(const SeededDropout& d) {
+__device__ __forceinline__ uint64_t seed_of(const args::SeededDropout& d) {
   return d.seed != nullptr ? static_cast<uint64_t>(*d.seed) : 0;
 }
 
