@@ -5,7 +5,7 @@
 
 #include "cpu/device.h"
 #include "cpu/parallel.h"
-#include "cpu/result.h"
+#include "cpu/memory.h"
 #include "ops/alibi_bias.h"
 #include "ops/bias_args.h"
 

@@ -7,7 +7,7 @@
 
 #include "cpu/device.h"
 #include "cpu/parallel.h"
-#include "cpu/result.h"
+#include "cpu/memory.h"
 #include "ops/bias_args.h"
 #include "ops/gather_bias.h"
 
