@@ -165,7 +165,8 @@ __device__ __forceinline__ double scaled(const ScaleDropout& a, FloatPair, doubl
 }
 __device__ __forceinline__ FloatPair scaled(const ScaleDropout& a, FloatPair scale, float x) {
   const FloatPair product = multiply(x, scale);
-  return a.dtype == DType::float32 ? product : FloatPair{product.hi, 0.0f};  // halves: core/sums.h
+  // Of the half types as core/sums.h has it; adding -0.0 preserves the sign of a zero.
+  return a.dtype == DType::float32 ? product : FloatPair{product.hi, -0.0f};
 }
 
 // 1 launch. Reads and writes `total` elements: no byte more than it must; a thread owns a vector of T, in
