@@ -29,7 +29,18 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
   double on_stack[AddSinusoidal::kTile];
   double* buffer = dim <= AddSinusoidal::kTile ? on_stack : new double[static_cast<size_t>(dim)];
   // The positions [first, first + count) of the samples [b, last), which have the same encodings.
+  const bool grouped = a.x_channel_stride == 1 && !a.length_first() &&
+                       can_group(a.dropout, a.past_caches, dim, static_cast<const T*>(a.out));
   const auto add = [&](int64_t b, int64_t last, int64_t first, int64_t count, const double* encoding) {
+    for (; grouped && b + kGroup <= last; b += kGroup) {
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t l = first + i;
+        add_group<Sum>(
+            a.past_caches, dim, static_cast<T*>(a.out) + b * a.out_batch_stride + l * a.out_length_stride,
+            a.out_batch_stride, static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride,
+            a.x_batch_stride, a.x_scale, encoding + i * dim);
+      }
+    }
     for (; b < last; ++b) {
       for (int64_t i = 0; i < count; ++i) {
         const int64_t l = first + i, to = b * a.out_batch_stride + l * a.out_length_stride;

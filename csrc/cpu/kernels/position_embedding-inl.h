@@ -113,8 +113,21 @@ void embed_prefixes(const AddPositionEmbedding& a, int64_t b, int64_t begin, int
   }
 }
 
+// Tokens [begin, end) of x of kGroup samples from b on.
+template <class Sum, class T>
+void embed_group(const AddPositionEmbedding& a, int64_t b, int64_t begin, int64_t end) {
+  for (int64_t token = begin; token < end; ++token) {
+    T* y = static_cast<T*>(a.out) + b * a.out_batch_stride + token * a.out_token_stride;
+    const T* pos = static_cast<const T*>(a.pos) + (token - a.first_embedded) * a.pos_token_stride;
+    add_group<Sum>(a.past_caches, a.dim, y, a.out_batch_stride, token_of<T>(a.x, b, token - a.prefix_length),
+                   a.x.batch_stride, a.x_scale, pos);
+  }
+}
+
 template <class Sum, class T>
 void add_position_embedding_typed(const AddPositionEmbedding& a, int64_t begin, int64_t end) {
+  const bool grouped = a.x.channel_stride == 1 && a.pos_channel_stride == 1 && !a.whole_samples &&
+                       can_group(a.dropout, a.past_caches, a.dim, static_cast<const T*>(a.out));
   const int64_t inner = a.whole_samples ? a.token_blocks() : a.sample_blocks();
   for (int64_t item = begin; item < end; ++item) {
     const int64_t first_token = (a.whole_samples ? item % inner : item / inner) * a.item_tokens;
@@ -124,20 +137,32 @@ void add_position_embedding_typed(const AddPositionEmbedding& a, int64_t begin, 
     const int64_t token = min_of(last_token, max_of(first_token, a.prefix_length));
     for (int64_t b = first_sample; b < last_sample; ++b) {
       embed_prefixes<Sum, T>(a, b, first_token, token);
-      embed_tokens<Sum, T>(a, b, token, last_token);
     }
+    int64_t b = first_sample;
+    for (; grouped && b + kGroup <= last_sample; b += kGroup) {
+      if (a.x_scale == 1.0) {  // as core::plain_sum
+        embed_group<accumulator_t<T>, T>(a, b, token, last_token);
+      } else {
+        embed_group<Sum, T>(a, b, token, last_token);
+      }
+    }
+    for (; b < last_sample; ++b) embed_tokens<Sum, T>(a, b, token, last_token);
   }
   if (a.past_caches) finish_streams();
 }
 
 // sum[j] += row[0][j], then row[1][j] and so on, for all j < count. `sum` has room for whole vectors.
 template <int rows, class T, class Stride, class Sum>
-POSENC_ALONE POSENC_FLATTEN void add_to_sums(const StridedRow<T, Stride> (&row)[rows], int64_t count, Sum* sum) {
+POSENC_ALONE POSENC_FLATTEN void add_to_sums(const StridedRow<T, Stride> (&row)[rows], int64_t count,
+                                             Sum* sum) {
   constexpr int N = kLineElements<T>;
   for (int64_t j = 0; j < count; j += N) {
     const int64_t n = min_of<int64_t>(N, count - j);
     Vec<Sum, N> total = load<N>(sum + j);
-    for (int r = 0; r < rows; ++r) total = total + row[r].template load<Sum, N>(j, n);
+    for (int r = 0; r < rows; ++r) {
+      row[r].prefetch(j);
+      total = total + row[r].template load<Sum, N>(j, n);
+    }
     store(sum + j, total);
   }
 }

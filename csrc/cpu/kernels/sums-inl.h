@@ -19,38 +19,77 @@ struct StridedRow {
   const T* first;
   Stride stride;
 
+  // What is this far ahead of element c, mostly in the next row. Without it the backward pass of the ViT add
+  // takes 2.7 times as long (AVX-512).
+  void prefetch(int64_t c, int64_t bytes = 2048) const {
+    __builtin_prefetch(first + c * stride + bytes / static_cast<int64_t>(sizeof(T)));
+  }
+
   // Elements [c, c + count) of it as numbers of type Sum; what is beyond them is zero.
   template <class Sum, int N>
   Vec<Sum, N> load(int64_t c, int64_t count) const {
-#ifdef PF
-    __builtin_prefetch(reinterpret_cast<const char*>(first + c * stride) + PF);
-#endif
     if (stride == 1 && count == N) return convert<Sum>(widen(POSENC_LEVEL::load<N>(first + c)));
     return convert<Sum>(widen(load_some<N>(first + c * stride, count, stride)));
   }
 };
 
+constexpr int64_t kFar = 8192;
+
 // y[c] = dropout(x[c] * x_scale + addend[c]) for all c < count, where `first` is the linear index of y[0].
 template <class Sum, class T, class Stride, class A, class AddendStride>
-POSENC_ALONE POSENC_FLATTEN void add_row(const SeededDropout& d, bool non_temporal, int64_t first, int64_t count, T* y,
-                          StridedRow<T, Stride> x, double x_scale, StridedRow<A, AddendStride> addend) {
+POSENC_ALONE POSENC_FLATTEN void add_row(const SeededDropout& d, bool non_temporal, int64_t first,
+                                         int64_t count, T* y, StridedRow<T, Stride> x, double x_scale,
+                                         StridedRow<A, AddendStride> addend) {
   constexpr int N = kLineElements<T>;
   const Sum scale = static_cast<Sum>(x_scale);
   store_row(d, static_cast<Sum>(d.dropout.scale), non_temporal, first, count, y, [=](int64_t c, int64_t n) {
+    x.prefetch(c, kFar);
     return multiply_add_by(x.template load<Sum, N>(c, n), scale, addend.template load<Sum, N>(c, n));
   });
 }
 
 // y[c] = dropout(x[c] * x_scale)
 template <class Sum, class T, class Stride>
-POSENC_ALONE POSENC_FLATTEN void scale_row(const SeededDropout& d, bool non_temporal, int64_t first, int64_t count, T* y,
-                            StridedRow<T, Stride> x, double x_scale) {
+POSENC_ALONE POSENC_FLATTEN void scale_row(const SeededDropout& d, bool non_temporal, int64_t first,
+                                           int64_t count, T* y, StridedRow<T, Stride> x, double x_scale) {
   constexpr int N = kLineElements<T>;
   const double kept = d.drops() ? d.dropout.scale : 1.0;
   constexpr bool kOneProduct = std::is_same_v<Sum, float>;
   const Sum scale = static_cast<Sum>(kOneProduct ? x_scale * kept : x_scale);
   store_row(d, static_cast<Sum>(kOneProduct ? 1.0 : kept), non_temporal, first, count, y,
-            [=](int64_t c, int64_t n) { return x.template load<Sum, N>(c, n) * scale; });
+            [=](int64_t c, int64_t n) {
+              x.prefetch(c, kFar);
+              return x.template load<Sum, N>(c, n) * scale;
+            });
+}
+
+// y[r, c] = x[r, c] * x_scale + addend[c] for kGroup rows of whole lines and all c < count. Rows in four
+// places of memory at once take two thirds of the time that they take one after the other (ViT add, AVX-512).
+constexpr int64_t kGroup = 4;
+
+template <class Sum, class T, class A>
+POSENC_ALONE POSENC_FLATTEN void add_group(bool non_temporal, int64_t count, T* y, int64_t y_stride,
+                                           const T* x, int64_t x_stride, double x_scale, const A* addend) {
+  constexpr int N = kLineElements<T>;
+  const Sum scale = static_cast<Sum>(x_scale);
+  const StridedRow<A, Contiguous> shared{addend, {}};
+  for (int64_t c = 0; c < count; c += N) {
+    const auto term = shared.template load<Sum, N>(c, N);
+    for (int64_t r = 0; r < kGroup; ++r) {
+      const StridedRow<T, Contiguous> row{x + r * x_stride, {}};
+      row.prefetch(c);
+      const auto sum = round_to<T>(multiply_add_by(row.template load<Sum, N>(c, N), scale, term));
+      T* to = y + r * y_stride + c;
+      non_temporal ? stream(to, sum) : store(to, sum);
+    }
+  }
+}
+
+// Whether add_group() serves rows of `count` elements at `y` and beyond.
+template <class T>
+inline bool can_group(const SeededDropout& d, bool non_temporal, int64_t count, const T* y) {
+  return !d.drops() && count % kLineElements<T> == 0 &&
+         (!non_temporal || reinterpret_cast<uintptr_t>(y) % kLine == 0);
 }
 
 // Calls f with a number of the type that x * scale is summed in for T.
