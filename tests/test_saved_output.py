@@ -15,8 +15,10 @@ from torch.utils import cpp_extension
 
 @pytest.fixture(scope="module")
 def softmax():
-    includes = [word for path in cpp_extension.include_paths("cpu") for word in ("-isystem", path)]
-    flags = ["-std=c++20", "-Icsrc", *includes, "-O1", "-shared", "-fPIC", "-Wall", "-Wextra"]
+    folder = cpp_extension.library_paths("cpu")[0]
+    flags = ["-std=c++20", "-Icsrc", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Wl,--no-as-needed"]
+    flags += [word for path in cpp_extension.include_paths("cpu") for word in ("-isystem", path)]
+    flags += [f"-L{folder}", f"-Wl,-rpath,{folder}", "-ltorch_cpu", "-lc10"]
     torch.ops.load_library(native.build("saved_output.so", ["tests/cpp/saved_output.cpp"], flags))
     return torch.ops.posenc_test.softmax_of_product
 

@@ -219,13 +219,11 @@ at::Tensor differentiable(const char* label, Forward forward, Tangent tangent, R
     at::AutoDispatchBelowADInplaceOrView below;
     return forward();
   }();
-  if (node) {
-    torch::autograd::set_history(result, node);
-    record(*node, result);  // after forward has checked the arguments
-  }
+  if (node) torch::autograd::set_history(result, node);
   if ((has_tangent(inputs) || ...)) {
     result._set_fw_grad(tangent(result), /*level=*/0, /*is_inplace_op=*/false);
   }
+  if (node) record(*node, result);  // with its tangent, and after forward has checked the arguments
   return result;
 }
 

@@ -4,8 +4,8 @@
 #include <ATen/ops/empty.h>
 
 #include "cpu/device.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
-#include "cpu/result.h"
 #include "ops/alibi_bias.h"
 #include "ops/bias_args.h"
 

@@ -3,7 +3,7 @@
 
 #include <c10/core/SymIntArrayRef.h>
 
-#include "cpu/result.h"
+#include "cpu/memory.h"
 #include "ops/add_sinusoidal.h"
 #include "ops/alibi_bias.h"
 #include "ops/gather_bias.h"

@@ -6,8 +6,8 @@
 #include <atomic>
 
 #include "cpu/device.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
-#include "cpu/result.h"
 #include "ops/bias_args.h"
 #include "ops/gather_bias.h"
 

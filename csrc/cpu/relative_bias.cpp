@@ -5,8 +5,8 @@
 #include <ATen/ops/empty.h>
 
 #include "cpu/device.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
-#include "cpu/result.h"
 #include "ops/bias_args.h"
 #include "ops/relative_bias.h"
 

@@ -1,6 +1,5 @@
 // An op on csrc/autograd/linear.h whose adjoint takes the result: softmax(x * y), differentiable in both.
-#include <ATen/ops/softmax.h>
-#include <ATen/ops/sum.h>
+#include <ATen/ATen.h>
 #include <torch/library.h>
 
 #include "autograd/linear.h"

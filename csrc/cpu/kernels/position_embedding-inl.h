@@ -132,7 +132,7 @@ void add_position_embedding_typed(const AddPositionEmbedding& a, int64_t begin, 
 
 // sum[j] += row[0][j], then row[1][j] and so on, for all j < count. `sum` has room for whole vectors.
 template <int rows, class T, class Stride, class Sum>
-inline void add_to_sums(const StridedRow<T, Stride> (&row)[rows], int64_t count, Sum* sum) {
+POSENC_ALONE POSENC_FLATTEN void add_to_sums(const StridedRow<T, Stride> (&row)[rows], int64_t count, Sum* sum) {
   constexpr int N = kLineElements<T>;
   for (int64_t j = 0; j < count; j += N) {
     const int64_t n = min_of<int64_t>(N, count - j);

@@ -73,15 +73,16 @@ struct StripSums {
       add_row(row[n] + common * stride, stride, kRowsPerPass - 1 - n, sums + common);
     }
     if (common <= 0) return;
-    if (stride == 1) return add_common(row, 1, common, sums);
-    add_common(row, stride, common, sums);
+    if (stride == 1) return add_common(row, 1, common, sums, kRowsPerPass * a.query_stride);
+    add_common(row, stride, common, sums, 0);
   }
 
   static POSENC_ALONE void add_common(const T* const (&row)[kRowsPerPass], int64_t stride, int64_t count,
-                                      Sum* __restrict sums) {
+                                      Sum* __restrict sums, int64_t next) {
     int64_t i = 0;
-    constexpr int kWidth = 8;
+    constexpr int kWidth = 16;
     for (; stride == 1 && i + kWidth <= count; i += kWidth) {
+      for (const T* from : row) __builtin_prefetch(from + i + next);  // the rows of the next pass
       const auto at = [&](int n) { return widen(load<kWidth>(row[n] + i)); };
       store(sums + i, load<kWidth>(sums + i) + ((at(0) + at(1)) + (at(2) + at(3))));
     }

@@ -22,6 +22,9 @@ struct StridedRow {
   // Elements [c, c + count) of it as numbers of type Sum; what is beyond them is zero.
   template <class Sum, int N>
   Vec<Sum, N> load(int64_t c, int64_t count) const {
+#ifdef PF
+    __builtin_prefetch(reinterpret_cast<const char*>(first + c * stride) + PF);
+#endif
     if (stride == 1 && count == N) return convert<Sum>(widen(POSENC_LEVEL::load<N>(first + c)));
     return convert<Sum>(widen(load_some<N>(first + c * stride, count, stride)));
   }
@@ -29,7 +32,7 @@ struct StridedRow {
 
 // y[c] = dropout(x[c] * x_scale + addend[c]) for all c < count, where `first` is the linear index of y[0].
 template <class Sum, class T, class Stride, class A, class AddendStride>
-POSENC_ALONE void add_row(const SeededDropout& d, bool non_temporal, int64_t first, int64_t count, T* y,
+POSENC_ALONE POSENC_FLATTEN void add_row(const SeededDropout& d, bool non_temporal, int64_t first, int64_t count, T* y,
                           StridedRow<T, Stride> x, double x_scale, StridedRow<A, AddendStride> addend) {
   constexpr int N = kLineElements<T>;
   const Sum scale = static_cast<Sum>(x_scale);
@@ -40,7 +43,7 @@ POSENC_ALONE void add_row(const SeededDropout& d, bool non_temporal, int64_t fir
 
 // y[c] = dropout(x[c] * x_scale)
 template <class Sum, class T, class Stride>
-POSENC_ALONE void scale_row(const SeededDropout& d, bool non_temporal, int64_t first, int64_t count, T* y,
+POSENC_ALONE POSENC_FLATTEN void scale_row(const SeededDropout& d, bool non_temporal, int64_t first, int64_t count, T* y,
                             StridedRow<T, Stride> x, double x_scale) {
   constexpr int N = kLineElements<T>;
   const double kept = d.drops() ? d.dropout.scale : 1.0;

@@ -40,7 +40,7 @@ inline int64_t window_lines(const WindowScheme& s) { return (2 * s.window[0] - 1
 template <class T>
 struct WindowSource {
   static constexpr int64_t kMaxQueries = INT64_MAX;
-  static constexpr int kMove = 32;            // bytes; the last move of a run may go on beyond it
+  static constexpr int kMove = 32;            // bytes; the last move of a run may write beyond it
   static constexpr int64_t kMaxSlabRun = 64;  // bytes
 
   const WindowScheme& scheme;
@@ -49,7 +49,7 @@ struct WindowSource {
   const bool has_slabs;
   const WindowRuns runs;
   Scratch<T> scratch;
-  T* reversed;  // the table of a head
+  T* reversed;  // the table of a head, rows in descending order
   T* slabs;
   T* row;
 
@@ -58,7 +58,7 @@ struct WindowSource {
         a(a),
         prefix(s.prefix_tokens),
         width(s.window[2]),
-        has_slabs(width * static_cast<int64_t>(sizeof(T)) <= kMaxSlabRun),
+        has_slabs(width > 1 && width * static_cast<int64_t>(sizeof(T)) <= kMaxSlabRun),
         runs(s, has_slabs ? width : 2 * width - 1),
         scratch(s.rows() + (has_slabs ? width * width * window_lines(s) : 0) + s.keys() +
                 3 * kMove / static_cast<int64_t>(sizeof(T))),
@@ -67,31 +67,28 @@ struct WindowSource {
         row(slabs + (has_slabs ? width * width * window_lines(s) : 0) + kMove / sizeof(T)) {}
 
   static T* copy_run(T* to, const T* from, int64_t count) {
-    for (int64_t b = 0; b < count * static_cast<int64_t>(sizeof(T)); b += kMove) {
-      move_bytes<kMove>(reinterpret_cast<char*>(to) + b, reinterpret_cast<const char*>(from) + b);
-    }
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    char* target = reinterpret_cast<char*>(to);
+    const char* source = reinterpret_cast<const char*>(from);
+    move_bytes<kMove>(target, source);
+    for (int64_t b = kMove; b < bytes; b += kMove) move_bytes<kMove>(target + b, source + b);
     return to + count;
   }
 
   void load_head(int64_t head) {
     const T* table = static_cast<const T*>(a.table) + head * a.head_stride;
-    const int64_t rows = scheme.rows();
-    for (int64_t r = 0; r < rows; ++r) reversed[rows - 1 - r] = table[r * a.row_stride];
+    const int64_t rows = scheme.rows(), stride = a.row_stride, lines = window_lines(scheme), run = width;
+    for (int64_t r = 0; r < rows; ++r) reversed[rows - 1 - r] = table[r * stride];
     if (!has_slabs) return;
     T* to = slabs;
-    for (int64_t z = 0; z < width; ++z) {
-      const T* from = reversed + 3 * prefix + width - 1 - z;
-      for (int64_t line = 0; line < window_lines(scheme); ++line, from += 2 * width - 1) {
-        to = copy_run(to, from, width);
-      }
+    for (int64_t z = 0; z < run; ++z) {
+      const T* from = reversed + 3 * prefix + run - 1 - z;
+      for (int64_t line = 0; line < lines; ++line, from += 2 * run - 1) to = copy_run(to, from, run);
     }
   }
 
-  const T* row_of(int64_t x, int64_t y, int64_t z) {
-    const T* from =
-        has_slabs ? slabs + z * width * window_lines(scheme) : reversed + 3 * prefix + width - 1 - z;
-    from += runs.at(x, y);
-    if (prefix == 0 && runs.outer * runs.inner == 1) return from;
+  // A row that is no slice of a slab: its run (0, 0) begins at `from`.
+  const T* row_at(const T* from) {
     T* to = row;
     if (prefix != 0) *to++ = reversed[1];
     for (int64_t i = 0; i < runs.outer; ++i) {
@@ -112,14 +109,20 @@ struct WindowSource {
       f(row);
       ++query;
     }
+    const bool expanded = s.is_expanded(), is_slice = prefix == 0 && runs.outer * runs.inner == 1;
+    const int64_t queries = s.query[2];
+    const T* first_cell = has_slabs ? slabs : reversed + 3 * prefix + width - 1;
+    // From a cell to the next on the last axis.
+    const int64_t step = has_slabs ? width * window_lines(s) : -1;
     const int64_t line = (query - prefix) / s.query[2];
     int64_t x = line / s.query[1], y = line - x * s.query[1], z = query - prefix - line * s.query[2];
     for (; query < last; z = 0) {
-      const int64_t line_end = min_of(last, query - z + s.query[2]), before = query - z;
-      const int64_t cell_x = s.cell(0, x), cell_y = s.cell(1, y);
-      for (int64_t cell = s.cell(2, z); query < line_end; ++cell) {
-        const T* values = row_of(cell_x, cell_y, cell);
-        const int64_t next = min_of(line_end, before + s.first_query(2, cell + 1));
+      const int64_t line_end = min_of(last, query - z + queries), before = query - z;
+      int64_t cell = s.cell(2, z);
+      const T* from = first_cell + runs.at(s.cell(0, x), s.cell(1, y)) + cell * step;
+      for (; query < line_end; ++cell, from += step) {
+        const T* values = is_slice ? from : row_at(from);
+        const int64_t next = expanded ? min_of(line_end, before + s.first_query(2, cell + 1)) : query + 1;
         for (; query < next; ++query) f(values);
       }
       if (++y == s.query[1]) y = 0, ++x;
@@ -127,30 +130,33 @@ struct WindowSource {
   }
 };
 
-constexpr int64_t kSumWidth = 8;
+// How many sums beyond a run its last vector may reach; it adds zeros to them.
+constexpr int kSumSlack = 8;
 
-// The runs of a row added to sums where they are. The last vector of a run is filled up with zeros, and may
-// read beyond the run, but not beyond the last one; it may write up to kSumWidth - 1 sums beyond.
+// The runs of a row added to sums where they are.
 template <class T, class Sum>
 POSENC_ALONE void add_runs(const WindowRuns& runs, const T* row, int64_t stride, Sum* sums) {
-  const int64_t count = runs.outer * runs.inner, rest = runs.length % kSumWidth, whole = runs.length - rest;
-  int64_t run = 0;
+  const int64_t length = runs.length;
+  int64_t left = runs.outer * runs.inner * length;  // nothing is read beyond the row
   for (int64_t i = 0; i < runs.outer; ++i) {
     Sum* to = sums + i * runs.outer_step;
-    for (int64_t j = 0; j < runs.inner; ++j, to += runs.inner_step, row += runs.length * stride) {
-      const bool is_last = ++run == count;
+    for (int64_t j = 0; j < runs.inner; ++j, to += runs.inner_step, row += length * stride, left -= length) {
       if (stride != 1) {
-        add_row(row, stride, runs.length, to);
+        add_row(row, stride, length, to);
         continue;
       }
-      for (int64_t n = 0; n < whole; n += kSumWidth) {
-        store(to + n, load<kSumWidth>(to + n) + widen(load<kSumWidth>(row + n)));
+      int64_t n = 0;
+      for (; n + 16 <= length; n += 16) {
+        __builtin_prefetch(row + n + kAhead<T>);
+        store(to + n, load<16>(to + n) + widen(load<16>(row + n)));
       }
-      if (is_last) {
-        for (int64_t n = whole; n < runs.length; ++n) to[n] += widen(row[n]);
-      } else if (rest != 0) {
-        const auto values = keep(widen(load<kSumWidth>(row + whole)), (uint64_t{1} << rest) - 1);
-        store(to + whole, load<kSumWidth>(to + whole) + values);
+      for (; n + 8 <= length; n += 8) store(to + n, load<8>(to + n) + widen(load<8>(row + n)));
+      if (n == length) continue;
+      if (left - n >= 8) {
+        const auto rest = keep(widen(load<8>(row + n)), (uint64_t{1} << (length - n)) - 1);
+        store(to + n, load<8>(to + n) + rest);
+      } else {
+        for (; n < length; ++n) to[n] += widen(row[n]);
       }
     }
   }
@@ -164,7 +170,7 @@ struct WindowSums {
   // Small windows are one block: all rows are added up in slabs, then the slabs in the table. Others: the
   // rows of a line, then the lines. So their orders of sums differ.
   static bool is_small(const WindowScheme& s) {
-    return !s.is_expanded() && s.window[2] > 1 && s.window[2] <= kSumWidth && s.keys() <= 256;
+    return !s.is_expanded() && s.window[2] > 1 && s.window[2] <= 8 && s.keys() <= 256;
   }
 
   const WindowScheme& scheme;
@@ -182,9 +188,8 @@ struct WindowSums {
         lines(window_lines(s)),
         table_runs(s, 2 * width - 1),
         slab_runs(s, width),
-        scratch(
-            (is_small(s) ? width * lines * width : line_sums() + (s.is_expanded() ? width * s.keys() : 0)) +
-            kSumWidth) {}
+        scratch(is_small(s) ? width * lines * width + lines * (2 * width - 1) + 2 * kSumSlack
+                            : line_sums() + kSumSlack + 16 + (s.is_expanded() ? width * s.keys() : 0)) {}
 
   // Sums that the queries of a line of cells reach.
   int64_t line_sums() const { return scheme.window[0] * scheme.window[1] * (2 * width - 1); }
@@ -208,10 +213,14 @@ struct WindowSums {
     Sum* slabs = scratch.data();
     for (int64_t i = 0; i < width * slab_size; ++i) slabs[i] = Sum(0);
     const T* row = grad + prefix * (query_stride + a.key_stride);
+    const int64_t length = slab_runs.length;
     for (int64_t x = 0; x < scheme.window[0]; ++x) {
       for (int64_t y = 0; y < scheme.window[1]; ++y) {
         for (int64_t z = 0; z < width; ++z, row += query_stride) {
-          add_runs(slab_runs, row, a.key_stride, slabs + z * slab_size + slab_runs.at(x, y));
+          Sum* to = slabs + z * slab_size + slab_runs.at(x, y);
+          for (int64_t i = 0; i < slab_runs.outer; ++i) {
+            add_row(row + i * length * a.key_stride, a.key_stride, length, to + i * slab_runs.outer_step);
+          }
         }
       }
     }
@@ -220,12 +229,15 @@ struct WindowSums {
       from_last[-1] +=
           lane_sum<Sum>(scheme.queries() - 1, [=](int64_t i) { return widen(grad[(1 + i) * query_stride]); });
     }
+    Sum* places = slabs + width * slab_size + kSumSlack;  // the rows of patches in descending order
+    for (int64_t i = 0; i < lines * (2 * width - 1); ++i) places[i] = Sum(0);
     for (int64_t z = 0; z < width; ++z) {
-      Sum* to = from_last - 3 * prefix - (width - 1 - z);
-      for (int64_t line = 0; line < lines; ++line, to -= 2 * width - 1, slabs += width) {
-        for (int64_t n = 0; n < width; ++n) to[-n] += slabs[n];
+      Sum* to = places + width - 1 - z;
+      for (int64_t line = 0; line < lines; ++line, slabs += width, to += 2 * width - 1) {
+        store(to, load<8>(to) + keep(load<8>(slabs), (uint64_t{1} << width) - 1));
       }
     }
+    for (int64_t i = 0; i < lines * (2 * width - 1); ++i) from_last[-3 * prefix - i] += places[i];
   }
 
   void add_line(const T* grad, int64_t part, Sum* from_last) {
@@ -237,7 +249,7 @@ struct WindowSums {
     runs.outer_step = span;
     if (scheme.is_expanded()) {
       const int64_t keys = scheme.keys() - prefix;
-      Sum* cells = sums + line_sums() + kSumWidth;
+      Sum* cells = to_line(sums + line_sums() + kSumSlack);
       add_cells(grad, i, j, cells, from_last);
       for (int64_t z = 0; z < width; ++z) add_runs(runs, cells + z * keys, 1, sums + width - 1 - z);
     } else {

@@ -8,7 +8,7 @@ template <class T, class Real>
 void launch_alibi_forward(const AlibiScheme& s, const BiasForward& a, cudaStream_t stream) {
   const PlaneWalk walk = make_plane_walk(s.keys(), kPlaneTile);
   const AlibiSource<T, Real> source{s, walk, static_cast<const T*>(a.table), a.head_stride};
-  launch_forward<T>(source, 1, a.heads, s.queries() * s.keys(), /*head_fast=*/false, a.out, stream);
+  launch_forward<T>(source, 1, a.heads, s.queries() * s.keys(), /*head_fast=*/true, a.out, stream);
 }
 
 template <class T>

@@ -1,4 +1,4 @@
-#include "cpu/result.h"
+#include "cpu/memory.h"
 
 #include <ATen/EmptyTensor.h>
 
@@ -41,8 +41,8 @@ bool is_warm(const void* data, size_t bytes) {
 
 void ask_for_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__)
-  static const bool unwanted = is_set("POSENC_THP", "0");
-  if (unwanted || is_warm(data, bytes)) return;
+  static const bool unwanted = is_set("POSENC_THP", "0"), exp = is_set("POSENC_EXP2", "1");
+  if (unwanted || (!exp && is_warm(data, bytes))) return;
   const size_t begin = round_up(reinterpret_cast<size_t>(data));
   const size_t end = (reinterpret_cast<size_t>(data) + bytes) / kPage * kPage;
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: a refusal changes no result
@@ -78,7 +78,7 @@ bool writes_past_caches(const at::Tensor& out, size_t share) {
   if (never || reinterpret_cast<size_t>(out.const_data_ptr()) % out.element_size() != 0) return false;
   if (always) return true;
   const size_t bytes = out.nbytes();
-  return bytes >= core::max_of(kLargeResult, last_cache() / share) && is_warm(out.const_data_ptr(), bytes);
+  return bytes >= core::max_of(kLargeResult, last_cache() / (is_set("POSENC_EXP3", "1") ? 2 : share)) && (is_set("POSENC_EXP1", "1") || is_warm(out.const_data_ptr(), bytes));
 }
 
 }  // namespace posenc_ext::cpu
