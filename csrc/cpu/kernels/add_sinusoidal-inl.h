@@ -9,12 +9,12 @@
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {
 
-// The encodings of `count` positions from p on, one row after the other: where they are kept, or else made in
-// `buffer`.
-inline const double* encodings(const AddSinusoidal& a, double p, int64_t count, double* buffer) {
+// The encodings of `count` positions from p on, one row after the other: where they are cached, or computed
+// in `buffer`.
+inline const double* rows_from(const AddSinusoidal& a, double p, int64_t count, double* buffer) {
   const int64_t dim = a.frequencies.spec.dim;
-  if (p >= 0.0 && p + static_cast<double>(count) <= static_cast<double>(a.kept_positions)) {
-    return a.kept + static_cast<int64_t>(p) * dim;
+  if (p >= 0.0 && p + static_cast<double>(count) <= static_cast<double>(a.cached_positions)) {
+    return a.cached_rows + static_cast<int64_t>(p) * dim;
   }
   for (int64_t i = 0; i < count; ++i) {
     double* row = buffer + i * dim;
@@ -63,12 +63,12 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
     const int64_t last = min_of(a.batch, b + a.kBatchChunk);
     const double p = position_after(a.start, first);
     if (a.offsets == nullptr) {
-      add(b, last, first, count, encodings(a, p, count, buffer));
+      add(b, last, first, count, rows_from(a, p, count, buffer));
       continue;
     }
     for (; b < last; ++b) {
       const double offset = load_position(a.offsets, a.offset_type, b * a.offset_stride);
-      add(b, b + 1, first, count, encodings(a, p + offset, count, buffer));
+      add(b, b + 1, first, count, rows_from(a, p + offset, count, buffer));
     }
   }
   if (buffer != on_stack) delete[] buffer;

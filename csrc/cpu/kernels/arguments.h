@@ -29,8 +29,8 @@ struct AddSinusoidal : args::AddSinusoidal {
   static constexpr int64_t kBatchChunk = 32;
   static constexpr int64_t kTile = 4096;  // encodings of a tile, which stay in L2
   Frequencies frequencies;
-  const double* kept;  // encodings of the positions [0, kept_positions)
-  int64_t kept_positions;
+  const double* cached_rows;  // encodings of the positions [0, cached_positions)
+  int64_t cached_positions;
   bool past_caches;
 
   // Whether the samples of a position are adjacent; memory is walked in its order.

@@ -17,13 +17,15 @@ namespace {
 constexpr double kDoubt = 0x1p-16;
 constexpr int kSixteen = 16;  // pairs
 
-// Rounds what is no middle between two T and no NaN.
+// Rounds what is not in the middle between two T, nor a NaN.
 template <class T, int N>
 POSENC_HD Vec<T, N> round_clear(Vec<float, N> x) {
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    return cast_bits<T>(upper_halves(cast_bits<uint32_t>(x) + 0x8000u));
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else if constexpr (std::is_same_v<T, Half>) {
+    return round_number<T>(x);
   } else {
-    return round_to<T>(x);
+    return cast_bits<T>(upper_halves(cast_bits<uint32_t>(x) + 0x8000u));
   }
 }
 
