@@ -71,7 +71,7 @@ struct SinusoidTable {
   core::DType dtype;
   void* out;
   int64_t row_stride;
-  bool past_caches;
+  bool non_temporal;
 
   int64_t first_block() const { return AngleSteps::block_of(start); }
   int64_t blocks() const { return AngleSteps::block_of(start + length - 1) - first_block() + 1; }

@@ -26,23 +26,10 @@ bool is_set(const char* name, const char* value) {
 
 size_t round_up(size_t address) { return (address + kPage - 1) / kPage * kPage; }
 
-// Whether memory has been touched: its first, middle and last whole page stand in for it.
-bool is_warm(const void* data, size_t bytes) {
-#if defined(__linux__)
-  const size_t begin = round_up(reinterpret_cast<size_t>(data));
-  const size_t end = (reinterpret_cast<size_t>(data) + bytes) / kPage * kPage;
-  for (const size_t page : {begin, begin + (end - begin) / kPage / 2 * kPage, end - kPage}) {
-    unsigned char resident = 0;
-    if (mincore(reinterpret_cast<void*>(page), kPage, &resident) != 0 || (resident & 1) == 0) return false;
-  }
-#endif
-  return true;
-}
-
 void ask_for_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__)
-  static const bool unwanted = is_set("POSENC_THP", "0"), exp = is_set("POSENC_EXP2", "1");
-  if (unwanted || (!exp && is_warm(data, bytes))) return;
+  static const bool unwanted = is_set("POSENC_THP", "0");
+  if (unwanted) return;
   const size_t begin = round_up(reinterpret_cast<size_t>(data));
   const size_t end = (reinterpret_cast<size_t>(data) + bytes) / kPage * kPage;
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: a refusal changes no result
@@ -72,13 +59,12 @@ void prepare_result(const at::Tensor& out) {
   if (bytes >= kLargeResult && out.is_contiguous()) ask_for_huge_pages(out.mutable_data_ptr(), bytes);
 }
 
-bool writes_past_caches(const at::Tensor& out, size_t share) {
+bool wants_non_temporal_stores(const at::Tensor& out, size_t share) {
   static const bool never = is_set("POSENC_NT", "0"), always = is_set("POSENC_NT", "1");
-  // Memory from elsewhere may stand where no whole elements make a line.
+  // A tensor from elsewhere may be at an address where cache lines cut elements.
   if (never || reinterpret_cast<size_t>(out.const_data_ptr()) % out.element_size() != 0) return false;
   if (always) return true;
-  const size_t bytes = out.nbytes();
-  return bytes >= core::max_of(kLargeResult, last_cache() / (is_set("POSENC_EXP3", "1") ? 2 : share)) && (is_set("POSENC_EXP1", "1") || is_warm(out.const_data_ptr(), bytes));
+  return out.nbytes() >= core::max_of(kLargeResult, last_cache() / share);
 }
 
 }  // namespace posenc_ext::cpu

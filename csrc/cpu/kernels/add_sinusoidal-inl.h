@@ -30,13 +30,13 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
   double* buffer = dim <= AddSinusoidal::kTile ? on_stack : new double[static_cast<size_t>(dim)];
   // The positions [first, first + count) of the samples [b, last), which have the same encodings.
   const bool grouped = a.x_channel_stride == 1 && !a.length_first() &&
-                       can_group(a.dropout, a.past_caches, dim, static_cast<const T*>(a.out));
+                       can_group(a.dropout, a.non_temporal, dim, static_cast<const T*>(a.out));
   const auto add = [&](int64_t b, int64_t last, int64_t first, int64_t count, const double* encoding) {
     for (; grouped && b + kGroup <= last; b += kGroup) {
       for (int64_t i = 0; i < count; ++i) {
         const int64_t l = first + i;
         add_group<Sum>(
-            a.past_caches, dim, static_cast<T*>(a.out) + b * a.out_batch_stride + l * a.out_length_stride,
+            a.non_temporal, dim, static_cast<T*>(a.out) + b * a.out_batch_stride + l * a.out_length_stride,
             a.out_batch_stride, static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride,
             a.x_batch_stride, a.x_scale, encoding + i * dim);
       }
@@ -48,10 +48,10 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
         T* y = static_cast<T*>(a.out) + to;
         const StridedRow<double, Contiguous> row{encoding + i * dim, {}};
         if (a.x_channel_stride == 1) {
-          add_row<Sum>(a.dropout, a.past_caches, to, dim, y, StridedRow<T, Contiguous>{x, {}}, a.x_scale,
+          add_row<Sum>(a.dropout, a.non_temporal, to, dim, y, StridedRow<T, Contiguous>{x, {}}, a.x_scale,
                        row);
         } else {
-          add_row<Sum>(a.dropout, a.past_caches, to, dim, y, StridedRow<T, int64_t>{x, a.x_channel_stride},
+          add_row<Sum>(a.dropout, a.non_temporal, to, dim, y, StridedRow<T, int64_t>{x, a.x_channel_stride},
                        a.x_scale, row);
         }
       }
@@ -72,7 +72,7 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
     }
   }
   if (buffer != on_stack) delete[] buffer;
-  if (a.past_caches) finish_streams();
+  if (a.non_temporal) finish_streams();
 }
 
 template <class Sum, class T, class Stride>
@@ -80,9 +80,9 @@ void scale_dropout_typed(const ScaleDropout& a, int64_t begin, int64_t end, Stri
   for (int64_t i = begin; i < end; ++i) {
     const StridedRow<T, Stride> x{static_cast<const T*>(a.x) + a.outer.offset(i), stride};
     const int64_t first = i * a.inner, count = min_of(a.inner, a.total - first);
-    scale_row<Sum>(a.dropout, a.past_caches, first, count, static_cast<T*>(a.out) + first, x, a.scale);
+    scale_row<Sum>(a.dropout, a.non_temporal, first, count, static_cast<T*>(a.out) + first, x, a.scale);
   }
-  if (a.past_caches) finish_streams();
+  if (a.non_temporal) finish_streams();
 }
 
 void add_sinusoidal(const AddSinusoidal& a, int64_t begin, int64_t end) {

@@ -206,7 +206,7 @@ void put_rows(RowWriter<T> writer, T* after, T* before, const Frequencies& f, in
 
 template <class T>
 void sinusoid_rows_typed(const SinusoidRows& a, int64_t begin, int64_t end) {
-  const RowWriter<T> writer(a.frequencies.spec, a.out, a.row_stride, a.past_caches);
+  const RowWriter<T> writer(a.frequencies.spec, a.out, a.row_stride, a.non_temporal);
   const AngleSteps& angles = a.angles;
   for (int64_t i = begin; i < end; ++i) {
     T* row = static_cast<T*>(a.out) + i * a.row_stride;
@@ -276,7 +276,7 @@ void put_block(const SinusoidTable& a, int64_t block, int64_t first, int64_t cou
 template <class T>
 void sinusoid_table_typed(const SinusoidTable& a, int64_t begin, int64_t end) {
   const int64_t width = kSixteen * a.angles.sixteens;
-  const RowWriter<T> writer(a.frequencies.spec, a.out, a.row_stride, a.past_caches);
+  const RowWriter<T> writer(a.frequencies.spec, a.out, a.row_stride, a.non_temporal);
   const int64_t from = a.first_block() + begin, to = a.first_block() + end;
   for (int64_t first = 0; first < width; first += kPairBlock) {  // whose steps stay in L1
     const int64_t count = min_of(kPairBlock, width - first);
