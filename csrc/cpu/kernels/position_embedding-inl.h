@@ -69,7 +69,7 @@ struct Square {
   }
 };
 
-// Tokens [begin, end) of x, whose channels lie further apart than its tokens (an image, channels first): read
+// Tokens [begin, end) of x, whose channels are further apart than its tokens (an image, channels first): read
 // by way of squares, so that cache lines are used whole both where x is read and where the result is written.
 template <class Sum, class T>
 void embed_transposed(const AddPositionEmbedding& a, int64_t b, int64_t begin, int64_t end) {

@@ -32,12 +32,12 @@ POSENC_HD Vec<T, N> round_clear(Vec<float, N> x) {
 // Where the sines and cosines of a row go.
 template <class T>
 struct RowWriter {
-  Places at;
+  ChannelOffsets at;
   int64_t sines, cosines;  // in a row
   bool odd_zero, non_temporal;
 
   RowWriter(const Sinusoid& s, const void* out, int64_t row_stride, bool large)
-      : at(places(s)),
+      : at(channel_offsets(s)),
         sines(s.frequencies()),
         cosines(s.pairs()),
         odd_zero(s.dim % 2 != 0 && s.odd == Odd::zero),
