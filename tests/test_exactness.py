@@ -198,6 +198,21 @@ def test_half_types_are_not_rounded_by_way_of_float32(dtype):
         assert gradient.item() == 1 + 2 * step
 
 
+@each("dtype", [torch.float16, torch.bfloat16])
+def test_small_values_are_rounded_once(dtype):
+    """Sines below 2^-14, subnormal in float16: in rows and tables, some half a million of each."""
+    options = {"dim": 256, "base": 2.0}
+    for start, length, scale in [(32768, 4096, 1e-9), (0, 1024, 4e-8)]:
+        table = posenc_ext.sinusoidal_table(length, start=start, scale=scale, dtype=dtype, **options)
+        rows = posenc_ext.sinusoidal(torch.arange(start, start + length), scale=scale, dtype=dtype, **options)
+        exact_value = posenc_ext.sinusoidal_table(
+            length, start=start, scale=scale, dtype=torch.float64, **options
+        )
+        once = reference.round_once(exact_value, dtype)
+        for actual in (table, rows):
+            assert same_bits(actual, once), (start, int((actual != once).sum()))
+
+
 def strided(x: torch.Tensor) -> torch.Tensor:
     """The same values with their channels apart: kernels load them one by one."""
     return torch.stack([x, x], -1)[..., 0]

@@ -137,9 +137,11 @@ POSENC_HD Bits in_doubt(Vec<float, kSixteen> sine_limit, const S&... sums) {
     ((first = min_of(first, rest)), ...);
     return first;
   };
-  const auto cosine_limit = broadcast<kSixteen>(static_cast<float>(kDoubt));
-  const Bits small = below(least(magnitude(sums.sine)...), sine_limit) |
-                     below(least(magnitude(sums.cosine)...), cosine_limit);
+  const Bits sine = least(magnitude(sums.sine)...), cosine = least(magnitude(sums.cosine)...);
+  Bits small = below(sine, sine_limit) | below(cosine, broadcast<kSixteen>(static_cast<float>(kDoubt)));
+  // Subnormal float16 have other middles.
+  if constexpr (std::is_same_v<T, Half>)
+    small = small | below(min_of(sine, cosine), broadcast<kSixteen>(0x1p-14f));
   if constexpr (sizeof(T) == sizeof(float)) return small;
   const Bits cut = least(cut_bits<T>(sums.sine)..., cut_bits<T>(sums.cosine)...);
   return small | (cut & (Bits{} - cut));
