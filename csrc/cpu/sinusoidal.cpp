@@ -11,9 +11,6 @@
 namespace posenc_ext::cpu {
 namespace {
 
-// Of the last cache: pieces of rows, and rows in turn, gain from passing it sooner than whole results.
-constexpr size_t kShare = 8;
-
 // An argument struct of CPU and CUDA, with the frequencies that the table has cached.
 template <class Arguments>
 auto fill_args(Arguments& arguments, const FrequencyTable& table, const at::Tensor& out) {
@@ -30,7 +27,7 @@ template <class Arguments>
 void write_rows(Arguments& arguments, const AngleTable& table, const at::Tensor& out) {
   const auto [args, frequencies] = fill_args(arguments, *table.frequencies, out);
   const SinusoidRows a{args, frequencies, args.order == 0 ? table.angles() : AngleSteps{},
-                       writes_past_caches(out, kShare)};
+                       writes_past_caches(out)};
   parallel_for(a.count, a.spec.dim,
                [&](int64_t begin, int64_t end) { kernels().sinusoid_rows(a, begin, end); });
 }
@@ -56,7 +53,7 @@ void write_table(ops::SinusoidalTable& arguments, const at::Tensor& out) {
                         ops::to_core(out.scalar_type()),
                         out.mutable_data_ptr(),
                         out.stride(0),
-                        writes_past_caches(out, kShare)};
+                        writes_past_caches(out)};
   parallel_for(a.blocks(), AngleSteps::kBlock * out.size(1),
                [&](int64_t begin, int64_t end) { kernels().sinusoid_table(a, begin, end); });
 }

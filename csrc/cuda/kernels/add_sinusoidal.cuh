@@ -165,7 +165,7 @@ __device__ __forceinline__ double scaled(const ScaleDropout& a, FloatPair, doubl
 }
 __device__ __forceinline__ FloatPair scaled(const ScaleDropout& a, FloatPair scale, float x) {
   const FloatPair product = multiply(x, scale);
-  return a.dtype == DType::float32 ? product : FloatPair{product.hi, 0.0f};  // halves: core/sums.h
+  return a.dtype == DType::float32 ? product : FloatPair{product.hi, -0.0f};  // halves: core/sums.h
 }
 
 // 1 launch. Reads and writes `total` elements: no byte more than it must; a thread owns a vector of T, in
