@@ -63,8 +63,8 @@ def run_all() -> None:
     sys.platform != "linux", reason="asks libc for mprotect, and reads /proc for the CPU levels"
 )
 @pytest.mark.parametrize(
-    ("level", "past_caches"), [*((level, "1") for level in levels()), (levels()[-1], "0")], ids=str
+    ("level", "non_temporal"), [*((level, "1") for level in levels()), (levels()[-1], "0")], ids=str
 )
-def test_memory_around_tensors_is_not_touched(level, past_caches):
+def test_memory_around_tensors_is_not_touched(level, non_temporal):
     program = "import test_bounds; test_bounds.run_all()"
-    assert under(program, POSENC_CPU_ISA=level, POSENC_NT=past_caches).stdout.endswith("done\n")
+    assert under(program, POSENC_CPU_ISA=level, POSENC_NT=non_temporal).stdout.endswith("done\n")

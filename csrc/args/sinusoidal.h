@@ -7,8 +7,8 @@
 
 namespace posenc_ext::args {
 
-// core::frequency of every pair, kept apart as high and low parts so that loops over pairs vectorise; zeros
-// fill the last sixteen, so that they run on whole vectors.
+// core::frequency of every pair, high and low parts in separate arrays, so that loops over pairs vectorise;
+// zeros fill the last sixteen, so that they run on whole vectors.
 struct Frequencies {
   core::Sinusoid spec;
   const double* hi;
@@ -27,15 +27,14 @@ struct alignas(64) AnchorPairs {
 };
 
 // Whole positions by angle addition, sin(a +- b) = sin a cos b +- cos a sin b: a is the angle of an anchor,
-// one of which stands in the middle of every kBlock positions, and b that of 0 to kReach steps. So a value
+// one of which is in the middle of every kBlock positions, and b that of 0 to kReach steps. So a value
 // depends on its position and on nothing else.
 struct AngleSteps {
   static constexpr int64_t kReach = 16, kBlock = 2 * kReach;
-  int64_t sixteens;           // of pairs; zeros fill the last
-  const SixteenPairs* steps;  // of the first sixteen pairs 0 to kReach steps, and so on
-  const float* doubt;         // what the longest step adds to the size below which a sine is in doubt
-  const AnchorPairs*
-      anchors;  // those that are kept, of positions [0, near): all sixteens of the first, and so on
+  int64_t sixteens;            // of pairs; zeros fill the last
+  const SixteenPairs* steps;   // of the first sixteen pairs 0 to kReach steps, and so on
+  const float* doubt;          // what the longest step adds to the size below which a sine is in doubt
+  const AnchorPairs* anchors;  // cached, of positions [0, near): all sixteens of the first, and so on
   int64_t near;
 
   static int64_t block_of(int64_t position) { return position / kBlock - (position % kBlock < 0); }
@@ -72,7 +71,7 @@ struct SinusoidTable {
   core::DType dtype;
   void* out;
   int64_t row_stride;
-  bool past_caches;
+  bool non_temporal;
 
   int64_t first_block() const { return AngleSteps::block_of(start); }
   int64_t blocks() const { return AngleSteps::block_of(start + length - 1) - first_block() + 1; }

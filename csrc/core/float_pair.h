@@ -59,7 +59,7 @@ POSENC_HD FloatPair scaled_sum(float x, FloatPair x_scale, float y, bool scaled,
   return scaled ? multiply(sum, kept_scale) : sum;
 }
 
-// The pair, rounded once. Infinities and NaN are in `hi` alone: what `lo` holds beside them means nothing.
+// The pair, rounded once. Infinities and NaN are in `hi` alone: then `lo` has no meaning.
 template <class T>
 POSENC_HD T round_pair(FloatPair x) {
   const float near = x.hi + x.lo;

@@ -122,7 +122,7 @@ POSENC_HD Steps to_steps(float p) {
   return {cut < 24 ? mantissa >> cut : 0, 31, negative, cut < 24 && (mantissa & ((1u << cut) - 1)) == 0};
 }
 
-// The steps of a stored position, without float64 but for float64.
+// The steps of a stored position, without float64 unless it is one.
 POSENC_HD Steps load_steps(const void* data, PositionType type, int64_t i) {
   switch (type) {
     case PositionType::u8:

@@ -52,7 +52,7 @@ POSENC_HD Sinusoid make_sinusoid(const EncodingSpec& s) {
   return make_sinusoid(s.dim, s.base, s.freq_shift, s.scale, s.layout, s.odd);
 }
 
-// What stands in channel c: the sine (phase 0) or the cosine (phase 1) of a pair, or a zero (phase -1).
+// What is in channel c: the sine (phase 0) or the cosine (phase 1) of a pair, or a zero (phase -1).
 struct Channel {
   int64_t pair;
   int32_t phase;
@@ -71,11 +71,11 @@ POSENC_HD Channel channel(const Sinusoid& s, int64_t c) {
 
 // Its inverse: where the sines and the cosines of a row begin, the step from pair to pair, and the extra
 // channel of an odd dim.
-struct Places {
+struct ChannelOffsets {
   int64_t sine, cosine, step, extra;
 };
 
-POSENC_HD Places places(const Sinusoid& s) {
+POSENC_HD ChannelOffsets channel_offsets(const Sinusoid& s) {
   const int64_t last = s.dim - 1;
   if (s.layout == Layout::interleaved) return {0, 1, 2, last};
   if (s.layout == Layout::concat) return {0, s.frequencies(), 1, s.odd == Odd::sin ? s.pairs() : last};
@@ -96,11 +96,11 @@ struct QuarterTurns {
 // Beyond this many quarter turns the rounding below needs its input brought near zero first.
 constexpr double kMaxFastTurns = 0x1p50;
 
-// remainder(x, 4.0), but for the sign of zero: every step is exact, and without the library's loop.
+// remainder(x, 4.0), except for the sign of zero: every step is exact, and without the library's loop.
 POSENC_HD double remainder_4(double x) { return x - 4.0 * rint(0.25 * x); }
 
-// p * f, reduced. Exact but for one rounding of the low part, about 2^-52 of it: the rest keeps its relative
-// precision near zero.
+// p * f, reduced. Exact except for one rounding of the low part, about 2^-52 of it: the rest keeps its
+// relative precision near zero.
 template <bool kHuge>
 POSENC_HD QuarterTurns reduce(double p, DoubleDouble f) {
   double hi = p * f.hi;

@@ -22,23 +22,6 @@ struct Strided {
   }
 };
 
-// The same elements in as few dimensions as hold them: each costs a division per element.
-inline Strided collapsed(const Strided& s) {
-  Strided out{};
-  for (int32_t d = 0; d < s.dims; ++d) {
-    if (s.size[d] == 1) continue;
-    const int32_t last = out.dims - 1;
-    if (last >= 0 && out.stride[last] == s.size[d] * s.stride[d]) {
-      out.size[last] *= s.size[d];
-      out.stride[last] = s.stride[d];
-    } else {
-      out.size[out.dims] = s.size[d];
-      out.stride[out.dims++] = s.stride[d];
-    }
-  }
-  return out;
-}
-
 // The same of fewer than 2^32 elements, without a division.
 struct FastStrided {
   int32_t dims;

@@ -12,10 +12,11 @@ namespace {
 
 void add_sinusoidal(ops::AddSinusoidal& arguments, const at::Tensor& out) {
   const auto& [dim, base, freq_shift, scale, layout, odd] = arguments.encoding;
-  const auto cached = encodings(dim, base, freq_shift, layout, odd);
-  const AddSinusoidal a{ops::fill_args(arguments, cached->frequencies.spec, out), cached->frequencies,
-                        cached->kept.const_data_ptr<double>(), cached->positions,
-                        out.const_data_ptr() != arguments.x.const_data_ptr() && writes_past_caches(out)};
+  const auto cached = cached_encodings(dim, base, freq_shift, layout, odd);
+  const AddSinusoidal a{
+      ops::fill_args(arguments, cached->frequencies.spec, out), cached->frequencies,
+      cached->rows.const_data_ptr<double>(), cached->positions,
+      out.const_data_ptr() != arguments.x.const_data_ptr() && wants_non_temporal_stores(out)};
   parallel_for(a.items(), a.item_elements(),
                [&](int64_t begin, int64_t end) { kernels().add_sinusoidal(a, begin, end); });
 }

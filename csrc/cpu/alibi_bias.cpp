@@ -4,8 +4,8 @@
 #include <ATen/ops/empty.h>
 
 #include "cpu/device.h"
-#include "cpu/parallel.h"
 #include "cpu/memory.h"
+#include "cpu/parallel.h"
 #include "ops/alibi_bias.h"
 #include "ops/bias_args.h"
 
@@ -15,7 +15,7 @@ namespace {
 void fill_alibi(ops::AlibiBias& arguments, const at::Tensor& out) {
   const core::AlibiScheme scheme{out.size(1), out.size(2), arguments.q_offset.expect_int(), arguments.causal};
   const BiasForward a = ops::bias_forward_args(arguments.slopes, out);
-  const bool non_temporal = writes_past_caches(out);
+  const bool non_temporal = wants_non_temporal_stores(out);
   parallel_for(a.heads * scheme.queries(), scheme.keys(), [&](int64_t begin, int64_t end) {
     kernels().alibi_forward(scheme, a, non_temporal, begin, end);
   });

@@ -10,7 +10,7 @@ namespace {
 
 void scale_dropout(ops::Dropping& arguments, const at::Tensor& out) {
   constexpr int64_t kStretch = 4096;
-  ScaleDropout a{ops::fill_args(arguments, out), {}, 1, 1, writes_past_caches(out)};
+  ScaleDropout a{ops::fill_args(arguments, out), {}, 1, 1, wants_non_temporal_stores(out)};
   // Items are stretches of the last dimension where x has only one, and all of it otherwise.
   if (a.at.dims > 0) {
     const int32_t last = a.at.dims - 1;

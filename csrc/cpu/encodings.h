@@ -1,5 +1,5 @@
-// The encodings of the first positions, computed once per convention and kept: what a small call would take
-// longest for.
+// The encodings of the first positions, computed once per convention and cached: most of the time of a small
+// call.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,14 +10,14 @@
 
 namespace posenc_ext::cpu {
 
-struct Encodings {
+struct CachedEncodings {
   std::shared_ptr<const FrequencyTable> table;
   Frequencies frequencies;
-  int64_t positions;  // [0, positions) are kept
-  at::Tensor kept;    // a row of float64 each; aligned to lines, as a vector's memory is not
+  int64_t positions;  // of rows: [0, positions)
+  at::Tensor rows;    // float64; a tensor, as its memory is aligned to cache lines
 };
 
-std::shared_ptr<const Encodings> encodings(int64_t dim, double base, double freq_shift, core::Layout layout,
-                                           core::Odd odd);
+std::shared_ptr<const CachedEncodings> cached_encodings(int64_t dim, double base, double freq_shift,
+                                                        core::Layout layout, core::Odd odd);
 
 }  // namespace posenc_ext::cpu

@@ -7,9 +7,9 @@
 namespace posenc_ext::cpu {
 namespace {
 
-// Positions whose anchors are kept: those of diffusion timesteps.
+// Positions whose anchors are cached: those of diffusion timesteps, which take half of the time then.
 constexpr int64_t kNear = 1024;
-// Above this dim they are not: they take 320 bytes a channel.
+// Up to this dim: anchors take 320 bytes per channel.
 constexpr int64_t kMaxNearDim = 2048;
 
 size_t sixteens(int64_t frequencies) { return static_cast<size_t>((frequencies + 15) / 16); }

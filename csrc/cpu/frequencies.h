@@ -1,4 +1,4 @@
-// What an encoding computes with, made once per (dim, base, freq_shift, scale) and kept.
+// What an encoding computes with, made once per (dim, base, freq_shift, scale) and cached.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,7 @@ using namespace args;
 
 // The exact frequencies.
 struct FrequencyTable {
-  core::Sinusoid spec;  // for the layout and rule on odd dims of whoever asked first
+  core::Sinusoid spec;  // with(): for another layout and rule on odd dims
   std::vector<double> hi, lo;
 
   Frequencies with(core::Layout layout, core::Odd odd) const {

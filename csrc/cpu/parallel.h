@@ -16,7 +16,7 @@ inline int64_t grain(int64_t bytes_per_item) {
 }
 
 // f(begin, end) on ranges that make up [0, items), of at least `grain` items each. As at::parallel_for, which
-// is not called, as its OpenMP pragma would have clang start a second run-time (libomp) beside torch's.
+// is not called, as its OpenMP pragma would have clang start a second run-time (libomp) next to torch's.
 void parallel_ranges(int64_t items, int64_t grain, c10::function_ref<void(int64_t, int64_t)> f);
 
 // For arithmetic, of which an element takes about as long as eight bytes of a copy.

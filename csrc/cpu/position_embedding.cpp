@@ -10,7 +10,7 @@ namespace posenc_ext::cpu {
 namespace {
 
 void add_position_embedding(ops::AddPositionEmbedding& arguments, const at::Tensor& out) {
-  AddPositionEmbedding a{ops::fill_args(arguments, out), writes_past_caches(out), 0, 0, false};
+  AddPositionEmbedding a{ops::fill_args(arguments, out), wants_non_temporal_stores(out), 0, 0, false};
   // An item's rows of pos_embed stay in cache while it, and the next items, walk over the samples. Where the
   // channels of x are not adjacent, its cache lines must stay there instead: it is read in squares of 32
   // tokens.

@@ -41,7 +41,7 @@ std::string text_at(at::Tensor tensor, at::IntArrayRef indices) {
 }
 
 void add_positions(ops::AddPositions& arguments, const at::Tensor& out) {
-  const AddPositions a{ops::fill_args(arguments, out), writes_past_caches(out)};
+  const AddPositions a{ops::fill_args(arguments, out), wants_non_temporal_stores(out)};
   parallel_for(a.count, a.dim, [&](int64_t begin, int64_t end) { kernels().add_positions(a, begin, end); });
 }
 

@@ -5,8 +5,8 @@
 #include <ATen/ops/empty.h>
 
 #include "cpu/device.h"
-#include "cpu/parallel.h"
 #include "cpu/memory.h"
+#include "cpu/parallel.h"
 #include "ops/bias_args.h"
 #include "ops/relative_bias.h"
 
@@ -33,7 +33,7 @@ struct Fill {
   void operator()(Arguments& arguments, const at::Tensor& out) const {
     const auto scheme = arguments.scheme();
     const BiasForward a = ops::bias_forward_args(arguments.table, out);
-    const bool non_temporal = writes_past_caches(out);
+    const bool non_temporal = wants_non_temporal_stores(out);
     parallel_ranges(a.heads * scheme.queries(), grain(scheme.keys() * out.element_size()),
                     [&](int64_t begin, int64_t end) {
                       kernels().bias[scheme].forward(scheme, a, non_temporal, begin, end);

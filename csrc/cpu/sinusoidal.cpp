@@ -27,7 +27,7 @@ template <class Arguments>
 void write_rows(Arguments& arguments, const AngleTable& table, const at::Tensor& out) {
   const auto [args, frequencies] = fill_args(arguments, *table.frequencies, out);
   const SinusoidRows a{args, frequencies, args.order == 0 ? table.angles() : AngleSteps{},
-                       writes_past_caches(out)};
+                       wants_non_temporal_stores(out)};
   parallel_for(a.count, a.spec.dim,
                [&](int64_t begin, int64_t end) { kernels().sinusoid_rows(a, begin, end); });
 }
@@ -53,7 +53,7 @@ void write_table(ops::SinusoidalTable& arguments, const at::Tensor& out) {
                         ops::to_core(out.scalar_type()),
                         out.mutable_data_ptr(),
                         out.stride(0),
-                        writes_past_caches(out)};
+                        wants_non_temporal_stores(out)};
   parallel_for(a.blocks(), AngleSteps::kBlock * out.size(1),
                [&](int64_t begin, int64_t end) { kernels().sinusoid_table(a, begin, end); });
 }

@@ -74,7 +74,8 @@ core::WindowScheme WindowBias::scheme(int64_t /*num_rows*/, c10::SymIntArrayRef 
                                       at::OptionalSymIntArrayRef query_size, int64_t prefix_tokens) {
   const c10::SymIntArrayRef queries = query_size.has_value() ? *query_size : window;
   Scheme scheme{{1, 1, 1}, {1, 1, 1}, prefix_tokens};
-  constexpr size_t kPlace[][Scheme::kAxes] = {{0}, {0, 2}, {0, 1, 2}};  // axes left over stand in the middle
+  constexpr size_t kPlace[][Scheme::kAxes] = {
+      {0}, {0, 2}, {0, 1, 2}};  // the remaining axes are in the middle
   for (size_t a = 0; a < window.size(); ++a) {
     const size_t axis = kPlace[window.size() - 1][a];
     scheme.window[axis] = window[a].expect_int();
@@ -103,17 +104,18 @@ BiasShape T5Bias::shape(const c10::SymInt& num_rows, c10::SymInt q_len, c10::Sym
 
 core::T5Scheme T5Bias::scheme(int64_t num_rows, const c10::SymInt& q_len, const c10::SymInt& k_len,
                               const c10::SymInt& q_offset, bool bidirectional, int64_t max_distance) {
-  const auto kept = cached<T5Bias>(std::tuple(num_rows, bidirectional, max_distance),
-                                   [](const auto& key) { return std::apply(core::make_t5_scheme, key); });
+  const auto cached_scheme =
+      cached<T5Bias>(std::tuple(num_rows, bidirectional, max_distance),
+                     [](const auto& key) { return std::apply(core::make_t5_scheme, key); });
   Scheme scheme;  // not copied whole: most schemes use a few of the thresholds that there is room for
   scheme.num_rows = num_rows;
   scheme.query_count = q_len.expect_int();
   scheme.key_count = k_len.expect_int();
   scheme.q_offset = q_offset.expect_int();
-  scheme.buckets = kept->buckets;
-  scheme.exact = kept->exact;
+  scheme.buckets = cached_scheme->buckets;
+  scheme.exact = cached_scheme->exact;
   scheme.bidirectional = bidirectional;
-  std::copy_n(kept->threshold, kept->thresholds(), scheme.threshold);
+  std::copy_n(cached_scheme->threshold, cached_scheme->thresholds(), scheme.threshold);
   return scheme;
 }
 

@@ -155,17 +155,17 @@ const int64_t kSeed = 0x123456789abcdef;
 cpu::SeededDropout dropout(bool drops) { return {make_dropout(0.3), drops ? &kSeed : nullptr}; }
 
 void adds(DType type) {
-  const int64_t batch = 5, length = 70, dim = 40, kept_rows = 16;
+  const int64_t batch = 5, length = 70, dim = 40, cached_positions = 16;
   const SinusoidTables tables(make_sinusoid(dim, 10000.0, 0.0, 1.0, Layout::interleaved, Odd::error));
-  Memory kept(kept_rows * dim * 8);
+  Memory cached(cached_positions * dim * 8);
   cpu::SinusoidRows rows{};
   rows.spec = tables.frequencies.spec;
   rows.frequencies = tables.frequencies;
   rows.positions = {nullptr, PositionType::i64, {}, 0};
   rows.dtype = DType::float64;
-  rows.out = kept.data();
+  rows.out = cached.data();
   rows.row_stride = dim;
-  cpu::kernels().sinusoid_rows(rows, 0, kept_rows);
+  cpu::kernels().sinusoid_rows(rows, 0, cached_positions);
   Memory x = numbers(type, batch * length * dim);
   const int64_t offsets[] = {0, -3, 7, 1000, 65535};
   for (const bool batch_first : {false, true}) {
@@ -175,8 +175,8 @@ void adds(DType type) {
         cpu::AddSinusoidal a{};
         a.spec = tables.frequencies.spec;
         a.frequencies = tables.frequencies;
-        a.kept = kept.as<double>();
-        a.kept_positions = kept_rows;
+        a.cached_rows = cached.as<double>();
+        a.cached_positions = cached_positions;
         a.batch = batch;
         a.length = length;
         a.start = 1;

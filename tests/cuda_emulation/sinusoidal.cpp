@@ -345,7 +345,8 @@ void test_add(DType type, const Sinusoid& spec, int64_t batch, int64_t length, b
     cuda::add_sinusoidal(device, nullptr);
     const std::string what =
         "add_sinusoidal " + describe(spec, type) + " form " + std::to_string(static_cast<int>(form));
-    if (!cuda::in_floats(spec, type, 0)) {
+    // With frequencies beyond the fixed-point ones CUDA sums the half types in float64, too.
+    if (!cuda::in_floats(spec, type, 0) && !kIsHalf<T>) {
       all_same(got, wanted, what);
     } else {
       all_near(got, wanted, exact, 0.5, [&](int64_t) { return slack; }, what);

@@ -9,12 +9,12 @@
 namespace posenc_ext::cpu::POSENC_LEVEL {
 namespace {
 
-// The encodings of `count` positions from p on, one row after the other: where they are kept, or else made in
-// `buffer`.
-inline const double* encodings(const AddSinusoidal& a, double p, int64_t count, double* buffer) {
+// The encodings of `count` positions from p on, one row after the other: where they are cached, or computed
+// in `buffer`.
+inline const double* rows_from(const AddSinusoidal& a, double p, int64_t count, double* buffer) {
   const int64_t dim = a.frequencies.spec.dim;
-  if (p >= 0.0 && p + static_cast<double>(count) <= static_cast<double>(a.kept_positions)) {
-    return a.kept + static_cast<int64_t>(p) * dim;
+  if (p >= 0.0 && p + static_cast<double>(count) <= static_cast<double>(a.cached_positions)) {
+    return a.cached_rows + static_cast<int64_t>(p) * dim;
   }
   for (int64_t i = 0; i < count; ++i) {
     double* row = buffer + i * dim;
@@ -51,14 +51,14 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
     const int64_t first = out_at(b, l);
     const StridedRow<Sum, Contiguous> row{encoding, {}};
     if (a.x_channel_stride == 1) {
-      add_rows<Sum>(a.dropout, a.past_caches, rows, first, dim, out + first,
+      add_rows<Sum>(a.dropout, a.non_temporal, rows, first, dim, out + first,
                     StridedRow<T, Contiguous>{x_at(b, l), {}}, a.x_scale, row);
     } else {
-      add_rows<Sum>(a.dropout, a.past_caches, rows, first, dim, out + first,
+      add_rows<Sum>(a.dropout, a.non_temporal, rows, first, dim, out + first,
                     StridedRow<T, int64_t>{x_at(b, l), a.x_channel_stride}, a.x_scale, row);
     }
   };
-  const bool grouped = a.x_channel_stride == 1 && can_group(a.dropout, a.past_caches, dim, out);
+  const bool grouped = a.x_channel_stride == 1 && can_group(a.dropout, a.non_temporal, dim, out);
   // `count` positions from l on of the samples [b, last), which have the same encodings.
   const auto add = [&](int64_t b, int64_t last, int64_t l, int64_t count, const double* exact) {
     const Sum* encoding = encodings_as<Sum>(exact, count * dim, buffer);
@@ -67,7 +67,7 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
     }
     for (; grouped && b + kGroup <= last; b += kGroup) {
       for (int64_t i = 0; i < count; ++i) {
-        add_group<Sum>(a.past_caches, dim, out + out_at(b, l + i), a.out_batch_stride, x_at(b, l + i),
+        add_group<Sum>(a.non_temporal, dim, out + out_at(b, l + i), a.out_batch_stride, x_at(b, l + i),
                        a.x_batch_stride, a.x_scale, encoding + i * dim);
       }
     }
@@ -80,16 +80,16 @@ void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
     const int64_t last = min_of(a.batch, b + a.kBatchChunk);
     const double p = position_after(a.start, l);
     if (a.offsets == nullptr) {
-      add(b, last, l, count, encodings(a, p, count, buffer));
+      add(b, last, l, count, rows_from(a, p, count, buffer));
       continue;
     }
     for (; b < last; ++b) {
       const double offset = load_position(a.offsets, a.offset_type, b * a.offset_stride);
-      add(b, b + 1, l, count, encodings(a, p + offset, count, buffer));
+      add(b, b + 1, l, count, rows_from(a, p + offset, count, buffer));
     }
   }
   if (buffer != on_stack) delete[] buffer;
-  if (a.past_caches) finish_streams();
+  if (a.non_temporal) finish_streams();
 }
 
 template <class Sum, class T, class Stride>
@@ -97,9 +97,9 @@ void scale_dropout_typed(const ScaleDropout& a, int64_t begin, int64_t end, Stri
   for (int64_t i = begin; i < end; ++i) {
     const StridedRow<T, Stride> x{static_cast<const T*>(a.x) + a.outer.offset(i), stride};
     const int64_t first = i * a.inner, count = min_of(a.inner, a.total - first);
-    scale_row<Sum>(a.dropout, a.past_caches, first, count, static_cast<T*>(a.out) + first, x, a.scale);
+    scale_row<Sum>(a.dropout, a.non_temporal, first, count, static_cast<T*>(a.out) + first, x, a.scale);
   }
-  if (a.past_caches) finish_streams();
+  if (a.non_temporal) finish_streams();
 }
 
 void add_sinusoidal(const AddSinusoidal& a, int64_t begin, int64_t end) {

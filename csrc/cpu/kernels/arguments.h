@@ -16,7 +16,7 @@ using namespace args;
 struct SinusoidRows : args::SinusoidRows {
   Frequencies frequencies;
   AngleSteps angles{};  // none near: all are evaluated at their own position
-  bool past_caches = false;
+  bool non_temporal = false;
 };
 
 // An item is a row.
@@ -29,9 +29,9 @@ struct AddSinusoidal : args::AddSinusoidal {
   static constexpr int64_t kBatchChunk = 32;
   static constexpr int64_t kTile = 4096;  // encodings of a tile, which stay in L2
   Frequencies frequencies;
-  const double* kept;  // encodings of the positions [0, kept_positions)
-  int64_t kept_positions;
-  bool past_caches;
+  const double* cached_rows;  // encodings of the positions [0, cached_positions)
+  int64_t cached_positions;
+  bool non_temporal;
 
   // Whether the samples of a position are adjacent; memory is walked in its order.
   bool length_first() const { return out_length_stride >= out_batch_stride; }
@@ -49,14 +49,14 @@ struct AddSinusoidal : args::AddSinusoidal {
 struct ScaleDropout : args::ScaleDropout {
   core::Strided outer;
   int64_t inner, inner_stride;
-  bool past_caches;
+  bool non_temporal;
 
   int64_t items() const { return (total + inner - 1) / inner; }
 };
 
 // An item is a tile of tokens x samples.
 struct AddPositionEmbedding : args::AddPositionEmbedding {
-  bool past_caches;
+  bool non_temporal;
   int64_t item_tokens, item_samples;
   bool whole_samples;  // items walk over the tokens of a sample before the next sample; else the other way
 
@@ -75,7 +75,7 @@ struct SumBatch : args::SumBatch {
 
 // An item is a row of x.
 struct AddPositions : args::AddPositions {
-  bool past_caches;
+  bool non_temporal;
 };
 
 // The terms of a row are at the offsets terms[first[row]], ..., terms[first[row + 1] - 1] of grad. An item is

@@ -14,11 +14,11 @@ inline void embed_row(const Arguments& a, int64_t first, int64_t count, StridedR
                       double x_scale, StridedRow<T, Stride> pos) {
   T* y = static_cast<T*>(a.out) + first;
   const Rows one{1, 0, 0, 0};
-  if (pos.first == nullptr) return scale_row<Sum>(a.dropout, a.past_caches, first, count, y, x, 1.0);
+  if (pos.first == nullptr) return scale_row<Sum>(a.dropout, a.non_temporal, first, count, y, x, 1.0);
   if (x_scale == 1.0 && !a.dropout.drops()) {  // as core::plain_sum
-    return add_rows<accumulator_t<T>>(a.dropout, a.past_caches, one, first, count, y, x, 1.0, pos);
+    return add_rows<accumulator_t<T>>(a.dropout, a.non_temporal, one, first, count, y, x, 1.0, pos);
   }
-  add_rows<Sum>(a.dropout, a.past_caches, one, first, count, y, x, x_scale, pos);
+  add_rows<Sum>(a.dropout, a.non_temporal, one, first, count, y, x, x_scale, pos);
 }
 
 // Token `token` of sample b, channels [c, c + count) at `x`.
@@ -70,7 +70,7 @@ struct Square {
   }
 };
 
-// Tokens [begin, end) of x, whose channels lie further apart than its tokens (an image, channels first): read
+// Tokens [begin, end) of x, whose channels are further apart than its tokens (an image, channels first): read
 // by way of squares, so that cache lines are used whole both where x is read and where the result is written.
 template <class Sum, class T>
 void embed_transposed(const AddPositionEmbedding& a, int64_t b, int64_t begin, int64_t end) {
@@ -120,7 +120,7 @@ void embed_group(const AddPositionEmbedding& a, int64_t b, int64_t begin, int64_
   for (int64_t token = begin; token < end; ++token) {
     T* y = static_cast<T*>(a.out) + b * a.out_batch_stride + token * a.out_token_stride;
     const T* pos = static_cast<const T*>(a.pos) + (token - a.first_embedded) * a.pos_token_stride;
-    add_group<Sum>(a.past_caches, a.dim, y, a.out_batch_stride, token_of<T>(a.x, b, token - a.prefix_length),
+    add_group<Sum>(a.non_temporal, a.dim, y, a.out_batch_stride, token_of<T>(a.x, b, token - a.prefix_length),
                    a.x.batch_stride, a.x_scale, pos);
   }
 }
@@ -128,7 +128,7 @@ void embed_group(const AddPositionEmbedding& a, int64_t b, int64_t begin, int64_
 template <class Sum, class T>
 void add_position_embedding_typed(const AddPositionEmbedding& a, int64_t begin, int64_t end) {
   const bool grouped = a.x.channel_stride == 1 && a.pos_channel_stride == 1 && !a.whole_samples &&
-                       can_group(a.dropout, a.past_caches, a.dim, static_cast<const T*>(a.out));
+                       can_group(a.dropout, a.non_temporal, a.dim, static_cast<const T*>(a.out));
   const int64_t inner = a.whole_samples ? a.token_blocks() : a.sample_blocks();
   for (int64_t item = begin; item < end; ++item) {
     const int64_t first_token = (a.whole_samples ? item % inner : item / inner) * a.item_tokens;
@@ -149,7 +149,7 @@ void add_position_embedding_typed(const AddPositionEmbedding& a, int64_t begin, 
     }
     for (; b < last_sample; ++b) embed_tokens<Sum, T>(a, b, token, last_token);
   }
-  if (a.past_caches) finish_streams();
+  if (a.non_temporal) finish_streams();
 }
 
 // sum[j] += row[0][j], then row[1][j] and so on, for all j < count. `sum` has room for whole vectors.

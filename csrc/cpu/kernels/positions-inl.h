@@ -18,7 +18,7 @@ void add_positions_typed(const AddPositions& a, int64_t begin, int64_t end, Stri
                               a.x_scale,
                               {static_cast<const T*>(a.table) + row * a.table_row_stride, table_stride});
   }
-  if (a.past_caches) finish_streams();
+  if (a.non_temporal) finish_streams();
 }
 
 template <class T, class Stride>

@@ -66,7 +66,7 @@ inline void encode_blocks(const Frequencies& f, double p, int32_t order, Put put
 template <class Put>
 inline void encode_row(const Frequencies& f, double p, int32_t order, Put put) {
   const Sinusoid& s = f.spec;
-  const Places at = places(s);
+  const ChannelOffsets at = channel_offsets(s);
   encode_blocks<false>(f, p, order, [&](int64_t j, int64_t count, const PairBlock& block) {
     const int64_t both = min_of(count, s.pairs() - j);
     if (at.step == 2) {
@@ -98,7 +98,7 @@ constexpr int64_t kSums = kPairGroup;
 template <class T>
 double sinusoid_dot(const SinusoidBackward& a, int64_t i) {
   const Sinusoid& s = a.frequencies.spec;
-  const Places at = places(s);
+  const ChannelOffsets at = channel_offsets(s);
   const T* grad = static_cast<const T*>(a.grad) + a.grad_row.offset(i);
   const int64_t stride = a.grad_channel_stride;
   double sums[kSums] = {};

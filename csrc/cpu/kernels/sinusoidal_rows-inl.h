@@ -17,25 +17,27 @@ namespace {
 constexpr double kDoubt = 0x1p-16;
 constexpr int kSixteen = 16;  // pairs
 
-// Rounds what is no middle between two T and no NaN.
+// Rounds what is not in the middle between two T, nor a NaN.
 template <class T, int N>
 POSENC_HD Vec<T, N> round_clear(Vec<float, N> x) {
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    return cast_bits<T>(upper_halves(cast_bits<uint32_t>(x) + 0x8000u));
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else if constexpr (std::is_same_v<T, Half>) {
+    return round_number<T>(x);
   } else {
-    return round_to<T>(x);
+    return cast_bits<T>(upper_halves(cast_bits<uint32_t>(x) + 0x8000u));
   }
 }
 
 // Where the sines and cosines of a row go.
 template <class T>
 struct RowWriter {
-  Places at;
+  ChannelOffsets at;
   int64_t sines, cosines;  // in a row
   bool odd_zero, non_temporal;
 
   RowWriter(const Sinusoid& s, const void* out, int64_t row_stride, bool large)
-      : at(places(s)),
+      : at(channel_offsets(s)),
         sines(s.frequencies()),
         cosines(s.pairs()),
         odd_zero(s.dim % 2 != 0 && s.odd == Odd::zero),
@@ -204,7 +206,7 @@ void put_rows(RowWriter<T> writer, T* after, T* before, const Frequencies& f, in
 
 template <class T>
 void sinusoid_rows_typed(const SinusoidRows& a, int64_t begin, int64_t end) {
-  const RowWriter<T> writer(a.frequencies.spec, a.out, a.row_stride, a.past_caches);
+  const RowWriter<T> writer(a.frequencies.spec, a.out, a.row_stride, a.non_temporal);
   const AngleSteps& angles = a.angles;
   for (int64_t i = begin; i < end; ++i) {
     T* row = static_cast<T*>(a.out) + i * a.row_stride;
@@ -274,7 +276,7 @@ void put_block(const SinusoidTable& a, int64_t block, int64_t first, int64_t cou
 template <class T>
 void sinusoid_table_typed(const SinusoidTable& a, int64_t begin, int64_t end) {
   const int64_t width = kSixteen * a.angles.sixteens;
-  const RowWriter<T> writer(a.frequencies.spec, a.out, a.row_stride, a.past_caches);
+  const RowWriter<T> writer(a.frequencies.spec, a.out, a.row_stride, a.non_temporal);
   const int64_t from = a.first_block() + begin, to = a.first_block() + end;
   for (int64_t first = 0; first < width; first += kPairBlock) {  // whose steps stay in L1
     const int64_t count = min_of(kPairBlock, width - first);

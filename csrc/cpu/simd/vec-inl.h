@@ -503,32 +503,36 @@ POSENC_HD Vec<float, N> round_to_odd(Vec<double, N> x) {
   return convert<float>(cast_bits<double>((((bits & kCut) + kCut) | bits) & ~kCut));
 }
 
-// Rounds once, as core::round_to.
+// Rounds to a half type what is not a NaN.
+template <class T, int N>
+POSENC_HD Vec<T, N> round_number(Vec<float, N> x) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const Vec<uint32_t, N> bits = cast_bits<uint32_t>(x);
+    return cast_bits<T>(upper_halves(bits + 0x7fffu + ((bits >> 16) & 1u)));
+  } else if constexpr (N > (POSENC_VECTOR_BYTES >= 64 ? 16 : 8)) {
+    return join(round_number<T>(low_half(x)), round_number<T>(high_half(x)));
+  } else {
+#if POSENC_VECTOR_BYTES >= 32
+    using V = typename Vec<T, N>::Native;
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT;
+    if constexpr (N == 8) return {(V)_mm256_cvtps_ph((__m256)x.v, kNearest)};
+#if POSENC_VECTOR_BYTES >= 64
+    if constexpr (N == 16) return {(V)_mm512_cvtps_ph((__m512)x.v, kNearest)};
+#endif
+#endif
+    return convert_each<T>([](float x) { return core::round_to<T>(x); }, x);
+  }
+}
+
+// Rounds once, as core::round_to. Of a NaN, float16 retains the sign, bfloat16 nothing.
 template <class T, int N>
 POSENC_HD Vec<T, N> round_to(Vec<float, N> x) {
   if constexpr (std::is_same_v<T, float>) {
     return x;
-  } else if constexpr (std::is_same_v<T, BFloat16>) {
-    const Vec<uint32_t, N> bits = cast_bits<uint32_t>(x);
-    const Vec<uint32_t, N> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-    return cast_bits<T>(upper_halves(select(x != x, broadcast<N>(0x7fc00000u), rounded)));
-  } else if constexpr (N > (POSENC_VECTOR_BYTES >= 64 ? 16 : 8)) {
-    return join(round_to<T>(low_half(x)), round_to<T>(high_half(x)));
   } else {
-    static_assert(std::is_same_v<T, Half>);
-#if POSENC_VECTOR_BYTES >= 32
-    // Of a NaN only the sign remains.
     const Vec<uint32_t, N> bits = cast_bits<uint32_t>(x);
-    const Vec<uint32_t, N> nan = (bits & 0x80000000u) | 0x7fc00000u;
-    const Vec<float, N> clean = cast_bits<float>(select(x != x, nan, bits));
-    using V = typename Vec<T, N>::Native;
-    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT;
-    if constexpr (N == 8) return {(V)_mm256_cvtps_ph((__m256)clean.v, kNearest)};
-#if POSENC_VECTOR_BYTES >= 64
-    if constexpr (N == 16) return {(V)_mm512_cvtps_ph((__m512)clean.v, kNearest)};
-#endif
-#endif
-    return convert_each<T>([](float x) { return core::round_to<T>(x); }, x);
+    const uint32_t sign = std::is_same_v<T, Half> ? 0x80000000u : 0;
+    return round_number<T>(cast_bits<float>(select(x != x, (bits & sign) | 0x7fc00000u, bits)));
   }
 }
 

@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
   using Int = typename Channels<typename Pairs::Real>::Int;
   __shared__ Frequency<typename Pairs::Real> frequencies[kTilePairs];
   __shared__ AddUnit block;  // in shared memory, for want of registers
-  __shared__ typename KeptPairs<Pairs>::Shared kept;
+  __shared__ typename SharedPairs<Pairs>::Shared shared;
   const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
   const int in_tile = static_cast<int>(threadIdx.x) * Pairs::kPairs;
   const uint64_t seed = seed_of(a.dropout);
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
     for (int n = static_cast<int>(threadIdx.y); n < block.rows; n += static_cast<int>(blockDim.y)) {
       SumRow row = sum_row(a, scales, block.first_position + n, block.first_sample, seed);
       for (int sample = 0; sample < block.samples;) {
-        KeptPairs<Pairs> pairs{kept, thread, {}};
+        SharedPairs<Pairs> pairs{shared, thread, {}};
         bool skipped = false;
         if constexpr (Pairs::kExact) {
           encode(a.spec, frequencies + in_tile,
@@ -165,7 +165,8 @@ __device__ __forceinline__ double scaled(const ScaleDropout& a, FloatPair, doubl
 }
 __device__ __forceinline__ FloatPair scaled(const ScaleDropout& a, FloatPair scale, float x) {
   const FloatPair product = multiply(x, scale);
-  return a.dtype == DType::float32 ? product : FloatPair{product.hi, -0.0f};  // halves: core/sums.h
+  // Of the half types as core/sums.h has it; adding -0.0 preserves the sign of a zero.
+  return a.dtype == DType::float32 ? product : FloatPair{product.hi, -0.0f};
 }
 
 // 1 launch. Reads and writes `total` elements: no byte more than it must; a thread owns a vector of T, in
@@ -202,7 +203,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The same where x does not lie in vectors; a thread owns an element.
+// The same where x is not in whole vectors; a thread owns an element.
 template <class Real>
 __global__ void __launch_bounds__(kThreads)
     scale_dropout_strided_kernel(const __grid_constant__ ScaleDropout a, FloatPair scale) {

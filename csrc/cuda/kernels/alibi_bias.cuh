@@ -44,7 +44,7 @@ struct AlibiSource {
 };
 
 // 1 launch, or 2 where planes are large. Reads heads x queries x keys elements, writes a number per head: no
-// byte more than it must, but for the sums of pieces in between. A unit, a warp's
+// byte more than it must, except for the sums of pieces in between. A unit, a warp's
 // work, is a piece of a head's plane; the lanes walk over its pairs, and their sums are added in a fixed
 // order.
 template <class T>

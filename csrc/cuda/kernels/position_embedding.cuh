@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
   }
 }
 
-// One element of the result from its operands, wherever they lie.
+// One element of the result, from operands of any strides.
 template <class T, class Real>
 __device__ __forceinline__ T embed_element(const AddPositionEmbedding& a, const Scales<Real>& scales,
                                            uint64_t seed, int64_t out, T x, bool scaled, bool adds, T pos) {
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // 1 launch. Reads and writes what the kernel above does, a sample at a time, so pos comes from cache. The
-// tokens of an x whose channels lie further apart than its tokens (an image, channels first): a block reads a
+// tokens of an x whose channels are further apart than its tokens (an image, channels first): a block reads a
 // square along the tokens into shared memory and writes it along the channels.
 template <class T, class Real>
 __global__ void __launch_bounds__(kThreads, kHalfResident)

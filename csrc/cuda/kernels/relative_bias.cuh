@@ -26,7 +26,7 @@ struct SchemeSource : TableRow<T> {
 // does; long rows are cut in pieces, each of which writes a sum that the second launch reads. A unit, a
 // warp's work, is a piece of a row x up to kHeadsPerWarp heads; the lanes walk over the piece's slots, and
 // their sums are added in a fixed order. Where rows are whole, the warps of a block own neighbouring rows,
-// whose pairs lie in neighbouring elements of the gradient: a sector that one warp brings into the cache
+// whose pairs are in neighbouring elements of the gradient: a sector that one warp brings into the cache
 // serves the others. Where rows are cut, they own neighbouring pieces, so that no few warps own all of a long
 // row.
 template <class T, class Scheme>

@@ -124,7 +124,7 @@ __device__ __forceinline__ void encode(const Frequency<float>* frequencies, cons
   }
 }
 
-// Where a pair's sine and cosine stand in a row. In 32 bits where float32 serves, for then there are fewer
+// Where a pair's sine and cosine are in a row. In 32 bits where float32 serves, for then there are fewer
 // than FrequencyDigits::kPairs of them.
 template <class Real>
 struct Channels {
@@ -132,7 +132,7 @@ struct Channels {
   Int sine, cosine;  // the extra channel of an odd dim has no cosine: -1
 
   __device__ __forceinline__ Channels(const Sinusoid& s, Int j) {
-    const Places at = places(s);
+    const ChannelOffsets at = channel_offsets(s);
     const bool pair = j < static_cast<Int>(s.pairs());
     sine = pair ? static_cast<Int>(at.sine) + j * static_cast<Int>(at.step) : static_cast<Int>(at.extra);
     cosine = pair ? static_cast<Int>(at.cosine) + j * static_cast<Int>(at.step) : Int{-1};
@@ -140,7 +140,7 @@ struct Channels {
 };
 
 // The pairs a thread owns of a row, and how it touches their channels. This one takes any row, one channel at
-// a time; the dtype is looked at for each, which costs little beside uncoalesced accesses and saves a kernel
+// a time; the dtype is looked at for each, which costs little next to uncoalesced accesses and saves a kernel
 // per dtype.
 template <class Number>
 struct OnePair {
@@ -188,9 +188,9 @@ struct Vectors {
 };
 
 // Pairs that a thread gives to one row after another. Sixteen values leave too few registers for the rest:
-// they stand in shared memory.
+// they are in shared memory.
 template <class Pairs>
-struct KeptPairs {
+struct SharedPairs {
   static constexpr bool kShared = Pairs::kPairs == 8;
   using Shared = float[kShared ? 2 : 1][kShared ? Pairs::kPairs : 1][kShared ? kThreads : 1];
   Shared& shared;

@@ -71,7 +71,8 @@ bool has_vectors(const Sinusoid& s, DType dtype, bool floats) {
   if (s.layout == Layout::interleaved) {
     return (floats || dtype == DType::float64) && is_aligned(s.dim, core::element_size(dtype));
   }
-  return floats && is_aligned(s.dim, core::element_size(dtype)) && is_aligned(s.pairs(), core::element_size(dtype));
+  return floats && is_aligned(s.dim, core::element_size(dtype)) &&
+         is_aligned(s.pairs(), core::element_size(dtype));
 }
 
 // Does float32 serve these values, on top of the exact phase?

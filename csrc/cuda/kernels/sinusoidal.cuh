@@ -109,7 +109,7 @@ __device__ __forceinline__ void add_pair(const SinusoidBackward& a, int64_t grad
   const auto load = [&](int64_t c) {
     return load_as<typename Slopes::Grad>(a.grad_dtype, a.grad, grad + c * a.grad_channel_stride);
   };
-  const Places at = places(a.spec);
+  const ChannelOffsets at = channel_offsets(a.spec);
   if (j < a.spec.pairs()) {
     slopes.add(load(at.sine + j * at.step), slopes.sine);
     slopes.add(load(at.cosine + j * at.step), slopes.cosine);
