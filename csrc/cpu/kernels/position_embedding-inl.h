@@ -14,6 +14,11 @@ inline void embed_row(const Arguments& a, int64_t first, int64_t count, StridedR
                       double x_scale, StridedRow<T, Stride> pos) {
   T* y = static_cast<T*>(a.out) + first;
   const Rows one{1, 0, 0, 0};
+  if (pos.first == nullptr && !a.dropout.drops()) {  // copied, even the bits of a NaN
+    constexpr int N = kLineElements<T>;
+    return write_row<N>(a.non_temporal, count, y,
+                        [=](int64_t c, int64_t n) { return x.template elements<N>(c, n); });
+  }
   if (pos.first == nullptr) return scale_row<Sum>(a.dropout, a.non_temporal, first, count, y, x, 1.0);
   if (x_scale == 1.0 && !a.dropout.drops()) {  // as core::plain_sum
     return add_rows<accumulator_t<T>>(a.dropout, a.non_temporal, one, first, count, y, x, 1.0, pos);

@@ -26,11 +26,15 @@ struct StridedRow {
     __builtin_prefetch(first + c * stride + bytes / static_cast<int64_t>(sizeof(T)));
   }
 
-  // Elements [c, c + count) of it as numbers of type Sum; what is beyond them is zero.
+  // Elements [c, c + count) of it; zeros follow.
+  template <int N>
+  Vec<T, N> elements(int64_t c, int64_t count) const {
+    if (stride == 1 && count == N) return POSENC_LEVEL::load<N>(first + c);
+    return load_some<N>(first + c * stride, count, stride);
+  }
   template <class Sum, int N>
   Vec<Sum, N> load(int64_t c, int64_t count) const {
-    if (stride == 1 && count == N) return convert<Sum>(widen(POSENC_LEVEL::load<N>(first + c)));
-    return convert<Sum>(widen(load_some<N>(first + c * stride, count, stride)));
+    return convert<Sum>(widen(elements<N>(c, count)));
   }
 };
 
