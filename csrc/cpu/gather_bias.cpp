@@ -48,7 +48,7 @@ void gather(ops::GatherBias& arguments, const at::Tensor& out) {
   const at::Tensor index = ops::collapsible(arguments.index, arguments.index.dim());
   const at::Tensor columns = arguments.table.t().contiguous().t();  // the rows of a head next to each other
   const GatherForward a = ops::gather_forward_args(columns, ops::index_args(index), out);
-  const bool non_temporal = wants_non_temporal_stores(out, 4);
+  const bool non_temporal = wants_non_temporal_stores(out);
   parallel_for(a.index.lines(), a.index.keys * a.heads,
                [&](int64_t begin, int64_t end) { kernels().gather_forward(a, non_temporal, begin, end); });
 }

@@ -23,52 +23,69 @@ inline const double* rows_from(const AddSinusoidal& a, double p, int64_t count, 
   return buffer;
 }
 
+// The same as numbers of type Sum: floats are made in `buffer`, once for all samples.
+template <class Sum>
+inline const Sum* encodings_as(const double* encoding, int64_t count, double* buffer) {
+  if constexpr (std::is_same_v<Sum, double>) {
+    return encoding;
+  } else {
+    Sum* to = reinterpret_cast<Sum*>(buffer);
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8) store(to + i, convert<Sum>(load<8>(encoding + i)));
+    if (i < count) store_some(to + i, convert<Sum>(load_some<8>(encoding + i, count - i)), count - i);
+    return to;
+  }
+}
+
 template <class Sum, class T>
 void add_sinusoidal_typed(const AddSinusoidal& a, int64_t begin, int64_t end) {
-  const int64_t dim = a.frequencies.spec.dim, tile = a.tile_length(), chunks = a.chunks();
+  const int64_t dim = a.spec.dim, tile = a.tile_length(), chunks = a.chunks();
   double on_stack[AddSinusoidal::kTile];
   double* buffer = dim <= AddSinusoidal::kTile ? on_stack : new double[static_cast<size_t>(dim)];
-  // The positions [first, first + count) of the samples [b, last), which have the same encodings.
-  const bool grouped = a.x_channel_stride == 1 && !a.length_first() &&
-                       can_group(a.dropout, a.non_temporal, dim, static_cast<const T*>(a.out));
-  const auto add = [&](int64_t b, int64_t last, int64_t first, int64_t count, const double* encoding) {
-    for (; grouped && b + kGroup <= last; b += kGroup) {
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t l = first + i;
-        add_group<Sum>(
-            a.non_temporal, dim, static_cast<T*>(a.out) + b * a.out_batch_stride + l * a.out_length_stride,
-            a.out_batch_stride, static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride,
-            a.x_batch_stride, a.x_scale, encoding + i * dim);
-      }
-    }
-    for (; b < last; ++b) {
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t l = first + i, to = b * a.out_batch_stride + l * a.out_length_stride;
-        const T* x = static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride;
-        T* y = static_cast<T*>(a.out) + to;
-        const StridedRow<double, Contiguous> row{encoding + i * dim, {}};
-        if (a.x_channel_stride == 1) {
-          add_row<Sum>(a.dropout, a.non_temporal, to, dim, y, StridedRow<T, Contiguous>{x, {}}, a.x_scale,
-                       row);
-        } else {
-          add_row<Sum>(a.dropout, a.non_temporal, to, dim, y, StridedRow<T, int64_t>{x, a.x_channel_stride},
-                       a.x_scale, row);
-        }
-      }
+  const auto x_at = [&](int64_t b, int64_t l) {
+    return static_cast<const T*>(a.x) + b * a.x_batch_stride + l * a.x_length_stride;
+  };
+  const auto out_at = [&](int64_t b, int64_t l) { return b * a.out_batch_stride + l * a.out_length_stride; };
+  T* const out = static_cast<T*>(a.out);
+  const auto add_rows_at = [&](int64_t b, int64_t l, const Rows& rows, const Sum* encoding) {
+    const int64_t first = out_at(b, l);
+    const StridedRow<Sum, Contiguous> row{encoding, {}};
+    if (a.x_channel_stride == 1) {
+      add_rows<Sum>(a.dropout, a.non_temporal, rows, first, dim, out + first,
+                    StridedRow<T, Contiguous>{x_at(b, l), {}}, a.x_scale, row);
+    } else {
+      add_rows<Sum>(a.dropout, a.non_temporal, rows, first, dim, out + first,
+                    StridedRow<T, int64_t>{x_at(b, l), a.x_channel_stride}, a.x_scale, row);
     }
   };
+  const bool grouped = a.x_channel_stride == 1 && can_group(a.dropout, a.non_temporal, dim, out);
+  // `count` positions from l on of the samples [b, last), which have the same encodings.
+  const auto add = [&](int64_t b, int64_t last, int64_t l, int64_t count, const double* exact) {
+    const Sum* encoding = encodings_as<Sum>(exact, count * dim, buffer);
+    if (a.length_first()) {
+      return add_rows_at(b, l, {last - b, a.x_batch_stride, 0, a.out_batch_stride}, encoding);
+    }
+    for (; grouped && b + kGroup <= last; b += kGroup) {
+      for (int64_t i = 0; i < count; ++i) {
+        add_group<Sum>(a.non_temporal, dim, out + out_at(b, l + i), a.out_batch_stride, x_at(b, l + i),
+                       a.x_batch_stride, a.x_scale, encoding + i * dim);
+      }
+    }
+    const Rows rows{count, a.x_length_stride, dim, a.out_length_stride};
+    for (; b < last; ++b) add_rows_at(b, l, rows, encoding);
+  };
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t first = item / chunks * tile, count = min_of(tile, a.length - first);
+    const int64_t l = item / chunks * tile, count = min_of(tile, a.length - l);
     int64_t b = item % chunks * a.kBatchChunk;
     const int64_t last = min_of(a.batch, b + a.kBatchChunk);
-    const double p = position_after(a.start, first);
+    const double p = position_after(a.start, l);
     if (a.offsets == nullptr) {
-      add(b, last, first, count, rows_from(a, p, count, buffer));
+      add(b, last, l, count, rows_from(a, p, count, buffer));
       continue;
     }
     for (; b < last; ++b) {
       const double offset = load_position(a.offsets, a.offset_type, b * a.offset_stride);
-      add(b, b + 1, first, count, rows_from(a, p + offset, count, buffer));
+      add(b, b + 1, l, count, rows_from(a, p + offset, count, buffer));
     }
   }
   if (buffer != on_stack) delete[] buffer;

@@ -19,7 +19,7 @@ struct Draws {
   static constexpr int64_t kBlock = 256;
   // Counters in four native vectors, so that no product waits for the one before.
   static constexpr int64_t kCounters = POSENC_VECTOR_BYTES / 2;
-  uint16_t draw[kBlock + 64];  // vectors may read beyond the block
+  alignas(64) uint16_t draw[kBlock + 64];  // vectors may read beyond the block
 
   // Of the elements from `first` on, which is a multiple of eight.
   void fill(const SeededDropout& d, int64_t first, int64_t count) {

@@ -13,11 +13,17 @@ template <class Sum, class T, class Stride, class Arguments>
 inline void embed_row(const Arguments& a, int64_t first, int64_t count, StridedRow<T, Stride> x,
                       double x_scale, StridedRow<T, Stride> pos) {
   T* y = static_cast<T*>(a.out) + first;
+  const Rows one{1, 0, 0, 0};
+  if (pos.first == nullptr && !a.dropout.drops()) {  // copied, even the bits of a NaN
+    constexpr int N = kLineElements<T>;
+    return write_row<N>(a.non_temporal, count, y,
+                        [=](int64_t c, int64_t n) { return x.template elements<N>(c, n); });
+  }
   if (pos.first == nullptr) return scale_row<Sum>(a.dropout, a.non_temporal, first, count, y, x, 1.0);
   if (x_scale == 1.0 && !a.dropout.drops()) {  // as core::plain_sum
-    return add_row<accumulator_t<T>>(a.dropout, a.non_temporal, first, count, y, x, 1.0, pos);
+    return add_rows<accumulator_t<T>>(a.dropout, a.non_temporal, one, first, count, y, x, 1.0, pos);
   }
-  add_row<Sum>(a.dropout, a.non_temporal, first, count, y, x, x_scale, pos);
+  add_rows<Sum>(a.dropout, a.non_temporal, one, first, count, y, x, x_scale, pos);
 }
 
 // Token `token` of sample b, channels [c, c + count) at `x`.
@@ -160,7 +166,7 @@ POSENC_ALONE POSENC_FLATTEN void add_to_sums(const StridedRow<T, Stride> (&row)[
     const int64_t n = min_of<int64_t>(N, count - j);
     Vec<Sum, N> total = load<N>(sum + j);
     for (int r = 0; r < rows; ++r) {
-      row[r].prefetch(j);
+      row[r].prefetch(j, 2048);
       total = total + row[r].template load<Sum, N>(j, n);
     }
     store(sum + j, total);

@@ -191,10 +191,18 @@ POSENC_HD Vec<T, N / 2> low_half(Vec<T, N> x) {
 
 template <class T, int N>
 POSENC_HD Vec<T, N / 2> high_half(Vec<T, N> x) {
-  if constexpr (FitsRegister<T, N>) {
-    return shuffle<N / 2>(x, x, [](int i) { return i + N / 2; });
-  } else {
+  if constexpr (!FitsRegister<T, N>) {
     return x.high;
+  } else {
+    using V [[maybe_unused]] = typename Vec<T, N / 2>::Native;
+    // As a shuffle of it g++ 12 makes a permutation across lanes, which takes longer.
+#if POSENC_VECTOR_BYTES >= 64
+    if constexpr (sizeof(x) == 64) return {(V)_mm512_extracti64x4_epi64((__m512i)x.v, 1)};
+#endif
+#if POSENC_VECTOR_BYTES >= 32
+    if constexpr (sizeof(x) == 32) return {(V)_mm256_extracti128_si256((__m256i)x.v, 1)};
+#endif
+    return shuffle<N / 2>(x, x, [](int i) { return i + N / 2; });
   }
 }
 
