@@ -92,7 +92,9 @@ def test_no_function_is_shared_between_cpu_levels():
         pytest.skip("the library was not built in this checkout")
     levels = sorted(objects.glob("level_*.o"))
     assert len(levels) == 3
-    assert [line for level in levels for line in output("nm", level) if re.search(r" [WVu] ", line)] == []
+    weak = [line for level in levels for line in output("nm", level) if re.search(r" [WVu] ", line)]
+    # Data, no code: the address of the C++ run-time's handler of exceptions.
+    assert [line for line in weak if not line.endswith(" V DW.ref.__gxx_personality_v0")] == []
 
 
 def test_kernels_know_no_torch():
