@@ -21,6 +21,25 @@ void def_bias(torch::Library& m, const std::string& name, const std::string& arg
   m.def(("_" + name + "_backward(Tensor grad, SymInt num_rows, " + arguments + ") -> Tensor").c_str());
 }
 
+// softmax(scores * scale + bias + mask): a result, the same over the scores, with attention dropout, and the
+// gradients of scores and table. `source`: the arguments that the bias is made from.
+void def_bias_softmax(torch::Library& m, const std::string& name, const std::string& table,
+                      const std::string& source, bool with_backward = true) {
+  const char* star = source.find('*') == std::string::npos ? ", *" : "";
+  const std::string arguments = source + star +
+                                ", float scale=1.0, Tensor? mask=None, Tensor? regions=None, bool "
+                                "causal=False, SymInt q_offset=0";
+  m.def((name + "(Tensor scores, Tensor " + table + arguments + ") -> Tensor").c_str());
+  m.def((name + "_(Tensor(a!) scores, Tensor " + table + arguments + ") -> Tensor(a!)").c_str());
+  m.def((name + ".dropout(Tensor scores, Tensor " + table + arguments +
+         ", float dropout_p, bool training) -> Tensor")
+            .c_str());
+  if (!with_backward) return;
+  m.def(("_" + name + "_backward(Tensor grad, Tensor result, SymInt[] table_sizes" + source + star +
+         ", float scale) -> (Tensor, Tensor)")
+            .c_str());
+}
+
 // Gives lists of tensors the default [], which the language of schemas has no word for.
 c10::FunctionSchema with_no_tensors_by_default(const char* text) {
   const c10::FunctionSchema schema = torch::jit::parseSchema(text);
@@ -143,6 +162,16 @@ TORCH_LIBRARY(posenc_ext, m) {
       "alibi_bias.out(Tensor slopes, SymInt q_len, SymInt k_len, *, SymInt q_offset=0, bool causal=False, "
       "Tensor(a!) out) -> Tensor(a!)");
   m.def("_alibi_bias_backward(Tensor grad, *, SymInt q_offset=0, bool causal=False) -> Tensor");
+
+  // Attention scores with a bias, softmax included
+  def_bias_softmax(m, "window_bias_softmax", "table",
+                   ", SymInt[] window, *, SymInt[]? query_size=None, int prefix_tokens=0");
+  def_bias_softmax(m, "diagonal_bias_softmax", "diagonals", "");
+  def_bias_softmax(m, "gather_bias_softmax", "table", ", Tensor index");
+  def_bias_softmax(m, "bias_softmax", "bias", "");
+  def_bias_softmax(m, "t5_bias_softmax", "table", ", *, bool bidirectional=True, int max_distance=128",
+                   /*with_backward=*/false);
+  def_bias_softmax(m, "alibi_bias_softmax", "slopes", "", /*with_backward=*/false);
 }
 
 namespace posenc_ext {

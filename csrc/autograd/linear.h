@@ -8,6 +8,7 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -30,12 +31,14 @@ using torch::autograd::Node;
 // A parameter of an adjoint that is the result of the forward call.
 struct Output {
   at::Tensor tensor;
+  bool was_view = false;  // and was written in place
 };
 
 // The result holds its node, so the node must not hold the result: such a SavedVariable does not.
 struct SavedOutput : SavedVariable {
   SavedOutput() = default;
-  explicit SavedOutput(const at::Tensor& result) : SavedVariable(result, /*is_output=*/true) {}
+  SavedOutput(const at::Tensor& result, bool was_view)
+      : SavedVariable(result, /*is_output=*/true, /*is_inplace_on_view=*/was_view) {}
 };
 
 // How an argument of type A is saved between forward and backward. `packed`: as compiled autograd takes it.
@@ -103,7 +106,7 @@ template <>
 struct Saved<const Output&> {
   using type = SavedOutput;
   using packed = at::Tensor;
-  static type save(const Output& a) { return type(a.tensor); }
+  static type save(const Output& a) { return type(a.tensor, a.was_view); }
   static Output unpack(const type& saved, Node& node) { return {saved.unpack(node.getptr())}; }
   static Output unpack_from(const packed& saved) { return {saved}; }
 };
@@ -225,6 +228,32 @@ at::Tensor differentiable(const char* label, Forward forward, Tangent tangent, R
   }
   if (node) record(*node, result);  // with its tangent, and after forward has checked the arguments
   return result;
+}
+
+// The same of an op that writes its result over its first input.
+template <auto adjoint, class Forward, class Tangent, class Record, class... Inputs>
+at::Tensor& differentiable_in_place(const char* label, Forward forward, Tangent tangent, Record record,
+                                    at::Tensor& self, const Inputs&... inputs) {
+  using Backward = BackwardNode<adjoint>;
+  NodePtr<Backward> node;
+  const bool needs = torch::autograd::compute_requires_grad(self, inputs...);
+  torch::autograd::check_inplace(self, needs);
+  if (needs) {
+    node = make_node<Backward>();
+    node->label = label;
+    node->set_next_edges(torch::autograd::collect_next_edges(self, inputs...));
+  }
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    forward();
+  }
+  torch::autograd::impl::bump_version(self);
+  if (node) torch::autograd::rebase_history(self, node);
+  if (has_tangent(self) || (has_tangent(inputs) || ...)) {
+    self._set_fw_grad(tangent(self), /*level=*/0, /*is_inplace_op=*/true);
+  }
+  if (node) record(*node, self);
+  return self;
 }
 
 // A map that is linear in x: record(node) saves what the adjoint takes.

@@ -1,11 +1,12 @@
 // The bias of any index on the CPU: from tensors to pointers, and threads. No work is cut by thread count.
-#include "cpu/kernels/kernels.h"
+#include "cpu/gather_bias.h"
 
 #include <ATen/ops/empty.h>
 
 #include <atomic>
 
 #include "cpu/device.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/memory.h"
 #include "cpu/parallel.h"
 #include "ops/bias_args.h"
@@ -14,7 +15,6 @@
 namespace posenc_ext::cpu {
 namespace {
 
-// An error that names the first value outside the table.
 void check_range(const char* op, const at::Tensor& tensor, const Index& index, int64_t rows) {
   if (tensor.numel() == 0) return;
   std::atomic<int64_t> first{tensor.numel()};
@@ -39,10 +39,14 @@ void check_range(const char* op, const at::Tensor& tensor, const Index& index, i
   POSENC_CHECK(false, op, "index must be in [0, ", rows, "), got ", value, " at ", at::IntArrayRef(at));
 }
 
+}  // namespace
+
 void check_range(const char* op, const at::Tensor& index, int64_t rows) {
   const at::Tensor collapsed = ops::collapsible(index, index.dim());
   check_range(op, collapsed, ops::index_args(collapsed), rows);
 }
+
+namespace {
 
 void gather(ops::GatherBias& arguments, const at::Tensor& out) {
   const at::Tensor index = ops::collapsible(arguments.index, arguments.index.dim());

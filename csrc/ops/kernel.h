@@ -5,6 +5,7 @@
 // takes the checked arguments and fills the result.
 #pragma once
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
@@ -78,6 +79,35 @@ struct Kernel<Device, check, fill, Arguments (*)(Args...)> {
     }
     return out;
   }
+
+  // Of a check whose first argument is replaced by the result.
+  static at::Tensor& call_in_place(Args... args) {
+    at::Tensor& self = std::get<0>(std::tie(args...));
+    Arguments arguments = check(std::forward<Args>(args)...);
+    Device::check_values(arguments);
+    const typename Device::Guard guard(self.device());
+    POSENC_CHECK(at::has_internal_overlap(self) != at::MemOverlap::Yes, arguments.op,
+                 "a tensor that is written must not overlap itself, got strides ", self.sym_strides());
+    const bool separate = check_inputs(arguments.op, arguments.inputs, self, "scores");
+    if constexpr (Device::kComputes) {
+      const bool direct = separate && self.is_contiguous();
+      at::Tensor result = direct ? self : Device::empty(arguments.sizes, arguments.options);
+      if (result.numel() != 0) fill(arguments, result);
+      if (!direct) self.copy_(result);
+    }
+    return self;
+  }
+
+  // Of checked arguments with a second result, `arguments.second`.
+  static std::tuple<at::Tensor, at::Tensor> call_two(Args... args) {
+    Arguments arguments = check(std::forward<Args>(args)...);
+    Device::check_values(arguments);
+    const typename Device::Guard guard(arguments.options.device());
+    at::Tensor first = Device::empty(arguments.sizes, arguments.options);
+    at::Tensor second = Device::empty(arguments.second.sizes, arguments.second.options);
+    if constexpr (Device::kComputes) fill(arguments, first, second);
+    return {std::move(first), std::move(second)};
+  }
 };
 
 // The kernel of an op on a device, for m.impl().
@@ -89,6 +119,16 @@ constexpr auto kernel() {
 template <class Device, auto check, auto fill = nullptr>
 constexpr auto out_kernel() {
   return TORCH_FN((Kernel<Device, check, fill>::call_out));
+}
+
+template <class Device, auto check, auto fill = nullptr>
+constexpr auto in_place_kernel() {
+  return TORCH_FN((Kernel<Device, check, fill>::call_in_place));
+}
+
+template <class Device, auto check, auto fill = nullptr>
+constexpr auto two_result_kernel() {
+  return TORCH_FN((Kernel<Device, check, fill>::call_two));
 }
 
 }  // namespace posenc_ext::ops

@@ -7,7 +7,7 @@ namespace {
 
 enum class Overlap { none, same, unknown };
 
-Overlap check_overlap(const char* op, const Input& input, const at::Tensor& out) {
+Overlap check_overlap(const char* op, const Input& input, const at::Tensor& out, const char* name) {
   const at::MemOverlapStatus status = at::get_overlap_status(input.tensor, out);
   if (status == at::MemOverlapStatus::No) return Overlap::none;
   if (status == at::MemOverlapStatus::TooHard) {
@@ -15,7 +15,7 @@ Overlap check_overlap(const char* op, const Input& input, const at::Tensor& out)
   }
   const bool same =
       status == at::MemOverlapStatus::Full && input.tensor.strides() == out.strides() && input.may_be_out;
-  POSENC_CHECK(same, op, "out must not overlap ", input.name, ", got one that does");
+  POSENC_CHECK(same, op, name, " must not overlap ", input.name, ", got one that does");
   return Overlap::same;
 }
 
@@ -37,9 +37,10 @@ void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out
   out.resize__symint(shape);
 }
 
-bool check_inputs(const char* op, const std::vector<Input>& inputs, const at::Tensor& out) {
+bool check_inputs(const char* op, const std::vector<Input>& inputs, const at::Tensor& out,
+                  const char* name) {
   bool separate = true;
-  for (const Input& input : inputs) separate &= check_overlap(op, input, out) != Overlap::unknown;
+  for (const Input& input : inputs) separate &= check_overlap(op, input, out, name) != Overlap::unknown;
   return separate;
 }
 

@@ -44,30 +44,35 @@ void check_lengths(const char* op, const c10::SymInt& q_len, const c10::SymInt& 
 
 BiasShape WindowBias::shape(const c10::SymInt& num_rows, c10::SymIntArrayRef window,
                             at::OptionalSymIntArrayRef query_size, int64_t prefix_tokens) {
-  POSENC_CHECK(!window.empty() && window.size() <= Scheme::kAxes, name, "window must have 1 to 3 sizes, got ",
+  return shape_of(name, num_rows, window, query_size, prefix_tokens);
+}
+
+BiasShape WindowBias::shape_of(const char* op, const c10::SymInt& num_rows, c10::SymIntArrayRef window,
+                               at::OptionalSymIntArrayRef query_size, int64_t prefix_tokens) {
+  POSENC_CHECK(!window.empty() && window.size() <= Scheme::kAxes, op, "window must have 1 to 3 sizes, got ",
                window.size());
   for (const c10::SymInt& size : window) {
-    POSENC_CHECK(size > 0, name, "window sizes must be positive, got ", window);
+    POSENC_CHECK(size > 0, op, "window sizes must be positive, got ", window);
   }
   const c10::SymIntArrayRef queries = query_size.has_value() ? *query_size : window;
-  POSENC_CHECK(queries.size() == window.size(), name, "query_size must have as many sizes as window ", window,
+  POSENC_CHECK(queries.size() == window.size(), op, "query_size must have as many sizes as window ", window,
                ", got ", queries);
   if (query_size.has_value()) {
     for (size_t a = 0; a < window.size(); ++a) {
-      POSENC_CHECK(queries[a] >= window[a], name, "query_size must be at least the window ", window, ", got ",
+      POSENC_CHECK(queries[a] >= window[a], op, "query_size must be at least the window ", window, ", got ",
                    queries);
     }
   }
-  POSENC_CHECK(prefix_tokens == 0 || prefix_tokens == 1, name, "prefix_tokens must be 0 or 1, got ",
+  POSENC_CHECK(prefix_tokens == 0 || prefix_tokens == 1, op, "prefix_tokens must be 0 or 1, got ",
                prefix_tokens);
   const c10::SymInt rows =
-      checked_product(name, "window", window, [](const auto& size) { return size * 2 - 1; }) +
+      checked_product(op, "window", window, [](const auto& size) { return size * 2 - 1; }) +
       3 * prefix_tokens;
-  POSENC_CHECK(num_rows == rows, name, "table must have ", rows, " rows for window ", window,
+  POSENC_CHECK(num_rows == rows, op, "table must have ", rows, " rows for window ", window,
                prefix_tokens == 1 ? " and prefix_tokens 1" : "", ", got ", num_rows);
   const auto itself = [](const auto& size) { return size; };
-  return {rows, checked_product(name, "query_size", queries, itself) + prefix_tokens,
-          checked_product(name, "window", window, itself) + prefix_tokens};
+  return {rows, checked_product(op, "query_size", queries, itself) + prefix_tokens,
+          checked_product(op, "window", window, itself) + prefix_tokens};
 }
 
 core::WindowScheme WindowBias::scheme(int64_t /*num_rows*/, c10::SymIntArrayRef window,
@@ -87,19 +92,24 @@ core::WindowScheme WindowBias::scheme(int64_t /*num_rows*/, c10::SymIntArrayRef 
 BiasShape T5Bias::shape(const c10::SymInt& num_rows, c10::SymInt q_len, c10::SymInt k_len,
                         c10::SymInt q_offset, bool bidirectional, int64_t max_distance) {
   check_lengths(name, q_len, k_len, q_offset);
+  check_rows(name, num_rows, bidirectional, max_distance);
+  return {num_rows, std::move(q_len), std::move(k_len)};
+}
+
+void T5Bias::check_rows(const char* op, const c10::SymInt& num_rows, bool bidirectional,
+                        int64_t max_distance) {
   const int64_t directions = bidirectional ? 2 : 1;
   const char* kind = bidirectional ? "bidirectional" : "causal";
   // One bucket for distance 0 and one for what is far, in each direction.
-  POSENC_CHECK(num_rows >= 2 * directions, name, "table must have at least ", 2 * directions, " rows when ",
+  POSENC_CHECK(num_rows >= 2 * directions, op, "table must have at least ", 2 * directions, " rows when ",
                kind, ", got ", num_rows);
   const int64_t most = 2 * (Scheme::kMaxThresholds + 1) * directions;
-  POSENC_CHECK(num_rows <= most, name, "table must have at most ", most, " rows when ", kind, ", got ",
+  POSENC_CHECK(num_rows <= most, op, "table must have at most ", most, " rows when ", kind, ", got ",
                num_rows);
   const c10::SymInt exact = num_rows / directions / 2;
-  POSENC_CHECK(c10::SymInt(max_distance) > exact, name, "max_distance must be above ", exact, " with ",
+  POSENC_CHECK(c10::SymInt(max_distance) > exact, op, "max_distance must be above ", exact, " with ",
                num_rows, " rows, ", kind, ", got ", max_distance);
-  POSENC_CHECK(max_distance < kMaxPosition, name, "max_distance must be below 2**53, got ", max_distance);
-  return {num_rows, std::move(q_len), std::move(k_len)};
+  POSENC_CHECK(max_distance < kMaxPosition, op, "max_distance must be below 2**53, got ", max_distance);
 }
 
 core::T5Scheme T5Bias::scheme(int64_t num_rows, const c10::SymInt& q_len, const c10::SymInt& k_len,

@@ -29,6 +29,9 @@ struct WindowBias {
 
   static BiasShape shape(const c10::SymInt& num_rows, c10::SymIntArrayRef window,
                          at::OptionalSymIntArrayRef query_size, int64_t prefix_tokens);
+  // With the op that errors name.
+  static BiasShape shape_of(const char* op, const c10::SymInt& num_rows, c10::SymIntArrayRef window,
+                            at::OptionalSymIntArrayRef query_size, int64_t prefix_tokens);
   static Scheme scheme(int64_t num_rows, c10::SymIntArrayRef window, at::OptionalSymIntArrayRef query_size,
                        int64_t prefix_tokens);
 };
@@ -40,6 +43,8 @@ struct T5Bias {
 
   static BiasShape shape(const c10::SymInt& num_rows, c10::SymInt q_len, c10::SymInt k_len,
                          c10::SymInt q_offset, bool bidirectional, int64_t max_distance);
+  static void check_rows(const char* op, const c10::SymInt& num_rows, bool bidirectional,
+                         int64_t max_distance);
   static Scheme scheme(int64_t num_rows, const c10::SymInt& q_len, const c10::SymInt& k_len,
                        const c10::SymInt& q_offset, bool bidirectional, int64_t max_distance);
 };

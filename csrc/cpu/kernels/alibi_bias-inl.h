@@ -24,10 +24,13 @@ template <class T>
 struct AlibiStrip {
   const AlibiScheme& scheme;
   const BiasForward& a;
+  const T* slope_at;  // of the head
 
-  void fill(int64_t head, int64_t first, int64_t last, T* to) const {
+  void set_head(int64_t head) { slope_at = static_cast<const T*>(a.table) + head * a.head_stride; }
+
+  void fill(int64_t first, int64_t last, T* to) const {
     constexpr int64_t kStep = int64_t{1} << 20;
-    const double slope = to_double(static_cast<const T*>(a.table)[head * a.head_stride]);
+    const double slope = to_double(*slope_at);
     int64_t rel = 1 - last - scheme.q_offset;
     for (int64_t left = last - first - 1 + scheme.keys(); left > 0;
          left -= kStep, rel += kStep, to += kStep) {

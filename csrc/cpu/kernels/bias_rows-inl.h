@@ -2,12 +2,15 @@
 //
 // A source, made for a scheme, has
 //   kMaxQueries                          the most queries that it serves at a time
-//   for_each_row(head, first, last, f)   calls f(row) for each query of [first, last), in order; `row` points
+//   set_head(head)                       before its rows
+//   for_each_row(first, last, f)         calls f(row) for each query of [first, last), in order; `row` points
 //                                        to the values of its keys until the next call
 // A sum, its adjoint, has
 //   parts(scheme)                        how many parts the queries are grouped into
-//   add(grad, first, last, sums)         adds the rows of the parts [first, last) of one head to the sums of
-//                                        the table's rows
+//   queries(scheme, first, last)         the queries of the parts [first, last)
+//   begin(sums)                          before the rows of a head: `sums` of the table's rows are zero
+//   add(grad, first, last)               adds the rows of the parts [first, last)
+//   finish()                             after the last of them
 #pragma once
 
 #include "args/relative_bias.h"
@@ -58,21 +61,22 @@ inline void copy_rows(const Scheme& scheme, const BiasForward& a, bool non_tempo
   while (begin < end) {
     const int64_t head = begin / queries, first = begin - head * queries;
     const int64_t count = min_of(min_of(end - begin, queries - first), Source::kMaxQueries);
-    if constexpr (requires { source.fill(head, first, first + 1, to); }) {
+    source.set_head(head);
+    if constexpr (requires { source.fill(first, first + 1, to); }) {
       if (count == 1) {  // T5 decode k=4096: 2.4 us, 3.4 us through a strip
-        source.fill(head, first, first + 1, to);
+        source.fill(first, first + 1, to);
         to += keys, ++begin;
         continue;
       }
     }
-    source.for_each_row(head, first, first + count, copy);
+    source.for_each_row(first, first + count, copy);
     begin += count;
   }
   if (stream) finish_streams();
 }
 
-// The rows of queries are slices of one strip where they depend on key - query alone. `Strip` writes it:
-// fill(head, first, last, to), where query q begins at place last - 1 - q.
+// The rows of queries are slices of one strip where they depend on key - query alone. `Strip` writes that of a
+// head: fill(first, last, to), where query q begins at place last - 1 - q.
 template <class T, class Strip>
 struct StripSource : Strip {
   static constexpr int64_t kMaxQueries = 512;  // few enough for the strip to stay in the caches
@@ -80,11 +84,11 @@ struct StripSource : Strip {
 
   template <class Scheme>
   StripSource(const Scheme& scheme, const BiasForward& a)
-      : Strip{scheme, a}, strip(min_of(kMaxQueries, scheme.queries()) - 1 + scheme.keys()) {}
+      : Strip{scheme, a, nullptr}, strip(min_of(kMaxQueries, scheme.queries()) - 1 + scheme.keys()) {}
 
   template <class F>
-  void for_each_row(int64_t head, int64_t first, int64_t last, F f) {
-    Strip::fill(head, first, last, strip.data());
+  void for_each_row(int64_t first, int64_t last, F f) {
+    Strip::fill(first, last, strip.data());
     for (int64_t query = first; query < last; ++query) f(strip.data() + (last - 1 - query));
   }
 };
@@ -119,10 +123,12 @@ inline void sum_rows(const Scheme& scheme, const BiasBackward& a, const Pieces& 
   for (int64_t item = begin; item < end; ++item) {
     const int64_t head = item / blocks.count, first = item % blocks.count * blocks.size;
     for (int64_t row = 0; row < rows; ++row) sums[row] = Sum(0);
+    adjoint.begin(sums);
     for (int64_t sample = 0; sample < a.batch; ++sample) {
       const T* grad = static_cast<const T*>(a.grad) + sample * a.batch_stride + head * a.head_stride;
-      adjoint.add(grad, first, min_of(parts, first + blocks.size), sums);
+      adjoint.add(grad, first, min_of(parts, first + blocks.size));
     }
+    adjoint.finish();
     if (blocks.count > 1) {
       memcpy(static_cast<Sum*>(a.partial) + item * rows, sums, static_cast<size_t>(rows) * sizeof(Sum));
     } else {

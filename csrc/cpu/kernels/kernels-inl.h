@@ -3,6 +3,7 @@
 
 #include "cpu/kernels/add_sinusoidal-inl.h"
 #include "cpu/kernels/alibi_bias-inl.h"
+#include "cpu/kernels/bias_softmax-inl.h"
 #include "cpu/kernels/dropout-inl.h"
 #include "cpu/kernels/gather_bias-inl.h"
 #include "cpu/kernels/kernels.h"
@@ -34,6 +35,8 @@ const Kernels kKernels = {
     .alibi_forward = alibi_forward,
     .alibi_backward = alibi_backward,
     .alibi_reduce = alibi_reduce,
+    .softmax = softmax_kernels(SoftmaxSchemes()),
+    .softmax_reduce = softmax_reduce,
 };
 
 }  // namespace posenc_ext::cpu::POSENC_LEVEL

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "args/alibi_bias.h"
+#include "args/bias_softmax.h"
 #include "args/gather_bias.h"
 #include "args/relative_bias.h"
 #include "cpu/kernels/arguments.h"
@@ -22,6 +23,16 @@ struct BiasKernels {
   void (*forward)(const Scheme&, const BiasForward&, bool non_temporal, int64_t begin, int64_t end);
   int64_t (*parts)(const Scheme&);  // what queries are grouped into, before blocks are
   void (*backward)(const Scheme&, const BiasBackward&, const Pieces& blocks, int64_t begin, int64_t end);
+};
+
+// Of the result an item is a query of a sample of a head, in the order head, sample, query; of the gradients it
+// is a block of the tiles of a head's samples, or of PairScheme a query of a head.
+template <class Scheme>
+struct SoftmaxKernels {
+  void (*forward)(const Scheme&, const BiasSoftmax&, int64_t begin, int64_t end);
+  int64_t (*tiles)(const Scheme&);  // of a sample
+  void (*backward)(const Scheme&, const BiasSoftmaxBackward&, const Pieces& blocks, int64_t begin,
+                   int64_t end);
 };
 
 struct Kernels {
@@ -45,6 +56,8 @@ struct Kernels {
                         int64_t end);
   void (*alibi_backward)(const core::AlibiScheme&, const BiasBackward&, int64_t begin, int64_t end);
   void (*alibi_reduce)(const core::AlibiScheme&, const BiasBackward&, int64_t begin, int64_t end);
+  core::SchemeTable<SoftmaxKernels, SoftmaxSchemes> softmax;  // softmax[scheme]
+  void (*softmax_reduce)(const BiasSoftmaxBackward&, int64_t rows, int64_t blocks, int64_t begin, int64_t end);
 };
 
 namespace baseline {

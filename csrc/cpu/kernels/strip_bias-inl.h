@@ -12,9 +12,11 @@ template <class T, class Scheme>
 struct TableStrip {
   const Scheme& scheme;
   const BiasForward& a;
+  const T* table;  // of the head
 
-  void fill(int64_t head, int64_t first, int64_t last, T* to) const {
-    const T* table = static_cast<const T*>(a.table) + head * a.head_stride;
+  void set_head(int64_t head) { table = static_cast<const T*>(a.table) + head * a.head_stride; }
+
+  void fill(int64_t first, int64_t last, T* to) const {
     scheme.for_each_range(first, last, [=, this](int64_t row, int64_t begin, int64_t end) {
       const T value = table[row * a.row_stride];
       for (int64_t i = begin; i < end; ++i) to[i] = value;
@@ -22,48 +24,32 @@ struct TableStrip {
   }
 };
 
-// The rows of a stretch of queries are added up in a strip, then the strip in the rows of the table. The
-// order of sums is that of passes over kRowsPerPass queries, of which the sums are made first.
-template <class T, class Scheme>
-struct StripSums {
+// Adds rows of queries in a strip. The order of sums is that of passes over kRowsPerPass queries, of which the
+// sums are made first.
+template <class T>
+struct StripRows {
   using Sum = accumulator_t<T>;
-  static constexpr int64_t kMaxQueries = 512, kRowsPerPass = 4;
-  static int64_t parts(const Scheme& scheme) { return scheme.queries(); }
+  static constexpr int64_t kRowsPerPass = 4;
 
-  const Scheme& scheme;
-  const BiasBackward& a;
-  Scratch<Sum> scratch;
+  const int64_t query_stride, stride, count;  // of a gradient of `count` keys, which are `stride` apart
 
-  StripSums(const Scheme& scheme, const BiasBackward& a)
-      : scheme(scheme), a(a), scratch(min_of(kMaxQueries, scheme.queries()) - 1 + scheme.keys()) {}
-
-  void add(const T* grad, int64_t first, int64_t last, Sum* sums) {
-    for (; first < last; first += kMaxQueries)
-      add_strip(grad, first, min_of(last, first + kMaxQueries), sums);
-  }
-
-  void add_strip(const T* grad, int64_t first, int64_t last, Sum* sums) {
-    Sum* strip = scratch.data();
-    for (int64_t i = 0; i < last - first - 1 + scheme.keys(); ++i) strip[i] = Sum(0);
+  // Of the queries [first, last), that of the last one at `strip`.
+  void add_rows(const T* grad, int64_t first, int64_t last, Sum* strip) const {
     int64_t query = first;
     for (; query + kRowsPerPass <= last; query += kRowsPerPass) {
-      add_pass(grad + query * a.query_stride, strip + (last - 1 - query));
+      add_pass(grad + query * query_stride, strip + (last - 1 - query));
     }
     for (; query < last; ++query) {
-      add_row(grad + query * a.query_stride, a.key_stride, scheme.keys(), strip + (last - 1 - query));
+      add_row(grad + query * query_stride, stride, count, strip + (last - 1 - query));
     }
-    scheme.for_each_range(first, last, [=](int64_t row, int64_t begin, int64_t end) {
-      sums[row] += lane_sum<Sum>(end - begin, [=](int64_t i) { return strip[begin + i]; });
-    });
   }
 
   // The sums of each row begin one place before those of the row before it.
   void add_pass(const T* first, Sum* sums) const {
-    const int64_t stride = a.key_stride, count = scheme.keys();
     const int64_t common = count - (kRowsPerPass - 1);  // places that all rows reach
     const T* row[kRowsPerPass];
     for (int64_t n = 0; n < kRowsPerPass; ++n) {
-      const T* from = first + n * a.query_stride;
+      const T* from = first + n * query_stride;
       if (common <= 0) {
         add_row(from, stride, count, sums - n);
         continue;
@@ -73,7 +59,7 @@ struct StripSums {
       add_row(row[n] + common * stride, stride, kRowsPerPass - 1 - n, sums + common);
     }
     if (common <= 0) return;
-    if (stride == 1) return add_common(row, 1, common, sums, kRowsPerPass * a.query_stride);
+    if (stride == 1) return add_common(row, 1, common, sums, kRowsPerPass * query_stride);
     add_common(row, stride, common, sums, 0);
   }
 
@@ -90,6 +76,39 @@ struct StripSums {
       const auto at = [&](int n) { return widen(row[n][i * stride]); };
       sums[i] += (at(0) + at(1)) + (at(2) + at(3));
     }
+  }
+};
+
+// The rows of a stretch of queries are added up in a strip, then the strip in the rows of the table.
+template <class T, class Scheme>
+struct StripSums : StripRows<T> {
+  using Sum = accumulator_t<T>;
+  static constexpr int64_t kMaxQueries = 512;
+  static int64_t parts(const Scheme& scheme) { return scheme.queries(); }
+
+  const Scheme& scheme;
+  Scratch<Sum> scratch;
+  Sum* sums;
+
+  StripSums(const Scheme& scheme, const BiasBackward& a)
+      : StripRows<T>{a.query_stride, a.key_stride, scheme.keys()},
+        scheme(scheme),
+        scratch(min_of(kMaxQueries, scheme.queries()) - 1 + scheme.keys()) {}
+
+  void begin(Sum* to) { sums = to; }
+  void finish() {}
+
+  void add(const T* grad, int64_t first, int64_t last) {
+    for (; first < last; first += kMaxQueries) add_strip(grad, first, min_of(last, first + kMaxQueries));
+  }
+
+  void add_strip(const T* grad, int64_t first, int64_t last) {
+    Sum* strip = scratch.data();
+    for (int64_t i = 0; i < last - first - 1 + scheme.keys(); ++i) strip[i] = Sum(0);
+    this->add_rows(grad, first, last, strip);
+    scheme.for_each_range(first, last, [=, this](int64_t row, int64_t begin, int64_t end) {
+      sums[row] += lane_sum<Sum>(end - begin, [=](int64_t i) { return strip[begin + i]; });
+    });
   }
 };
 

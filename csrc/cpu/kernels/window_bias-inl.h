@@ -75,7 +75,7 @@ struct WindowSource {
     return to + count;
   }
 
-  void load_head(int64_t head) {
+  void set_head(int64_t head) {
     const T* table = static_cast<const T*>(a.table) + head * a.head_stride;
     const int64_t rows = scheme.rows(), stride = a.row_stride, lines = window_lines(scheme), run = width;
     for (int64_t r = 0; r < rows; ++r) reversed[rows - 1 - r] = table[r * stride];
@@ -100,9 +100,8 @@ struct WindowSource {
   }
 
   template <class F>
-  void for_each_row(int64_t head, int64_t query, int64_t last, F f) {
+  void for_each_row(int64_t query, int64_t last, F f) {
     const WindowScheme& s = scheme;
-    load_head(head);
     if (query < prefix) {
       row[0] = reversed[0];
       for (int64_t k = 1; k < s.keys(); ++k) row[k] = reversed[2];
@@ -179,6 +178,7 @@ struct WindowSums {
   const WindowRuns table_runs;
   WindowRuns slab_runs;
   Scratch<Sum> scratch;
+  Sum* from_last;  // place p of the rows in descending order is from_last[-p]
 
   WindowSums(const WindowScheme& s, const BiasBackward& a)
       : scheme(s),
@@ -194,24 +194,33 @@ struct WindowSums {
   // Sums that the queries of a line of cells reach.
   int64_t line_sums() const { return scheme.window[0] * scheme.window[1] * (2 * width - 1); }
 
-  void add(const T* grad, int64_t first, int64_t last, Sum* sums) {
-    Sum* from_last = sums + scheme.rows() - 1;  // place p of the rows in descending order is from_last[-p]
-    if (is_small(scheme)) return add_small(grad, from_last);
-    if (prefix != 0 && first == 0) add_first_query(grad, from_last);
-    for (int64_t part = first; part < last; ++part) add_line(grad, part, from_last);
+  void begin(Sum* sums) {
+    from_last = sums + scheme.rows() - 1;
+    if (!is_small(scheme)) return;
+    Sum* slabs = scratch.data();
+    for (int64_t i = 0; i < width * lines * width; ++i) slabs[i] = Sum(0);
   }
 
-  void add_first_query(const T* grad, Sum* from_last) const {
+  void add(const T* grad, int64_t first, int64_t last) {
+    if (is_small(scheme)) return add_small(grad);
+    if (prefix != 0 && first == 0) add_first_query(grad);
+    for (int64_t part = first; part < last; ++part) add_line(grad, part);
+  }
+
+  void finish() {
+    if (is_small(scheme)) add_slabs();
+  }
+
+  void add_first_query(const T* grad) const {
     const int64_t stride = a.key_stride;
     from_last[0] += widen(grad[0]);
     from_last[-2] +=
         lane_sum<Sum>(scheme.keys() - 1, [=](int64_t i) { return widen(grad[(1 + i) * stride]); });
   }
 
-  void add_small(const T* grad, Sum* from_last) {
+  void add_small(const T* grad) {
     const int64_t slab_size = lines * width, query_stride = a.query_stride;
     Sum* slabs = scratch.data();
-    for (int64_t i = 0; i < width * slab_size; ++i) slabs[i] = Sum(0);
     const T* row = grad + prefix * (query_stride + a.key_stride);
     const int64_t length = slab_runs.length;
     for (int64_t x = 0; x < scheme.window[0]; ++x) {
@@ -225,11 +234,15 @@ struct WindowSums {
       }
     }
     if (prefix != 0) {
-      add_first_query(grad, from_last);
+      add_first_query(grad);
       from_last[-1] +=
           lane_sum<Sum>(scheme.queries() - 1, [=](int64_t i) { return widen(grad[(1 + i) * query_stride]); });
     }
-    Sum* places = slabs + width * slab_size + kSumSlack;  // the rows of patches in descending order
+  }
+
+  void add_slabs() {
+    Sum* slabs = scratch.data();
+    Sum* places = slabs + width * lines * width + kSumSlack;  // the rows of patches in descending order
     for (int64_t i = 0; i < lines * (2 * width - 1); ++i) places[i] = Sum(0);
     for (int64_t z = 0; z < width; ++z) {
       Sum* to = places + width - 1 - z;
@@ -240,7 +253,7 @@ struct WindowSums {
     for (int64_t i = 0; i < lines * (2 * width - 1); ++i) from_last[-3 * prefix - i] += places[i];
   }
 
-  void add_line(const T* grad, int64_t part, Sum* from_last) {
+  void add_line(const T* grad, int64_t part) {
     const int64_t i = part / scheme.window[1], j = part - i * scheme.window[1], stride = a.key_stride;
     const int64_t span = scheme.window[1] * (2 * width - 1);  // side by side for each i
     Sum* sums = scratch.data();
@@ -250,7 +263,7 @@ struct WindowSums {
     if (scheme.is_expanded()) {
       const int64_t keys = scheme.keys() - prefix;
       Sum* cells = to_line(sums + line_sums() + kSumSlack);
-      add_cells(grad, i, j, cells, from_last);
+      add_cells(grad, i, j, cells);
       for (int64_t z = 0; z < width; ++z) add_runs(runs, cells + z * keys, 1, sums + width - 1 - z);
     } else {
       const T* row = grad + (prefix + part * width) * a.query_stride + prefix * stride;
@@ -266,7 +279,7 @@ struct WindowSums {
   }
 
   // Adds up the queries of each cell of the line (i, j), in order.
-  void add_cells(const T* grad, int64_t i, int64_t j, Sum* cells, Sum* from_last) const {
+  void add_cells(const T* grad, int64_t i, int64_t j, Sum* cells) const {
     const WindowScheme& s = scheme;
     const int64_t keys = s.keys() - prefix, stride = a.key_stride;
     for (int64_t n = 0; n < width * keys; ++n) cells[n] = Sum(0);

@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/exp.h"
 #include "core/scalar.h"
 #include "core/sinusoid.h"
 #include "cpu/simd/level.h"
@@ -15,7 +16,9 @@ namespace {
 
 // Next to the overloads for vectors below.
 using core::bit_cast;
+using core::exp_of_negative;
 using core::fused_multiply_add;
+using core::max_of;
 using core::min_of;
 using core::round_to;
 using core::round_to_odd;
@@ -296,6 +299,20 @@ POSENC_HD Vec<T, N> fused_multiply_add(Vec<T, N> a, Vec<T, N> b, Vec<T, N> c) {
       a, b, c);
 }
 
+// The same where all elements share one of them.
+template <class T, int N>
+POSENC_HD Vec<T, N> fused_multiply_add(Vec<T, N> a, Vec<T, N> b, std::type_identity_t<T> c) {
+  return fused_multiply_add(a, b, broadcast<N>(c));
+}
+template <class T, int N>
+POSENC_HD Vec<T, N> fused_multiply_add(Vec<T, N> a, std::type_identity_t<T> b, Vec<T, N> c) {
+  return fused_multiply_add(a, broadcast<N>(b), c);
+}
+template <class T, int N>
+POSENC_HD Vec<T, N> fused_multiply_add(Vec<T, N> a, std::type_identity_t<T> b, std::type_identity_t<T> c) {
+  return fused_multiply_add(a, broadcast<N>(b), broadcast<N>(c));
+}
+
 // The same for a factor that all elements share: a product with one is exact and needs no such call.
 template <class T, int N>
 POSENC_HD Vec<T, N> multiply_add_by(Vec<T, N> a, std::type_identity_t<T> factor, Vec<T, N> c) {
@@ -408,6 +425,32 @@ POSENC_HD bool any_negative(Vec<int32_t, N> x) {
 template <class T, int N>
 POSENC_HD Vec<T, N> min_of(Vec<T, N> a, Vec<T, N> b) {
   return map<T, N>([](auto a, auto b) POSENC_LAMBDA { return a < b ? a : b; }, a, b);
+}
+
+template <class T, int N>
+POSENC_HD Vec<T, N> max_of(Vec<T, N> a, Vec<T, N> b) {
+  return map<T, N>([](auto a, auto b) POSENC_LAMBDA { return a < b ? b : a; }, a, b);
+}
+
+// The largest element.
+template <class T, int N>
+POSENC_HD T max_lane(Vec<T, N> x) {
+  if constexpr (N > 2) {
+    return max_lane(max_of(low_half(x), high_half(x)));
+  } else {
+    return x.v[0] < x.v[1] ? x.v[1] : x.v[0];
+  }
+}
+
+// For core/exp.h.
+template <class T, int N>
+POSENC_HD Vec<T, N> times_power(Vec<T, N> x, Vec<T, N> rounded) {
+  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  return cast_bits<T>(cast_bits<Bits>(x) + (cast_bits<Bits>(rounded) << (sizeof(T) == 8 ? 52 : 23)));
+}
+template <class T, int N>
+POSENC_HD Vec<T, N> zero_below(Vec<T, N> x, Vec<T, N> y, std::type_identity_t<T> least) {
+  return select(y < broadcast<N>(least), broadcast<N>(T(0)), x);
 }
 
 // Elements whose bit is not set become zero.

@@ -1,0 +1,87 @@
+// softmax(scores * scale + bias + mask) on the CPU: from tensors to pointers, and threads. No work is cut by
+// thread count.
+#include "ops/bias_softmax.h"
+
+#include <ATen/ops/empty.h>
+
+#include "cpu/device.h"
+#include "cpu/gather_bias.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/parallel.h"
+#include "ops/bias_args.h"
+
+namespace posenc_ext::cpu {
+namespace {
+
+struct FillSoftmax {
+  template <class Op, class... Args>
+  void operator()(ops::BiasSoftmax<Op, Args...>& arguments, const at::Tensor& out) const {
+    const auto scheme = arguments.scheme();
+    if constexpr (std::is_same_v<typename Op::Scheme, IndexScheme>) {
+      check_range(arguments.op, std::get<0>(arguments.rest), scheme.rows());
+    }
+    std::vector<at::Tensor> storage;
+    const BiasSoftmax a = ops::softmax_args(arguments.scores, arguments.table, Op::kHeadsFirst,
+                                            arguments.softmax, out, storage);
+    parallel_for(a.bias.heads * a.batch * scheme.queries(), 2 * scheme.keys(),
+                 [&](int64_t begin, int64_t end) { kernels().softmax[scheme].forward(scheme, a, begin, end); });
+  }
+};
+
+// Blocks of at least as many elements as this, and of many times a table's rows, whose sums each block makes
+// anew; and no more of them than occupy many cores.
+constexpr int64_t kMinSoftmaxBlock = 65536;
+constexpr int64_t kMinSoftmaxBlockRows = 32;
+constexpr int64_t kEnoughSoftmaxBlocks = 64;
+
+template <class Scheme>
+Pieces cut_softmax(const Scheme& scheme, int64_t batch, int64_t heads) {
+  const int64_t tiles = batch * kernels().softmax[scheme].tiles(scheme);
+  const int64_t elements = batch * scheme.queries() * scheme.keys();
+  const int64_t least = core::max_of(kMinSoftmaxBlock, kMinSoftmaxBlockRows * scheme.rows());
+  const int64_t blocks = core::max_of<int64_t>(
+      1, core::min_of(core::min_of(tiles, elements / least), (kEnoughSoftmaxBlocks + heads - 1) / heads));
+  const int64_t size = (tiles + blocks - 1) / blocks;
+  return {size, (tiles + size - 1) / size};
+}
+
+struct FillSoftmaxBackward {
+  template <class Op, class... Args>
+  void operator()(ops::BiasSoftmaxBackward<Op, Args...>& arguments, const at::Tensor& grad_scores,
+                  const at::Tensor& grad_table) const {
+    if (grad_scores.numel() == 0) return void(grad_table.zero_());
+    const auto scheme = arguments.scheme();
+    if constexpr (std::is_same_v<typename Op::Scheme, IndexScheme>) {
+      check_range(arguments.op, std::get<0>(arguments.rest), scheme.rows());
+    }
+    constexpr bool kPairs = std::is_same_v<typename Op::Scheme, PairScheme>;
+    const at::Tensor& grad = arguments.grad;
+    const int64_t heads = grad.size(-3), rows = scheme.rows(), plane = scheme.queries() * scheme.keys();
+    const int64_t batch = grad.numel() / (heads * plane);
+    const Pieces blocks =
+        kPairs ? Pieces{1, scheme.queries()} : cut_softmax(scheme, batch, heads);
+    at::Tensor partial;
+    if (blocks.count > 1 && !kPairs) {
+      partial = at::empty({heads, blocks.count, rows}, grad_table.options());
+    }
+    std::vector<at::Tensor> storage;
+    const BiasSoftmaxBackward a =
+        ops::softmax_backward_args(grad, arguments.result, Op::kHeadsFirst, arguments.scale, grad_scores,
+                                   partial, grad_table, storage);
+    parallel_for(heads * blocks.count, batch * plane / blocks.count, [&](int64_t begin, int64_t end) {
+      kernels().softmax[scheme].backward(scheme, a, blocks, begin, end);
+    });
+    if (!partial.defined()) return;
+    parallel_for(heads, blocks.count * rows, [&](int64_t begin, int64_t end) {
+      kernels().softmax_reduce(a, rows, blocks.count, begin, end);
+    });
+  }
+};
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(posenc_ext, CPU, m) {
+  ops::register_bias_softmax_ops<ops::BiasSoftmaxOn<Cpu, FillSoftmax{}, FillSoftmaxBackward{}>::Kernels>(m);
+}
+
+}  // namespace posenc_ext::cpu

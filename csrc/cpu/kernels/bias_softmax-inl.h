@@ -1,0 +1,457 @@
+// softmax(scores * scale + bias + mask) and its gradients. The bias comes row by row from its source, as the
+// gradient of its table goes to its sums in tiles of rows: neither is ever stored whole.
+#pragma once
+
+#include <limits>
+
+#include "args/bias_softmax.h"
+#include "core/exp.h"
+#include "cpu/kernels/relative_bias-inl.h"
+#include "cpu/simd/level.h"
+#include "cpu/simd/vec-inl.h"
+
+namespace posenc_ext::cpu::POSENC_LEVEL {
+namespace {
+
+// ---- Sources and sums, besides those of the schemes; T is the type of sums.
+
+template <class T>
+struct DiagonalSource {
+  const DiagonalScheme& scheme;
+  const BiasForward& a;
+  const T* values = nullptr;
+
+  void set_head(int64_t head) { values = static_cast<const T*>(a.table) + head * a.head_stride; }
+
+  template <class F>
+  void for_each_row(int64_t first, int64_t last, F f) const {
+    for (int64_t query = first; query < last; ++query) f(values + scheme.row(query, 0));
+  }
+};
+
+template <class T>
+struct PairSource {
+  const PairScheme& scheme;
+  const BiasForward& a;
+  const T* values = nullptr;
+
+  void set_head(int64_t head) { values = static_cast<const T*>(a.table) + head * a.head_stride; }
+
+  template <class F>
+  void for_each_row(int64_t first, int64_t last, F f) const {
+    for (int64_t query = first; query < last; ++query) f(values + scheme.row(query, 0));
+  }
+};
+
+// Calls f(first value) for the line of a query, whatever the index is stored as.
+template <class F>
+inline void with_index_line(const Index& index, int64_t query, F f) {
+  const int64_t first = index.at.offset(query * index.keys);
+  if (index.is_int64) {
+    f(static_cast<const int64_t*>(index.data) + first);
+  } else {
+    f(static_cast<const int32_t*>(index.data) + first);
+  }
+}
+
+template <class T>
+struct IndexSource {
+  const IndexScheme& scheme;
+  const BiasForward& a;
+  Scratch<T> column, row;
+
+  IndexSource(const IndexScheme& scheme, const BiasForward& a)
+      : scheme(scheme), a(a), column(scheme.rows()), row(scheme.keys()) {}
+
+  void set_head(int64_t head) {
+    const T* table = static_cast<const T*>(a.table) + head * a.head_stride;
+    for (int64_t r = 0; r < scheme.rows(); ++r) column.data()[r] = table[r * a.row_stride];
+  }
+
+  template <class F>
+  void for_each_row(int64_t first, int64_t last, F f) {
+    const int64_t stride = scheme.index.key_stride;
+    for (int64_t query = first; query < last; ++query) {
+      with_index_line(scheme.index, query, [&](const auto* index) {
+        for (int64_t k = 0; k < scheme.keys(); ++k) row.data()[k] = column.data()[index[k * stride]];
+      });
+      f(row.data());
+    }
+  }
+};
+
+// What is added to sums at a time: the rows of the queries [query, end), which are the parts [first, last).
+struct Tile {
+  int64_t first, last, query, end;
+};
+
+// Tiles of whole passes that fit the L1 cache.
+inline int64_t queries_of_tile(int64_t keys) { return max_of<int64_t>(4, 4096 / keys / 4 * 4); }
+
+inline int64_t tiles_of_queries(int64_t queries, int64_t keys) {
+  return (queries + queries_of_tile(keys) - 1) / queries_of_tile(keys);
+}
+
+inline Tile tile_of_queries(int64_t queries, int64_t keys, int64_t i) {
+  const int64_t size = queries_of_tile(keys), first = i * size, last = min_of(queries, first + size);
+  return {first, last, first, last};
+}
+
+template <class T>
+struct DiagonalSums : StripRows<T> {
+  static int64_t tiles(const DiagonalScheme& s) { return tiles_of_queries(s.queries(), s.keys()); }
+  static Tile tile(const DiagonalScheme& s, int64_t i) { return tile_of_queries(s.queries(), s.keys(), i); }
+
+  const DiagonalScheme& scheme;
+  T* sums = nullptr;
+
+  DiagonalSums(const DiagonalScheme& scheme, const BiasBackward& a)
+      : StripRows<T>{a.query_stride, a.key_stride, scheme.keys()}, scheme(scheme) {}
+
+  void begin(T* to) { sums = to; }
+  void add(const T* grad, int64_t first, int64_t last) {
+    this->add_rows(grad, first, last, sums + scheme.row(last - 1, 0));
+  }
+  void finish() {}
+};
+
+template <class T>
+struct IndexSums {
+  static int64_t tiles(const IndexScheme& s) { return tiles_of_queries(s.queries(), s.keys()); }
+  static Tile tile(const IndexScheme& s, int64_t i) { return tile_of_queries(s.queries(), s.keys(), i); }
+
+  const IndexScheme& scheme;
+  const BiasBackward& a;
+  T* sums = nullptr;
+
+  void begin(T* to) { sums = to; }
+  void add(const T* grad, int64_t first, int64_t last) {
+    const int64_t stride = scheme.index.key_stride;
+    for (int64_t query = first; query < last; ++query) {
+      const T* row = grad + query * a.query_stride;
+      with_index_line(scheme.index, query, [&](const auto* index) {
+        for (int64_t k = 0; k < scheme.keys(); ++k) sums[index[k * stride]] += row[k];
+      });
+    }
+  }
+  void finish() {}
+};
+
+// Small windows, and those whose queries share cells, are one tile; others have one for each line of cells.
+template <class T>
+struct WindowTileSums : WindowSums<T> {
+  static bool is_whole(const WindowScheme& s) { return WindowSums<T>::is_small(s) || s.is_expanded(); }
+  static int64_t tiles(const WindowScheme& s) { return is_whole(s) ? 1 : WindowSums<T>::parts(s); }
+  static Tile tile(const WindowScheme& s, int64_t i) {
+    if (is_whole(s)) return {0, WindowSums<T>::parts(s), 0, s.queries()};
+    return {i, i + 1, i == 0 ? 0 : s.prefix_tokens + i * s.window[2], s.prefix_tokens + (i + 1) * s.window[2]};
+  }
+
+  WindowTileSums(const WindowScheme& s, const BiasBackward& a) : WindowSums<T>(s, a) {}
+};
+
+template <class T, class Scheme>
+struct SoftmaxRows;
+template <class T>
+struct SoftmaxRows<T, WindowScheme> {
+  using Source = WindowSource<T>;
+  using Sums = WindowTileSums<T>;
+};
+template <class T>
+struct SoftmaxRows<T, DiagonalScheme> {
+  using Source = DiagonalSource<T>;
+  using Sums = DiagonalSums<T>;
+};
+template <class T>
+struct SoftmaxRows<T, IndexScheme> {
+  using Source = IndexSource<T>;
+  using Sums = IndexSums<T>;
+};
+template <class T>
+struct SoftmaxRows<T, PairScheme> {
+  using Source = PairSource<T>;
+  struct Sums {  // none: each pair is a row
+    static int64_t tiles(const PairScheme& s) { return s.queries(); }
+  };
+};
+
+// ---- Masks: what is done to the elements [k, k + n) of a row, n <= N.
+
+template <int N, class T>
+inline Vec<T, N> load_up_to(const T* from, int64_t n) {
+  return n == N ? load<N>(from) : load_some<N>(from, n);
+}
+
+struct NoMask {
+  template <class T, int N>
+  Vec<T, N> apply(Vec<T, N> x, int64_t, int64_t) const {
+    return x;
+  }
+};
+
+template <class Sum>
+struct AddedMask {
+  const Sum* row;
+
+  template <class T, int N>
+  Vec<T, N> apply(Vec<T, N> x, int64_t k, int64_t n) const {
+    return x + load_up_to<N>(row + k, n);
+  }
+};
+
+struct ShownMask {
+  const uint8_t* row;
+
+  template <class T, int N>
+  Vec<T, N> apply(Vec<T, N> x, int64_t k, int64_t n) const {
+    const auto shown = convert<MaskOf<T>>(load_up_to<N>(row + k, n));
+    return select(shown != broadcast<N>(MaskOf<T>{0}), x, broadcast<N>(-std::numeric_limits<T>::infinity()));
+  }
+};
+
+struct RegionMask {
+  const int32_t* row;
+  int32_t own;
+
+  template <class T, int N>
+  Vec<T, N> apply(Vec<T, N> x, int64_t k, int64_t n) const {
+    const auto other = load_up_to<N>(row + k, n) != broadcast<N>(own);
+    return select(convert<MaskOf<T>>(other), x + T(Mask::kOtherRegion), x);
+  }
+};
+
+// Calls f with the mask of a query.
+template <class Sum, class F>
+inline void with_mask(const Mask& a, int64_t sample, int64_t head, int64_t query, int64_t keys, F f) {
+  const int64_t row =
+      a.kind == Mask::Kind::none ? 0 : a.batch.offset(sample) + head * a.head_stride + query * a.query_stride;
+  switch (a.kind) {
+    case Mask::Kind::none:
+      return f(NoMask{});
+    case Mask::Kind::shown:
+      return f(ShownMask{static_cast<const uint8_t*>(a.data) + row});
+    case Mask::Kind::added:
+      return f(AddedMask<Sum>{static_cast<const Sum*>(a.data) + row});
+    case Mask::Kind::regions: {
+      const int32_t* ids = static_cast<const int32_t*>(a.data) + sample % a.windows * keys;
+      return f(RegionMask{ids, ids[query]});
+    }
+  }
+}
+
+// ---- Rows
+
+template <class Sum>
+constexpr int kRowVec = 64 / sizeof(Sum);
+
+// Of `count` keys that a causal mask shows; the others are hidden. `z`: room for the row and three vectors.
+// The last vector of a row overlaps the one before: a partial store over scores that the next row loads takes
+// 1.9 times as long.
+template <class T, class Sum, class MaskRow>
+POSENC_ALONE void softmax_row(const T* scores, Sum scale, const Sum* bias, const MaskRow& mask, int64_t count,
+                              int64_t keys, Sum* z, T* out) {
+  constexpr int N = kRowVec<Sum>;
+  constexpr Sum kLeast = -std::numeric_limits<Sum>::infinity();
+  const auto least = broadcast<N>(kLeast);
+  auto most = least;
+  const auto add = [&](int64_t k, int64_t n) POSENC_LAMBDA {
+    const auto score = widen(load_up_to<N>(scores + k, n)) * scale + load_up_to<N>(bias + k, n);
+    const auto x = mask.apply(score, k, n);
+    store(z + k, x);
+    return x;
+  };
+  int64_t k = 0;
+  for (; k + N <= count; k += N) most = max_of(most, add(k, N));
+  if (k < count && count >= N) most = max_of(most, add(count - N, N));
+  if (count < N) add(0, count);
+  store(z + count, least);
+  store(z + count + N, least);
+  if (count < N) most = load<N>(z);
+  const Sum largest = max_lane(most);
+  if (!(largest > kLeast)) {  // nothing is shown: as torch.softmax
+    for (int64_t i = 0; i < keys; ++i) out[i] = round_to<T>(std::numeric_limits<Sum>::quiet_NaN());
+    return;
+  }
+  Vec<Sum, N> sum[2] = {};
+  for (k = 0; k < count; k += 2 * N) {
+    for (int i = 0; i < 2; ++i) {
+      const auto e = exp_of_negative<Sum>(load<N>(z + k + i * N) - broadcast<N>(largest));
+      store(z + k + i * N, e);
+      sum[i] = sum[i] + e;
+    }
+  }
+  const Sum inverse = Sum(1) / sum_of(sum[0] + sum[1]);
+  const auto rounded = [&](int64_t k) POSENC_LAMBDA { return round_to<T>(load<N>(z + k) * inverse); };
+  for (k = 0; k + N <= count; k += N) store(out + k, rounded(k));
+  if (k < count && count >= N) store(out + count - N, rounded(count - N));
+  if (count < N) store_some(out, rounded(0), count);
+  for (k = count; k < keys; ++k) out[k] = T{};
+}
+
+// sums = result * (grad - sum of result * grad); out = sums * scale
+template <class T, class Sum>
+POSENC_ALONE void softmax_backward_row(const T* grad, const T* result, int64_t keys, Sum scale,
+                                       Sum* __restrict sums, T* __restrict out) {
+  constexpr int N = kRowVec<Sum>;
+  const auto wide = [keys](const T* from, int64_t k) POSENC_LAMBDA {
+    return widen(load_up_to<N>(from + k, min_of<int64_t>(N, keys)));
+  };
+  Vec<Sum, N> dot[2] = {};
+  int64_t k = 0;
+  for (; k + 2 * N <= keys; k += 2 * N) {
+    for (int i = 0; i < 2; ++i) dot[i] = dot[i] + wide(result, k + i * N) * wide(grad, k + i * N);
+  }
+  if (k + N <= keys) dot[0] = dot[0] + wide(result, k) * wide(grad, k), k += N;
+  const int64_t last = max_of<int64_t>(0, keys - N);  // overlaps the one before
+  if (k < keys) {
+    dot[1] = dot[1] + keep(wide(result, last) * wide(grad, last), ~uint64_t{0} << (k - last));
+  }
+  const auto total = broadcast<N>(sum_of(dot[0] + dot[1]));
+  const auto at = [&](int64_t k) POSENC_LAMBDA { return wide(result, k) * (wide(grad, k) - total); };
+  for (k = 0; k + N <= keys; k += N) {
+    const auto x = at(k);
+    store(sums + k, x);
+    store(out + k, round_to<T>(x * scale));
+  }
+  if (k == keys) return;
+  const auto x = at(last);
+  if (keys >= N) {
+    store(sums + last, x);
+    store(out + last, round_to<T>(x * scale));
+  } else {
+    store_some(sums, x, keys);
+    store_some(out, round_to<T>(x * scale), keys);
+  }
+}
+
+// ---- Kernels
+
+template <class T, class Scheme>
+void bias_softmax_typed(const Scheme& scheme, const BiasSoftmax& a, int64_t begin, int64_t end) {
+  using Sum = accumulator_t<T>;
+  const int64_t queries = scheme.queries(), keys = scheme.keys(), per_head = a.batch * queries;
+  typename SoftmaxRows<Sum, Scheme>::Source source{scheme, a.bias};
+  Scratch<Sum> z(keys + 3 * kRowVec<Sum>);
+  const Sum scale = static_cast<Sum>(a.scale);
+  for (int64_t head = -1; begin < end;) {
+    if (begin / per_head != head) {
+      head = begin / per_head;
+      source.set_head(head);
+    }
+    const int64_t sample = begin % per_head / queries, first = begin % queries;
+    const int64_t last = min_of(queries, first + (end - begin));
+    int64_t query = first, at = ((sample * a.bias.heads + head) * queries + first) * keys;
+    source.for_each_row(first, last, [&](const Sum* bias) {
+      with_mask<Sum>(a.mask, a.first_sample + sample, head, query, keys, [&](const auto& mask) {
+        softmax_row<T>(static_cast<const T*>(a.scores) + at, scale, bias, mask, a.mask.shown(query, keys), keys,
+                       z.data(), static_cast<T*>(a.out) + at);
+      });
+      ++query, at += keys;
+    });
+    begin += last - first;
+  }
+}
+
+template <class Scheme>
+void bias_softmax(const Scheme& scheme, const BiasSoftmax& a, int64_t begin, int64_t end) {
+  POSENC_DISPATCH_DTYPE(a.dtype, bias_softmax_typed<scalar_t>(scheme, a, begin, end))
+}
+
+template <class Scheme>
+int64_t softmax_tiles(const Scheme& scheme) {
+  return SoftmaxRows<float, Scheme>::Sums::tiles(scheme);
+}
+
+template <class T, class Scheme>
+void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, const Pieces& blocks,
+                            int64_t begin, int64_t end) {
+  using Sum = accumulator_t<T>;
+  using Sums = typename SoftmaxRows<Sum, Scheme>::Sums;
+  const int64_t rows = scheme.rows(), keys = scheme.keys(), plane = scheme.queries() * keys;
+  const int64_t tiles = Sums::tiles(scheme);
+  int64_t longest = 0;
+  for (int64_t i = 0; i < min_of<int64_t>(tiles, 2); ++i) {
+    const Tile tile = Sums::tile(scheme, i);
+    longest = max_of(longest, tile.end - tile.query);
+  }
+  Scratch<Sum> scratch(longest * keys), sums(rows);
+  const BiasBackward strides{{}, nullptr, 1, 0, 0, keys, 1, 1, nullptr, nullptr};
+  Sums adjoint{scheme, strides};
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t head = item / blocks.count, first = item % blocks.count * blocks.size;
+    for (int64_t row = 0; row < rows; ++row) sums.data()[row] = Sum(0);
+    adjoint.begin(sums.data());
+    for (int64_t i = first; i < min_of(a.batch * tiles, first + blocks.size); ++i) {
+      const Tile tile = Sums::tile(scheme, i % tiles);
+      int64_t at = (i / tiles * a.heads + head) * plane + tile.query * keys;
+      Sum* to = scratch.data();
+      for (int64_t query = tile.query; query < tile.end; ++query, at += keys, to += keys) {
+        softmax_backward_row<T>(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys,
+                                static_cast<Sum>(a.scale), to, static_cast<T*>(a.grad_scores) + at);
+      }
+      adjoint.add(scratch.data() - tile.query * keys, tile.first, tile.last);
+    }
+    adjoint.finish();
+    if (blocks.count > 1) {
+      memcpy(static_cast<Sum*>(a.partial) + item * rows, sums.data(), static_cast<size_t>(rows) * sizeof(Sum));
+    } else {
+      Sum* table = static_cast<Sum*>(a.grad_table) + head * a.head_stride;
+      for (int64_t row = 0; row < rows; ++row) table[row * a.row_stride] = sums.data()[row];
+    }
+  }
+}
+
+// An item is a query of a head: the sum over samples is that of the pair.
+template <class T>
+void softmax_backward_typed(const PairScheme& scheme, const BiasSoftmaxBackward& a, const Pieces&,
+                            int64_t begin, int64_t end) {
+  using Sum = accumulator_t<T>;
+  const int64_t queries = scheme.queries(), keys = scheme.keys();
+  Scratch<Sum> row(keys);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t head = item / queries, query = item % queries;
+    Sum* table = static_cast<Sum*>(a.grad_table) + item * keys;
+    for (int64_t sample = 0; sample < a.batch; ++sample) {
+      const int64_t at = ((sample * a.heads + head) * queries + query) * keys;
+      softmax_backward_row<T>(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys,
+                              static_cast<Sum>(a.scale), sample == 0 ? table : row.data(),
+                              static_cast<T*>(a.grad_scores) + at);
+      if (sample != 0) add_row(row.data(), 1, keys, table);
+    }
+  }
+}
+
+template <class Scheme>
+void softmax_backward(const Scheme& scheme, const BiasSoftmaxBackward& a, const Pieces& blocks, int64_t begin,
+                      int64_t end) {
+  POSENC_DISPATCH_DTYPE(a.dtype, softmax_backward_typed<scalar_t>(scheme, a, blocks, begin, end))
+}
+
+// partial [heads, blocks, rows] to grad_table; an item is a head.
+template <class Sum>
+void softmax_reduce_typed(const BiasSoftmaxBackward& a, int64_t rows, int64_t blocks, int64_t begin,
+                          int64_t end) {
+  for (int64_t head = begin; head < end; ++head) {
+    const Sum* partial = static_cast<const Sum*>(a.partial) + head * blocks * rows;
+    Sum* table = static_cast<Sum*>(a.grad_table) + head * a.head_stride;
+    for (int64_t row = 0; row < rows; ++row) {
+      Sum sum = partial[row];
+      for (int64_t block = 1; block < blocks; ++block) sum += partial[block * rows + row];
+      table[row * a.row_stride] = sum;
+    }
+  }
+}
+
+void softmax_reduce(const BiasSoftmaxBackward& a, int64_t rows, int64_t blocks, int64_t begin, int64_t end) {
+  a.dtype == DType::float64 ? softmax_reduce_typed<double>(a, rows, blocks, begin, end)
+                            : softmax_reduce_typed<float>(a, rows, blocks, begin, end);
+}
+
+template <class... All>
+constexpr SchemeTable<SoftmaxKernels, SoftmaxSchemes> softmax_kernels(SchemeList<All...>) {
+  return {SoftmaxKernels<All>{bias_softmax<All>, softmax_tiles<All>, softmax_backward<All>}...};
+}
+
+}  // namespace
+
+}  // namespace posenc_ext::cpu::POSENC_LEVEL
