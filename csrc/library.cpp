@@ -24,7 +24,7 @@ void def_bias(torch::Library& m, const std::string& name, const std::string& arg
 // softmax(scores * scale + bias + mask): a result, the same over the scores, with attention dropout, and the
 // gradients of scores and table. `source`: the arguments that the bias is made from.
 void def_bias_softmax(torch::Library& m, const std::string& name, const std::string& table,
-                      const std::string& source, bool with_backward = true) {
+                      const std::string& source, bool with_kernels = true) {
   const char* star = source.find('*') == std::string::npos ? ", *" : "";
   const std::string arguments = source + star +
                                 ", float scale=1.0, Tensor? mask=None, Tensor? regions=None, bool "
@@ -34,10 +34,24 @@ void def_bias_softmax(torch::Library& m, const std::string& name, const std::str
   m.def((name + ".dropout(Tensor scores, Tensor " + table + arguments +
          ", float dropout_p, bool training) -> Tensor")
             .c_str());
-  if (!with_backward) return;
+  if (!with_kernels) return;
+  m.def(("_" + name + "_(Tensor(a!) scores, Tensor " + table + arguments + ") -> Tensor(a!)").c_str());
   m.def(("_" + name + "_backward(Tensor grad, Tensor result, SymInt[] table_sizes" + source + star +
          ", float scale) -> (Tensor, Tensor)")
             .c_str());
+}
+
+// Attention with such a softmax between its products; and the same where no gradient is needed.
+void def_attention(torch::Library& m, const std::string& name, const std::string& table,
+                   const std::string& source, const char* scale = "float? scale=None",
+                   bool with_inference = true) {
+  const std::string arguments = "(Tensor q, Tensor k, Tensor v, Tensor " + table + source +
+                                (source.find('*') == std::string::npos ? ", *, " : ", ");
+  const std::string options =
+      ", Tensor? mask=None, Tensor? regions=None, bool causal=False, SymInt q_offset=0";
+  m.def((name + arguments + scale + options + ", float dropout_p=0.0, bool training=False) -> Tensor").c_str());
+  if (!with_inference) return;
+  m.def(("_" + name + arguments + "float scale" + options + ") -> Tensor").c_str());
 }
 
 // Gives lists of tensors the default [], which the language of schemas has no word for.
@@ -170,8 +184,14 @@ TORCH_LIBRARY(posenc_ext, m) {
   def_bias_softmax(m, "gather_bias_softmax", "table", ", Tensor index");
   def_bias_softmax(m, "bias_softmax", "bias", "");
   def_bias_softmax(m, "t5_bias_softmax", "table", ", *, bool bidirectional=True, int max_distance=128",
-                   /*with_backward=*/false);
-  def_bias_softmax(m, "alibi_bias_softmax", "slopes", "", /*with_backward=*/false);
+                   /*with_kernels=*/false);
+  def_bias_softmax(m, "alibi_bias_softmax", "slopes", "", /*with_kernels=*/false);
+  def_attention(m, "window_attention", "table",
+                ", SymInt[] window, *, SymInt[]? query_size=None, int prefix_tokens=0");
+  def_attention(m, "diagonal_attention", "diagonals", "");
+  def_attention(m, "t5_attention", "table", ", *, bool bidirectional=True, int max_distance=128",
+                "float? scale=1.0", /*with_inference=*/false);
+  def_attention(m, "alibi_attention", "slopes", "", "float? scale=None", /*with_inference=*/false);
 }
 
 namespace posenc_ext {

@@ -78,6 +78,21 @@ struct BiasSoftmax {
   Mask mask;
   int64_t first_sample;  // of those that the mask has
   void* out;  // scores themselves, or no element of them
+
+  // The same of a part of the samples and heads; scores and out are to be set.
+  BiasSoftmax of_tile(int64_t sample, int64_t samples, int64_t head, int64_t heads) const {
+    const int64_t sum_size = core::element_size(bias.dtype);
+    BiasSoftmax tile = *this;
+    tile.batch = samples;
+    tile.first_sample = first_sample + sample;
+    tile.bias.heads = heads;
+    tile.bias.table = static_cast<const char*>(bias.table) + head * bias.head_stride * sum_size;
+    if (mask.kind == Mask::Kind::shown || mask.kind == Mask::Kind::added) {
+      const int64_t size = mask.kind == Mask::Kind::shown ? 1 : sum_size;
+      tile.mask.data = static_cast<const char*>(mask.data) + head * mask.head_stride * size;
+    }
+    return tile;
+  }
 };
 
 struct BiasSoftmaxBackward {

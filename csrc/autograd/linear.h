@@ -250,7 +250,13 @@ at::Tensor& differentiable_in_place(const char* label, Forward forward, Tangent 
   torch::autograd::impl::bump_version(self);
   if (node) torch::autograd::rebase_history(self, node);
   if (has_tangent(self) || (has_tangent(inputs) || ...)) {
-    self._set_fw_grad(tangent(self), /*level=*/0, /*is_inplace_op=*/true);
+    const at::Tensor changed = tangent(self._fw_primal(/*level=*/0));
+    if (has_tangent(self)) {
+      at::Tensor own = self._fw_grad(/*level=*/0);
+      own.copy_(changed);
+    } else {
+      self._set_fw_grad(changed, /*level=*/0, /*is_inplace_op=*/true);
+    }
   }
   if (node) record(*node, self);
   return self;

@@ -21,8 +21,11 @@ struct FillSoftmax {
       check_range(arguments.op, std::get<0>(arguments.rest), scheme.rows());
     }
     std::vector<at::Tensor> storage;
-    const BiasSoftmax a = ops::softmax_args(arguments.scores, arguments.table, Op::kHeadsFirst,
-                                            arguments.softmax, out, storage);
+    BiasSoftmax a = ops::softmax_args(out.sizes(), out.scalar_type(), arguments.table, Op::kHeadsFirst,
+                                      arguments.softmax, storage);
+    const at::Tensor scores = arguments.scores.contiguous();
+    a.scores = scores.const_data_ptr();
+    a.out = out.mutable_data_ptr();
     parallel_for(a.bias.heads * a.batch * scheme.queries(), 2 * scheme.keys(),
                  [&](int64_t begin, int64_t end) { kernels().softmax[scheme].forward(scheme, a, begin, end); });
   }

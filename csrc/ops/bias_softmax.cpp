@@ -18,11 +18,14 @@ const at::Tensor* given(const std::optional<at::Tensor>& tensor) {
   return tensor.has_value() && tensor->defined() ? &*tensor : nullptr;
 }
 
+void check_device(const char* op, const char* name, const at::Tensor& tensor, at::Device device) {
+  POSENC_CHECK(tensor.device() == device, op, name, " must be on the device of scores (", device, "), got ",
+               tensor.device());
+}
+
 void check_mask(const char* op, const at::Tensor& scores, const at::Tensor& mask) {
   POSENC_CHECK(mask.scalar_type() == at::kBool || is_supported(mask.scalar_type()), op,
                "mask must be bool, float64, float32, float16 or bfloat16, got ", mask.scalar_type());
-  POSENC_CHECK(mask.device() == scores.device(), op, "mask must be on the device of scores (",
-               scores.device(), "), got ", mask.device());
   bool fits = mask.dim() >= 1 && mask.dim() <= scores.dim() && mask.sym_size(-1) == scores.sym_size(-1);
   for (int64_t d = 2; fits && d <= mask.dim(); ++d) {
     fits = mask.sym_size(-d) == 1 || mask.sym_size(-d) == scores.sym_size(-d);
@@ -34,8 +37,6 @@ void check_mask(const char* op, const at::Tensor& scores, const at::Tensor& mask
 void check_regions(const char* op, const at::Tensor& scores, const at::Tensor& regions) {
   POSENC_CHECK(regions.scalar_type() == at::kInt || regions.scalar_type() == at::kLong, op,
                "regions must be int32 or int64, got ", regions.scalar_type());
-  POSENC_CHECK(regions.device() == scores.device(), op, "regions must be on the device of scores (",
-               scores.device(), "), got ", regions.device());
   POSENC_CHECK(regions.dim() == 2 && regions.sym_size(1) == scores.sym_size(-1) &&
                    scores.sym_size(-2) == scores.sym_size(-1),
                op, "regions must have shape [windows, N] for scores [..., heads, N, N] of shape ",
@@ -64,18 +65,23 @@ BiasSizes bias_sizes(const at::Tensor& scores) {
 }
 
 void check_softmax(const char* op, const at::Tensor& scores, const at::Tensor& table,
-                   const SoftmaxOptions& options) {
+                   const SoftmaxOptions& options, at::Device device) {
   check_dtype(op, "scores", scores.scalar_type());
   POSENC_CHECK(scores.dim() >= 3, op, "scores must have at least 3 dimensions [..., heads, Q, K], got ",
                scores.dim());
   check_dtype(op, "table", table.scalar_type());
-  POSENC_CHECK(table.device() == scores.device(), op, "table must be on the device of scores (",
-               scores.device(), "), got ", table.device());
+  check_device(op, "table", table, device);
   check_finite(op, "scale", options.scale);
   const at::Tensor *mask = given(options.mask), *regions = given(options.regions);
   POSENC_CHECK(mask == nullptr || regions == nullptr, op, "mask and regions exclude each other, got both");
-  if (mask != nullptr) check_mask(op, scores, *mask);
-  if (regions != nullptr) check_regions(op, scores, *regions);
+  if (mask != nullptr) {
+    check_device(op, "mask", *mask, device);
+    check_mask(op, scores, *mask);
+  }
+  if (regions != nullptr) {
+    check_device(op, "regions", *regions, device);
+    check_regions(op, scores, *regions);
+  }
   check_lengths(op, scores.sym_size(-2), scores.sym_size(-1), options.q_offset);
 }
 
@@ -197,7 +203,7 @@ at::Tensor PairSoftmax::collect(const at::Tensor& grad, c10::SymIntArrayRef /*ta
 
 namespace {
 
-args::Mask mask_args(const at::Tensor& scores, const SoftmaxOptions& options,
+args::Mask mask_args(at::IntArrayRef sizes, at::ScalarType type, const SoftmaxOptions& options,
                      std::vector<at::Tensor>& storage) {
   using Kind = args::Mask::Kind;
   args::Mask a{Kind::none, nullptr, {}, 0, 0, 1, options.causal, 0};
@@ -209,8 +215,8 @@ args::Mask mask_args(const at::Tensor& scores, const SoftmaxOptions& options,
     a.windows = regions->size(0);
   } else if (const at::Tensor* mask = given(options.mask)) {
     const bool is_bool = mask->scalar_type() == at::kBool;
-    const at::Tensor typed = is_bool ? *mask : mask->to(sum_type(scores.scalar_type()));
-    const at::Tensor rows = (typed.stride(-1) == 1 ? typed : typed.contiguous()).expand(scores.sizes());
+    const at::Tensor typed = is_bool ? *mask : mask->to(type);
+    const at::Tensor rows = (typed.stride(-1) == 1 ? typed : typed.contiguous()).expand(sizes);
     storage.push_back(collapsible(rows, rows.dim() - 3));
     const at::Tensor& all = storage.back();
     a.kind = is_bool ? Kind::shown : Kind::added;
@@ -224,27 +230,28 @@ args::Mask mask_args(const at::Tensor& scores, const SoftmaxOptions& options,
 
 }  // namespace
 
-args::BiasSoftmax softmax_args(const at::Tensor& scores, const at::Tensor& table, bool heads_first,
-                               const SoftmaxOptions& options, const at::Tensor& out,
+args::BiasSoftmax softmax_args(at::IntArrayRef sizes, at::ScalarType type, const at::Tensor& table,
+                               bool heads_first, const SoftmaxOptions& options,
                                std::vector<at::Tensor>& storage) {
-  at::Tensor values = table.to(sum_type(scores.scalar_type()));
+  const at::ScalarType wide = sum_type(type);
+  at::Tensor values = table.to(wide);
   if (heads_first) {
     values = values.reshape({values.size(0), -1});
     if (values.stride(1) != 1) values = values.contiguous();
     values = values.t();
   }
   storage.push_back(values);
-  storage.push_back(scores.contiguous());
-  const int64_t heads = scores.size(-3), plane = scores.size(-2) * scores.size(-1);
-  return {to_core(scores.scalar_type()),
-          scores.numel() / (heads * plane),
-          storage.back().const_data_ptr(),
+  const int64_t heads = sizes[sizes.size() - 3];
+  int64_t batch = 1;
+  for (const int64_t size : sizes.slice(0, sizes.size() - 3)) batch *= size;
+  return {to_core(type),
+          batch,
+          /*scores=*/nullptr,
           options.scale,
-          {to_core(values.scalar_type()), values.const_data_ptr(), values.stride(0), values.stride(1), heads,
-           nullptr},
-          mask_args(scores, options, storage),
+          {to_core(wide), values.const_data_ptr(), values.stride(0), values.stride(1), heads, nullptr},
+          mask_args(sizes, wide, options, storage),
           /*first_sample=*/0,
-          out.mutable_data_ptr()};
+          /*out=*/nullptr};
 }
 
 args::BiasSoftmaxBackward softmax_backward_args(const at::Tensor& grad, const at::Tensor& result,
@@ -276,6 +283,12 @@ using Options = const std::optional<at::Tensor>&;
 
 }  // namespace
 
+bool is_plain(const at::Tensor& x) {
+  return !x.key_set().has_any(c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
+                                                   c10::DispatchKey::FuncTorchBatched,
+                                                   c10::DispatchKey::FuncTorchGradWrapper}));
+}
+
 // A second result, as the gradient of softmax takes what was dropped, too.
 at::Tensor drop(const char* op, const at::Tensor& result, double dropout_p, bool training) {
   check_dropout({{op, {}, {}}, result, 1.0, dropout_p});
@@ -285,12 +298,26 @@ at::Tensor drop(const char* op, const at::Tensor& result, double dropout_p, bool
 
 namespace {
 
+// Softmax over the scores, also where tensors are traced or transformed.
+template <class Op, class... Args>
+at::Tensor& over_scores(at::Tensor& scores, const at::Tensor& table, Args... args, double scale, Options mask,
+                        Options regions, bool causal, c10::SymInt q_offset) {
+  if (is_plain(scores) && is_plain(table)) {
+    return call_bias_softmax_in_place<Op, Args...>(scores, table, args..., scale, mask, regions, causal,
+                                                   std::move(q_offset));
+  }
+  return scores.copy_(call_bias_softmax<Op, Args...>(scores, table, args..., scale, mask, regions, causal,
+                                                     std::move(q_offset)));
+}
+
 template <class Op, class Signature>
-struct WithDropout;
+struct Composed;
 
 template <class Op, class... Args>
-struct WithDropout<Op, void (*)(const char*, const at::Tensor&, const BiasSizes&, Args...)> {
-  static at::Tensor call(const at::Tensor& scores, const at::Tensor& table, Args... args, double scale,
+struct Composed<Op, void (*)(const char*, const at::Tensor&, const BiasSizes&, Args...)> {
+  static constexpr auto in_place = TORCH_FN((over_scores<Op, Args...>));
+
+  static at::Tensor with_dropout(const at::Tensor& scores, const at::Tensor& table, Args... args, double scale,
                          Options mask, Options regions, bool causal, c10::SymInt q_offset, double dropout_p,
                          bool training) {
     return drop(Op::name,
@@ -304,7 +331,7 @@ at::Tensor t5_bias_softmax(const at::Tensor& scores, const at::Tensor& table, bo
                            int64_t max_distance, double scale, Options mask, Options regions, bool causal,
                            c10::SymInt q_offset) {
   const char* op = "t5_bias_softmax";
-  check_softmax(op, scores, table, {scale, mask, regions, causal, q_offset});
+  check_softmax(op, scores, table, {scale, mask, regions, causal, q_offset}, scores.device());
   return call_bias_softmax<DiagonalSoftmax>(
       scores, t5_diagonals(op, table, bias_sizes(scores), bidirectional, max_distance, q_offset), scale, mask,
       regions, causal, q_offset);
@@ -314,8 +341,8 @@ at::Tensor& t5_bias_softmax_in_place(at::Tensor& scores, const at::Tensor& table
                                      int64_t max_distance, double scale, Options mask, Options regions,
                                      bool causal, c10::SymInt q_offset) {
   const char* op = "t5_bias_softmax";
-  check_softmax(op, scores, table, {scale, mask, regions, causal, q_offset});
-  return call_bias_softmax_in_place<DiagonalSoftmax>(
+  check_softmax(op, scores, table, {scale, mask, regions, causal, q_offset}, scores.device());
+  return over_scores<DiagonalSoftmax>(
       scores, t5_diagonals(op, table, bias_sizes(scores), bidirectional, max_distance, q_offset), scale, mask,
       regions, causal, q_offset);
 }
@@ -332,7 +359,7 @@ at::Tensor t5_bias_softmax_dropout(const at::Tensor& scores, const at::Tensor& t
 at::Tensor alibi_bias_softmax(const at::Tensor& scores, const at::Tensor& slopes, double scale, Options mask,
                               Options regions, bool causal, c10::SymInt q_offset) {
   const char* op = "alibi_bias_softmax";
-  check_softmax(op, scores, slopes, {scale, mask, regions, causal, q_offset});
+  check_softmax(op, scores, slopes, {scale, mask, regions, causal, q_offset}, scores.device());
   return call_bias_softmax<DiagonalSoftmax>(
       scores, alibi_diagonals(op, slopes, bias_sizes(scores), q_offset), scale, mask, regions, causal,
       q_offset);
@@ -341,8 +368,8 @@ at::Tensor alibi_bias_softmax(const at::Tensor& scores, const at::Tensor& slopes
 at::Tensor& alibi_bias_softmax_in_place(at::Tensor& scores, const at::Tensor& slopes, double scale,
                                         Options mask, Options regions, bool causal, c10::SymInt q_offset) {
   const char* op = "alibi_bias_softmax";
-  check_softmax(op, scores, slopes, {scale, mask, regions, causal, q_offset});
-  return call_bias_softmax_in_place<DiagonalSoftmax>(
+  check_softmax(op, scores, slopes, {scale, mask, regions, causal, q_offset}, scores.device());
+  return over_scores<DiagonalSoftmax>(
       scores, alibi_diagonals(op, slopes, bias_sizes(scores), q_offset), scale, mask, regions, causal,
       q_offset);
 }
@@ -357,8 +384,9 @@ at::Tensor alibi_bias_softmax_dropout(const at::Tensor& scores, const at::Tensor
 
 TORCH_LIBRARY_IMPL(posenc_ext, CompositeImplicitAutograd, m) {
   BiasSoftmaxOps::for_each([&m]<class Op>(Op*) {
-    m.impl((std::string(Op::name) + ".dropout").c_str(),
-           TORCH_FN((WithDropout<Op, decltype(&Op::check)>::call)));
+    using Implementation = Composed<Op, decltype(&Op::check)>;
+    m.impl((std::string(Op::name) + "_").c_str(), Implementation::in_place);
+    m.impl((std::string(Op::name) + ".dropout").c_str(), TORCH_FN(Implementation::with_dropout));
   });
   m.impl("t5_bias_softmax", TORCH_FN(t5_bias_softmax));
   m.impl("t5_bias_softmax_", TORCH_FN(t5_bias_softmax_in_place));

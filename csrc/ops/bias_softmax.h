@@ -34,7 +34,7 @@ struct SoftmaxOptions {
 //   collect(grad, table_sizes, args...)       its adjoint
 struct WindowSoftmax {
   static constexpr const char* name = "window_bias_softmax";
-  static constexpr const char* in_place_name = "window_bias_softmax_";
+  static constexpr const char* in_place_name = "_window_bias_softmax_";
   static constexpr const char* backward_name = "_window_bias_softmax_backward";
   static constexpr bool kHeadsFirst = false;
   using Scheme = core::WindowScheme;
@@ -52,7 +52,7 @@ struct WindowSoftmax {
 
 struct DiagonalSoftmax {
   static constexpr const char* name = "diagonal_bias_softmax";
-  static constexpr const char* in_place_name = "diagonal_bias_softmax_";
+  static constexpr const char* in_place_name = "_diagonal_bias_softmax_";
   static constexpr const char* backward_name = "_diagonal_bias_softmax_backward";
   static constexpr bool kHeadsFirst = true;
   using Scheme = args::DiagonalScheme;
@@ -65,7 +65,7 @@ struct DiagonalSoftmax {
 
 struct GatherSoftmax {
   static constexpr const char* name = "gather_bias_softmax";
-  static constexpr const char* in_place_name = "gather_bias_softmax_";
+  static constexpr const char* in_place_name = "_gather_bias_softmax_";
   static constexpr const char* backward_name = "_gather_bias_softmax_backward";
   static constexpr bool kHeadsFirst = false;
   using Scheme = args::IndexScheme;
@@ -78,7 +78,7 @@ struct GatherSoftmax {
 
 struct PairSoftmax {
   static constexpr const char* name = "bias_softmax";
-  static constexpr const char* in_place_name = "bias_softmax_";
+  static constexpr const char* in_place_name = "_bias_softmax_";
   static constexpr const char* backward_name = "_bias_softmax_backward";
   static constexpr bool kHeadsFirst = true;
   using Scheme = args::PairScheme;
@@ -93,9 +93,9 @@ using BiasSoftmaxOps = OpList<WindowSoftmax, DiagonalSoftmax, GatherSoftmax, Pai
 
 BiasSizes bias_sizes(const at::Tensor& scores);
 
-// The rules on scores and options.
+// The rules on scores and options; all tensors are to be on the device.
 void check_softmax(const char* op, const at::Tensor& scores, const at::Tensor& table,
-                   const SoftmaxOptions& options);
+                   const SoftmaxOptions& options, at::Device device);
 
 template <class Op, class... Args>
 struct BiasSoftmax : Result {
@@ -118,7 +118,7 @@ BiasSoftmax<Op, Args...> check_bias_softmax(const at::Tensor& scores, const at::
                                             const std::optional<at::Tensor>& regions, bool causal,
                                             c10::SymInt q_offset) {
   SoftmaxOptions options{scale, mask, regions, causal, std::move(q_offset)};
-  check_softmax(Op::name, scores, table, options);
+  check_softmax(Op::name, scores, table, options, scores.device());
   Op::check(Op::name, table, bias_sizes(scores), args...);
   return {{Op::name, sizes_of(scores), scores.options()}, scores, table, {args...}, std::move(options)};
 }
@@ -238,9 +238,13 @@ struct BiasSoftmaxOn {
   };
 };
 
-// Kernel arguments. `storage` has the tensors that they point to; `heads_first` is Op::kHeadsFirst.
-args::BiasSoftmax softmax_args(const at::Tensor& scores, const at::Tensor& table, bool heads_first,
-                               const SoftmaxOptions& options, const at::Tensor& out,
+// Whether an op sees tensors as they are: where they are traced or transformed, nothing is written in place.
+bool is_plain(const at::Tensor& x);
+
+// Kernel arguments. `storage` has the tensors that they point to; `heads_first` is Op::kHeadsFirst. Scores of
+// these sizes and their result are to be set.
+args::BiasSoftmax softmax_args(at::IntArrayRef sizes, at::ScalarType type, const at::Tensor& table,
+                               bool heads_first, const SoftmaxOptions& options,
                                std::vector<at::Tensor>& storage);
 args::BiasSoftmaxBackward softmax_backward_args(const at::Tensor& grad, const at::Tensor& result,
                                                 bool heads_first, double scale,
