@@ -11,8 +11,8 @@ VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
 def said(level: str, *arguments: str) -> str:
     # The machine's own fused multiply-add at the baseline too, which billions of values need: it rounds like
     # the function that the baseline calls.
-    flags = ["-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc", "-pthread"]
-    flags += [f"-DPOSENC_LEVEL={level}", f"-DPOSENC_VECTOR_BYTES={VECTOR_BYTES[level]}"]
+    flags = ["-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc"]
+    flags += ["-pthread", f"-DPOSENC_LEVEL={level}", f"-DPOSENC_VECTOR_BYTES={VECTOR_BYTES[level]}"]
     done = native.run(native.build(f"exp_{level}", ["tests/cpp/exp.cpp"], flags), "2", *arguments)
     assert done.returncode == 0, "\n".join(done.stdout.splitlines()[-5:])
     return done.stdout
