@@ -3,16 +3,23 @@
 python tests/test_bias_softmax.py 10000 checks that many random cases and prints those that fail.
 """
 
+import json
+import os
 import random
+import re
 import sys
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_types import DTYPES, layouts, round_bound, values
 from support import each, same_bits
+from test_determinism import under
 from torch import Tensor
 
 from posenc_ext import reference
@@ -478,6 +485,81 @@ def test_dropout_keeps_the_mean_and_is_off_outside_training():
         assert torch.equal(torch.get_rng_state(), before)
 
 
+# ---- Memory
+
+
+def grown(call) -> tuple[Any, int]:
+    """What a call returns, and the bytes that it had at most besides those from before."""
+    call()  # what is allocated once
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+    before = resident("VmRSS")
+    result = call()
+    return result, resident("VmHWM") - before
+
+
+def resident(name: str) -> int:
+    return 1024 * int(re.search(rf"{name}:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def peaks() -> dict[str, float]:
+    """By call: the bytes besides results, as a share of those of a bias [heads, Q, K]."""
+    torch.set_num_threads(2)
+    batch, heads, length, found = 3, 6, 512, {}
+    index = torch.arange(length) % 31 + torch.arange(length)[:, None] % 17
+    sources = {
+        "window": ([31 * 63, heads], {"window": [16, 32]}),
+        "diagonal": ([heads, 2 * length - 1], {}),
+        "gather": ([60, heads], {"index": index}),
+        "t5": ([32, heads], {}),
+        "alibi": ([heads], {}),
+        "pairs": ([heads, length, length], {}),
+    }
+    for dtype in (torch.float32, torch.bfloat16):
+        scores = torch.zeros(batch, heads, length, length, dtype=dtype)
+        plane = heads * length * length * dtype.itemsize
+        mask = torch.ones(batch, 1, length, length, dtype=torch.bool)
+        regions = torch.zeros(batch, length, dtype=torch.int32)
+        for name, (shape, arguments) in sources.items():
+            table = torch.zeros(shape, requires_grad=True)
+            for kind, options in (("", {}), (" mask", {"mask": mask}), (" regions", {"regions": regions})):
+                case = Case(name, scores, table, arguments, options)
+                label = f"{name}{kind} {dtype}"
+                with torch.no_grad():
+                    result, size = grown(case.call)
+                    found[label] = (size - result.nbytes) / plane
+                    found[f"{label} in place"] = grown(lambda c=case: c.call("_"))[1] / plane
+                leaf = scores.detach().requires_grad_()
+                result, size = grown(lambda c=case, s=leaf: c.call(scores=s))
+                found[f"{label} recorded"] = (size - result.nbytes) / plane
+                backward = partial(torch.autograd.grad, result, [leaf, table], scores, retain_graph=True)
+                gradients, size = grown(backward)
+                found[f"{label} backward"] = (size - sum(g.nbytes for g in gradients)) / plane
+        q = torch.zeros(batch, heads, length, 32, dtype=dtype)
+        for name in ("window", "diagonal", "t5", "alibi"):
+            shape, arguments = sources[name]
+            call = partial(attention(name), q, q, q, torch.zeros(shape), **arguments)
+            result, size = grown(call)
+            found[f"{name} attention {dtype}"] = (size - result.nbytes) / (batch * plane)
+    return found
+
+
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="needs the peak of memory that Linux keeps"
+)
+def test_no_bias_and_no_second_scores_are_allocated():
+    """Besides results; and attention without gradients allocates no scores."""
+    program = "import json, test_bias_softmax as t; print(json.dumps(t.peaks()))"
+    # Freed memory goes back to the system, so that it is counted when it is allocated again.
+    found = json.loads(under(program, MALLOC_MMAP_THRESHOLD_="500000").stdout.splitlines()[-1])
+    large = {name: round(share, 2) for name, share in found.items() if share > 0.6}
+    assert not large, large
+    assert len(found) == 2 * (6 * 3 * 4 + 4)
+
+
+def attention(source: str):
+    return getattr(OPS, f"{source}_attention")
+
+
 # ---- Attention
 
 
@@ -520,10 +602,9 @@ def check_attention(rng, source: str, queries: int, keys: int, batch: list[int],
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2**-7, torch.bfloat16: 2**-4}[
         dtype
     ]
-    attention = getattr(OPS, f"{source}_attention")
     for requires_grad in (False, True):
         inputs = [x.clone().requires_grad_(requires_grad) for x in (*tensors, table)]
-        result = attention(*inputs, **extra, **options)
+        result = attention(source)(*inputs, **extra, **options)
         assert result.requires_grad == requires_grad
         torch.testing.assert_close(result.detach().double(), expected, rtol=tolerance, atol=tolerance)
 
