@@ -392,3 +392,15 @@ def test_gradients_have_the_same_bits_whichever_are_needed():
         y = OPS.window_bias_softmax(**{**tensors, **leaves}, window=[7, 7], scale=0.3)
         for name, gradient in zip(names, torch.autograd.grad(y, list(leaves.values()), grad), strict=True):
             assert same_bits(gradient, found.setdefault(name, gradient)), f"{name} of {names}"
+
+
+def test_the_adjoint_is_differentiable():
+    """As a graph of forward and backward needs that is differentiated again."""
+    y = values((2, 2, 4, 4), "cpu", torch.float64).softmax(-1).requires_grad_()
+    grad = values(y.shape, "cpu", torch.float64, seed=1).requires_grad_()
+
+    def function(grad, y):
+        return OPS._window_bias_softmax_backward(grad, y, [9, 2], [2, 2], scale=0.5)
+
+    torch.testing.assert_close(function(grad, y), function(grad.detach(), y.detach()))
+    assert torch.autograd.gradcheck(function, (grad, y), check_forward_ad=True)

@@ -21,6 +21,12 @@ at::Tensor softmax_jacobian(const at::Tensor& result, const at::Tensor& x) {
   return product - result * product.sum(-1, /*keepdim=*/true);
 }
 
+// The gradient of softmax's argument, in the accumulator's type.
+at::Tensor grad_of_sums(const at::Tensor& grad, const at::Tensor& result) {
+  const at::Tensor wide = grad.to(ops::sum_type(grad.scalar_type()));
+  return softmax_jacobian(result.to(wide.scalar_type()), wide);
+}
+
 // [heads, queries, keys]
 at::Tensor sum_samples(const at::Tensor& grad) {
   return grad.sym_size(-3) == 0 || grad.sym_numel() == 0
@@ -43,19 +49,11 @@ struct BiasSoftmax<Op, void (*)(const char*, const at::Tensor&, const ops::BiasS
       return x.to(static_cast<at::ScalarType>(type));
     };
     variable_list gradients(needs.size());
-    const bool again = at::GradMode::is_enabled() && (grad.requires_grad() || result.requires_grad());
-    if (needs[kMask] || again) {
-      const at::Tensor wide = grad.to(ops::sum_type(grad.scalar_type()));
-      const at::Tensor sums = softmax_jacobian(result.to(wide.scalar_type()), wide);
-      if (needs[kMask]) gradients[kMask] = to_type(at::sum_to(sums, mask_sizes), mask_type);
-      if (again && needs[kScores]) gradients[kScores] = (sums * scale).to(grad.scalar_type());
-      if (again && needs[kTable]) {
-        gradients[kTable] = to_type(Op::collect(sum_samples(sums), table_sizes, args...), table_type);
-      }
-    }
-    // One kernel for both, whichever is needed: their bits depend on neither that nor the number of threads,
-    // as those of torch's softmax backward do.
-    if (!again && (needs[kScores] || needs[kTable])) {
+    if (needs[kMask])
+      gradients[kMask] = to_type(at::sum_to(grad_of_sums(grad, result), mask_sizes), mask_type);
+    // One kernel for both, whichever is needed: the bits of one do not depend on whether the other is, nor,
+    // as those of torch's softmax backward do, on the number of threads.
+    if (needs[kScores] || needs[kTable]) {
       auto [scores, table] =
           ops::call_bias_softmax_backward<Op, Args...>(grad, result, table_sizes, args..., scale);
       if (needs[kScores]) gradients[kScores] = std::move(scores);
@@ -124,8 +122,10 @@ struct BiasSoftmax<Op, void (*)(const char*, const at::Tensor&, const ops::BiasS
   static std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& result,
                                                      c10::SymIntArrayRef table_sizes, Args... args,
                                                      double scale) {
-    POSENC_CHECK(!needs_grad(grad) && !needs_grad(result), Op::backward_name,
-                 "no argument may require grad, got one that does");
+    if (needs_grad(grad) || needs_grad(result)) {
+      const at::Tensor sums = grad_of_sums(grad, result);
+      return {(sums * scale).to(grad.scalar_type()), Op::collect(sum_samples(sums), table_sizes, args...)};
+    }
     at::AutoDispatchBelowADInplaceOrView below;
     return ops::call_bias_softmax_backward<Op, Args...>(grad, result, table_sizes, args..., scale);
   }
