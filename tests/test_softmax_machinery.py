@@ -9,6 +9,7 @@ from support import each, same_bits
 from torch import Tensor, nn
 from torch._dynamo import compiled_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
@@ -404,3 +405,32 @@ def test_the_adjoint_is_differentiable():
 
     torch.testing.assert_close(function(grad, y), function(grad.detach(), y.detach()))
     assert torch.autograd.gradcheck(function, (grad, y), check_forward_ad=True)
+
+
+def test_in_place_over_memory_of_another_argument_is_an_error():
+    scores, bias = values((2, 3, 4, 5), "cpu", torch.float32), torch.zeros(3, 4, 5)
+    before = scores.clone()
+    with pytest.raises(RuntimeError, match="scores must not overlap mask"):
+        OPS.bias_softmax_(scores, bias, mask=scores)
+    with pytest.raises(RuntimeError, match="scores must not overlap table"):
+        OPS.bias_softmax_(scores, scores[1])
+    with pytest.raises(RuntimeError, match="a tensor that is written must not overlap itself"):
+        OPS.bias_softmax_(scores[:1].expand(2, 3, 4, 5), bias)
+    assert same_bits(scores, before)
+
+
+def test_in_place_tangents():
+    """Of a table alone, and of scores too: those of the op that makes a new result."""
+    scores, table = values((2, 3, 4, 4), "cpu", torch.float64), values((9, 3), "cpu", torch.float64, seed=1)
+    for names in (("table",), ("scores",), ("scores", "table")):
+        with forward_ad.dual_level():
+            tensors = {"scores": scores.clone(), "table": table}
+            for name in names:
+                tensors[name] = forward_ad.make_dual(tensors[name], torch.ones_like(tensors[name]).cumsum(-1))
+            expected = forward_ad.unpack_dual(OPS.window_bias_softmax(**tensors, window=[2, 2]))
+            result = OPS.window_bias_softmax_(**tensors, window=[2, 2])
+            assert forward_ad.unpack_dual(tensors["scores"]).tangent is not None
+            actual = forward_ad.unpack_dual(result)
+            torch.testing.assert_close(actual.primal, expected.primal, rtol=0, atol=0)
+            torch.testing.assert_close(actual.tangent, expected.tangent)
+            assert actual.tangent.abs().sum() > 0
