@@ -277,7 +277,10 @@ POSENC_ALONE void short_softmax_row(const Argument& x, int64_t keys, T* out) {
   const auto start = [keys](int i) POSENC_LAMBDA { return i + 1 < kVecs ? i * N : keys - N; };
   Vec<Sum, N> e[kVecs];
 #pragma GCC unroll 8
-  for (int i = 0; i < kVecs; ++i) e[i] = x.template at<N>(start(i));
+  for (int i = 0; i < kVecs; ++i) {
+    __builtin_prefetch(x.scores + start(i) + 512);
+    e[i] = x.template at<N>(start(i));
+  }
   auto most = e[0];
 #pragma GCC unroll 8
   for (int i = 1; i < kVecs; ++i) most = max_of(most, e[i]);
@@ -319,6 +322,7 @@ POSENC_ALONE void long_softmax_row(const Argument& x, int64_t count, int64_t key
   Vec<Sum, N> sum[2] = {};
   for (k = 0; k < count; k += 2 * N) {
     for (int i = 0; i < 2; ++i) {
+      __builtin_prefetch(x.scores + keys + k + i * N);
       const auto e = exp_of_negative<Sum>(load<N>(z + k + i * N) - broadcast<N>(largest));
       store(z + k + i * N, e);
       sum[i] = sum[i] + e;
