@@ -8,6 +8,7 @@
 #include "core/exp.h"
 #include "cpu/kernels/relative_bias-inl.h"
 #include "cpu/simd/level.h"
+#include "cpu/simd/store-inl.h"
 #include "cpu/simd/vec-inl.h"
 
 namespace posenc_ext::cpu::POSENC_LEVEL {
@@ -356,11 +357,11 @@ inline void softmax_row(const Argument& x, int64_t count, int64_t keys, Sum* z, 
   long_softmax_row(x, count, keys, z, out);
 }
 
-// sums = result * (grad - sum of result * grad); out = sums * scale
+// sums = result * (grad - sum of result * grad)
 template <class T, class Sum>
-POSENC_ALONE void softmax_backward_row(const T* grad, const T* result, int64_t keys, Sum scale,
-                                       Sum* __restrict sums, T* __restrict out) {
+POSENC_ALONE void softmax_backward_row(const T* grad, const T* result, int64_t keys, Sum* __restrict sums) {
   constexpr int N = kRowVec<Sum>;
+  const int64_t ahead = max_of<int64_t>(keys, 512);
   const auto wide = [keys](const T* from, int64_t k) POSENC_LAMBDA {
     return widen(load_up_to<N>(from + k, min_of<int64_t>(N, keys)));
   };
@@ -377,19 +378,21 @@ POSENC_ALONE void softmax_backward_row(const T* grad, const T* result, int64_t k
   const auto total = broadcast<N>(sum_of(dot[0] + dot[1]));
   const auto at = [&](int64_t k) POSENC_LAMBDA { return wide(result, k) * (wide(grad, k) - total); };
   for (k = 0; k + N <= keys; k += N) {
-    const auto x = at(k);
-    store(sums + k, x);
-    store(out + k, round_to<T>(x * scale));
+    __builtin_prefetch(grad + k + ahead);
+    __builtin_prefetch(result + k + ahead);
+    store(sums + k, at(k));
   }
   if (k == keys) return;
-  const auto x = at(last);
-  if (keys >= N) {
-    store(sums + last, x);
-    store(out + last, round_to<T>(x * scale));
-  } else {
-    store_some(sums, x, keys);
-    store_some(out, round_to<T>(x * scale), keys);
-  }
+  keys >= N ? store(sums + last, at(last)) : store_some(sums, at(last), keys);
+}
+
+// out = sums * scale
+template <class T, class Sum>
+inline void write_scaled(const Sum* sums, Sum scale, int64_t count, T* out, bool non_temporal) {
+  constexpr int N = kLineElements<T>;
+  write_row<N>(non_temporal, count, out, [=](int64_t c, int64_t n) POSENC_LAMBDA {
+    return round_to<T>(load_up_to<N>(sums + c, n) * scale);
+  });
 }
 
 // ---- Kernels
@@ -455,9 +458,11 @@ void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, 
       int64_t at = (i / tiles * a.heads + head) * plane + tile.query * keys;
       Sum* to = scratch.data();
       for (int64_t query = tile.query; query < tile.end; ++query, at += keys, to += keys) {
-        softmax_backward_row<T>(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys,
-                                static_cast<Sum>(a.scale), to, static_cast<T*>(a.grad_scores) + at);
+        softmax_backward_row(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys, to);
       }
+      const int64_t count = to - scratch.data();
+      write_scaled(scratch.data(), static_cast<Sum>(a.scale), count, static_cast<T*>(a.grad_scores) + at - count,
+                   a.non_temporal);
       adjoint.add(scratch.data() - tile.query * keys, tile.first, tile.last);
     }
     adjoint.finish();
@@ -468,6 +473,7 @@ void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, 
       for (int64_t row = 0; row < rows; ++row) table[row * a.row_stride] = sums.data()[row];
     }
   }
+  if (a.non_temporal) finish_streams();
 }
 
 // An item is a query of a head: the sum over samples is that of the pair.
@@ -482,12 +488,13 @@ void softmax_backward_typed(const PairScheme& scheme, const BiasSoftmaxBackward&
     Sum* table = static_cast<Sum*>(a.grad_table) + item * keys;
     for (int64_t sample = 0; sample < a.batch; ++sample) {
       const int64_t at = ((sample * a.heads + head) * queries + query) * keys;
-      softmax_backward_row<T>(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys,
-                              static_cast<Sum>(a.scale), sample == 0 ? table : row.data(),
-                              static_cast<T*>(a.grad_scores) + at);
+      Sum* to = sample == 0 ? table : row.data();
+      softmax_backward_row(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys, to);
+      write_scaled(to, static_cast<Sum>(a.scale), keys, static_cast<T*>(a.grad_scores) + at, a.non_temporal);
       if (sample != 0) add_row(row.data(), 1, keys, table);
     }
   }
+  if (a.non_temporal) finish_streams();
 }
 
 template <class Scheme>
