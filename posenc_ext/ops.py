@@ -1033,8 +1033,8 @@ def window_attention(
     Randomness: as in :func:`add_sinusoidal`.
 
     Complexity: O(scores.numel() (channels + channels of v)). If a gradient is needed, the scores are stored
-    once, and overwritten by the result of softmax, which is saved. Otherwise, on the CPU, they are computed in
-    tiles of 1 MiB and never stored whole. Matrix products are those of torch.
+    once, and overwritten by the result of softmax, which is saved. Otherwise, on the CPU, they are computed
+    in tiles of 1 MiB and never stored whole. Matrix products are those of torch.
 
     Gradients: with respect to q, k, v, table and an added mask, of any order, in reverse and forward mode;
     sums of the table as in :func:`window_bias_softmax`.
