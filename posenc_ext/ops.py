@@ -956,8 +956,8 @@ def alibi_bias_softmax(
         scale, mask, regions, causal, dropout_p, training, inplace: as in :func:`window_bias_softmax`.
 
     Returns:
-        As in :func:`window_bias_softmax`. Biases are the products of slope and distance, rounded to float32
-        (float64 for float64 slopes).
+        As in :func:`window_bias_softmax`. Biases are the products of slope and distance, rounded once to
+        float32 (float64 if scores or slopes are float64).
 
     Raises:
         RuntimeError: slopes do not have this shape, or an error that :func:`window_bias_softmax` raises for

@@ -323,6 +323,7 @@ def softmax_ops(kind: str) -> tuple[Op, ...]:
     name, table = f"{kind}_bias_softmax".strip("_"), softmax.TABLES[kind]
     first = next(iter(softmax.sources(kind, "cpu")))
     common = {"differentiable": ("scores", table, "mask"), "error_bound": softmax.bound_of(kind)}
+    common["one_by_one"] = True
     slow = (first, "added", "causal-offset")
 
     def entry(name: str, samples, **options) -> Op:
@@ -362,6 +363,7 @@ def attention_ops(kind: str) -> tuple[Op, ...]:
         differentiable=("q", "k", "v", table, "mask"),
         error_bound=attention.bound_of(kind),
         costly=attention.COSTLY,
+        one_by_one=True,
         products=True,
     )
     if kind in ("t5", "alibi"):

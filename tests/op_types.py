@@ -75,6 +75,7 @@ class Op:
     error_bound: Callable[[Sample, Tensor], Tensor] | None = None  # of the oracle; None: equal bit for bit
     costly: tuple[str, ...] = ()  # the samples that slow tests (opcheck, compile, script) take
     batched: bool = False  # has a rule for vmap; others loop, with a warning
+    one_by_one: bool = False  # one argument's gradient is computed by another kernel than those of several
     products: bool = False  # matrix products of torch, whose bits depend on layouts and addresses
     unsupported: Mapping[str, str] = field(default_factory=dict)  # property -> reason
 

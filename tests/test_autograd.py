@@ -132,7 +132,10 @@ def test_one_gradient_of_several(op):
     for name, expected in zip(op.gradients(sample), every, strict=True):
         leaf = sample.tensors()[name].detach().clone().requires_grad_()
         (alone,) = torch.autograd.grad(function_of(op, sample, (name,))(leaf).square().sum(), leaf)
-        assert same(op, alone, expected)
+        if op.one_by_one:
+            torch.testing.assert_close(alone, expected, rtol=1e-14, atol=1e-14)
+        else:
+            assert same(op, alone, expected)
 
 
 @each("dtype", DTYPES)
@@ -220,7 +223,7 @@ def test_forward_mode_keeps_dtype(op, dtype):
     sample, name = sample_of(op, dtype), op.differentiable[0]
     argument = sample.inputs[name].contiguous()
     with forward_ad.dual_level():
-        dual = forward_ad.make_dual(argument, torch.ones_like(argument))
+        dual = forward_ad.make_dual(argument, values(argument.shape, "cpu", dtype, seed=2))
         primal, tangent = forward_ad.unpack_dual(function_of(op, sample, (name,))(dual))
         assert (tangent.dtype, tangent.shape) == (primal.dtype, primal.shape)
         assert tangent.abs().sum() > 0

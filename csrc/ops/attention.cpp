@@ -121,8 +121,8 @@ at::Tensor alibi_attention(const at::Tensor& q, const at::Tensor& k, const at::T
   const at::Tensor scores = scores_of(op, q, k, v);
   check_softmax(op, scores, "slopes", slopes, {scale_or_default(scale, q), mask, regions, causal, q_offset},
                 q.device());
-  return attend<DiagonalSoftmax>(op, q, k, v, alibi_diagonals(op, slopes, bias_sizes(scores), q_offset),
-                                 scale, mask, regions, causal, q_offset, dropout_p, training);
+  return attend<DiagonalSoftmax>(op, q, k, v, alibi_diagonals(op, slopes, scores, q_offset), scale, mask,
+                                 regions, causal, q_offset, dropout_p, training);
 }
 
 TORCH_LIBRARY_IMPL(posenc_ext, CompositeImplicitAutograd, m) {

@@ -358,16 +358,16 @@ at::Tensor alibi_bias_softmax(const at::Tensor& scores, const at::Tensor& slopes
                               Options regions, bool causal, c10::SymInt q_offset) {
   const char* op = "alibi_bias_softmax";
   check_softmax(op, scores, "slopes", slopes, {scale, mask, regions, causal, q_offset}, scores.device());
-  return call_bias_softmax<DiagonalSoftmax>(scores, alibi_diagonals(op, slopes, bias_sizes(scores), q_offset),
-                                            scale, mask, regions, causal, q_offset);
+  return call_bias_softmax<DiagonalSoftmax>(scores, alibi_diagonals(op, slopes, scores, q_offset), scale,
+                                            mask, regions, causal, q_offset);
 }
 
 at::Tensor& alibi_bias_softmax_in_place(at::Tensor& scores, const at::Tensor& slopes, double scale,
                                         Options mask, Options regions, bool causal, c10::SymInt q_offset) {
   const char* op = "alibi_bias_softmax";
   check_softmax(op, scores, "slopes", slopes, {scale, mask, regions, causal, q_offset}, scores.device());
-  return over_scores<DiagonalSoftmax>(scores, alibi_diagonals(op, slopes, bias_sizes(scores), q_offset),
-                                      scale, mask, regions, causal, q_offset);
+  return over_scores<DiagonalSoftmax>(scores, alibi_diagonals(op, slopes, scores, q_offset), scale, mask,
+                                      regions, causal, q_offset);
 }
 
 at::Tensor alibi_bias_softmax_dropout(const at::Tensor& scores, const at::Tensor& slopes, double scale,
@@ -397,7 +397,7 @@ TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) { register_bias_softmax_ops<BiasSoftmaxO
 }  // namespace
 
 // T5 and ALiBi are diagonal biases: those of one query that is before all keys. Their values are in the
-// accumulator's type, so that the gradient of the table is rounded once.
+// accumulator's type, so that the gradient of the table, and the product of a slope, are rounded once.
 at::Tensor t5_diagonals(const char* op, const at::Tensor& table, const BiasSizes& sizes, bool bidirectional,
                         int64_t max_distance, const c10::SymInt& q_offset) {
   check_columns(op, table, sizes);
@@ -408,13 +408,16 @@ at::Tensor t5_diagonals(const char* op, const at::Tensor& table, const BiasSizes
       .squeeze(1);
 }
 
-at::Tensor alibi_diagonals(const char* op, const at::Tensor& slopes, const BiasSizes& sizes,
+at::Tensor alibi_diagonals(const char* op, const at::Tensor& slopes, const at::Tensor& scores,
                            const c10::SymInt& q_offset) {
+  const BiasSizes sizes = bias_sizes(scores);
   POSENC_CHECK(slopes.dim() == 1 && slopes.sym_size(0) == sizes.heads, op,
                "slopes must have the shape [heads] of scores, here [", sizes.heads, "], got ",
                slopes.sym_sizes());
-  return call_alibi_bias(slopes.to(sum_type(slopes.scalar_type())), 1, diagonals_of(sizes),
-                         q_offset + sizes.queries - 1, /*causal=*/false)
+  const at::ScalarType type =
+      at::promote_types(sum_type(slopes.scalar_type()), sum_type(scores.scalar_type()));
+  return call_alibi_bias(slopes.to(type), 1, diagonals_of(sizes), q_offset + sizes.queries - 1,
+                         /*causal=*/false)
       .squeeze(1);
 }
 

@@ -257,7 +257,7 @@ args::BiasSoftmaxBackward softmax_backward_args(const at::Tensor& grad, const at
 // The diagonals [heads, Q + K - 1] of T5's bias and of ALiBi's, by differentiable calls.
 at::Tensor t5_diagonals(const char* op, const at::Tensor& table, const BiasSizes& sizes, bool bidirectional,
                         int64_t max_distance, const c10::SymInt& q_offset);
-at::Tensor alibi_diagonals(const char* op, const at::Tensor& slopes, const BiasSizes& sizes,
+at::Tensor alibi_diagonals(const char* op, const at::Tensor& slopes, const at::Tensor& scores,
                            const c10::SymInt& q_offset);
 
 // With attention dropout, where training.
