@@ -23,7 +23,7 @@ from torch import Tensor
 from posenc_ext import reference
 
 COSTLY = ("first", "added", "causal-offset")
-CHANNELS, VALUES = 5, 6  # of q and k, and of v
+CHANNELS, VALUES = 2, 3  # of q and k, and of v
 
 
 def samples_of(kind: str, inference: bool = False) -> Callable[[str, torch.dtype], Iterator[Sample]]:

@@ -88,6 +88,11 @@ def traced_calls(x):
     yield posenc_ext.t5_bias(table, n, n + 1, q_offset=n - 1, bidirectional=False)
     yield posenc_ext.alibi_bias(posenc_ext.alibi_slopes(2, device=x.device), q_len=1, k_len=n)
     yield posenc_ext.sinusoidal_grid([2, 2], 8, device=torch.device("cpu"))
+    scores = x[:, :, None] * x[:, :, :, None]  # [samples, heads, Q, K]
+    slopes = posenc_ext.alibi_slopes(n, device=x.device)
+    yield posenc_ext.alibi_bias_softmax(scores, slopes, causal=True, q_offset=n)
+    yield posenc_ext.alibi_bias_softmax(scores * 2, slopes, q_offset=n, inplace=True)
+    yield posenc_ext.alibi_attention(scores, scores, scores, slopes, causal=True, q_offset=n)
 
 
 def test_a_trace_follows_sizes():
