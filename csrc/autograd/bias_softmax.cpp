@@ -4,7 +4,6 @@
 
 #include <ATen/ExpandUtils.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/_softmax_backward_data.h>
 #include <torch/library.h>
 
 #include "autograd/linear.h"
@@ -44,22 +43,23 @@ struct BiasSoftmax<Op, void (*)(const char*, const at::Tensor&, const ops::BiasS
       return x.to(static_cast<at::ScalarType>(type));
     };
     variable_list gradients(needs.size());
-    if (needs[kMask] || (at::GradMode::is_enabled() && (grad.requires_grad() || result.requires_grad()))) {
+    const bool again = at::GradMode::is_enabled() && (grad.requires_grad() || result.requires_grad());
+    if (needs[kMask] || again) {
       const at::Tensor wide = grad.to(ops::sum_type(grad.scalar_type()));
       const at::Tensor sums = softmax_jacobian(result.to(wide.scalar_type()), wide);
-      if (needs[kScores]) gradients[kScores] = (sums * scale).to(grad.scalar_type());
-      if (needs[kTable]) {
+      if (needs[kMask]) gradients[kMask] = to_type(at::sum_to(sums, mask_sizes), mask_type);
+      if (again && needs[kScores]) gradients[kScores] = (sums * scale).to(grad.scalar_type());
+      if (again && needs[kTable]) {
         gradients[kTable] = to_type(Op::collect(sum_samples(sums), table_sizes, args...), table_type);
       }
-      if (needs[kMask]) gradients[kMask] = to_type(at::sum_to(sums, mask_sizes), mask_type);
-    } else if (needs[kTable]) {
+    }
+    // One kernel for both, whichever is needed: their bits depend on neither that nor the number of threads,
+    // as those of torch's softmax backward do.
+    if (!again && (needs[kScores] || needs[kTable])) {
       auto [scores, table] =
           ops::call_bias_softmax_backward<Op, Args...>(grad, result, table_sizes, args..., scale);
       if (needs[kScores]) gradients[kScores] = std::move(scores);
-      gradients[kTable] = to_type(table, table_type);
-    } else if (needs[kScores]) {
-      const at::Tensor scores = at::_softmax_backward_data(grad, result, -1, result.scalar_type());
-      gradients[kScores] = scale == 1.0 ? scores : scores * scale;
+      if (needs[kTable]) gradients[kTable] = to_type(table, table_type);
     }
     return gradients;
   }
@@ -98,9 +98,7 @@ struct BiasSoftmax<Op, void (*)(const char*, const at::Tensor&, const ops::BiasS
           return ops::call_bias_softmax<Op, Args...>(scores, table, args..., scale, mask, regions, causal,
                                                      q_offset);
         },
-        [&](const at::Tensor& result) {
-          return tangent(result, scores, table, args..., scale, added_mask);
-        },
+        [&](const at::Tensor& result) { return tangent(result, scores, table, args..., scale, added_mask); },
         [&](auto& node, const at::Tensor& result) {
           record(node, Output{result}, table, added_mask, args..., scale);
         },
@@ -116,9 +114,7 @@ struct BiasSoftmax<Op, void (*)(const char*, const at::Tensor&, const ops::BiasS
           ops::call_bias_softmax_in_place<Op, Args...>(scores, table, args..., scale, mask, regions, causal,
                                                        q_offset);
         },
-        [&](const at::Tensor& result) {
-          return tangent(result, scores, table, args..., scale, added_mask);
-        },
+        [&](const at::Tensor& result) { return tangent(result, scores, table, args..., scale, added_mask); },
         [&](auto& node, const at::Tensor& result) {
           record(node, Output{result, result.is_view()}, table, added_mask, args..., scale);
         },
