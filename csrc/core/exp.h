@@ -60,7 +60,8 @@ POSENC_HD Number exp_of_negative(Number x) {
 #endif
   for (int i = kTerms - 3; i >= 0; --i) q = fused_multiply_add(q, r, T(C::kQ[i]));
   const Number power = fused_multiply_add(r * r, q, r) + T(1);
-  return zero_below(times_power(power, rounded), x, T(C::kLeast));
+  // Of a NaN the last bits are any; the smaller of it and a number is the number, 0 in these bits.
+  return zero_below(times_power(power, min_of(rounded, T(C::kRound))), x, T(C::kLeast));
 }
 
 }  // namespace posenc_ext::core
