@@ -137,7 +137,7 @@ BiasSoftmax<Op, Args...> check_bias_softmax_in_place(at::Tensor& scores, const a
   };
   add("mask", mask);
   add("regions", regions);
-  const auto add_index = [&add]<class Arg>(const Arg& arg) {
+  [[maybe_unused]] const auto add_index = [&add]<class Arg>(const Arg& arg) {
     if constexpr (std::is_same_v<Arg, at::Tensor>) add("index", arg);
   };
   (add_index(args), ...);

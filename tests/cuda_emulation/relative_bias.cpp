@@ -78,7 +78,7 @@ void test_backward(DType type, const Scheme& scheme, int64_t heads, bool key_maj
   const double epsilon = whole ? 0.0 : std::is_same_v<T, double> ? 0x1p-52 : 0x1p-24;
   cuda::BiasBackward a{type,  grad.data(), batch,  heads * head_stride, head_stride, query_stride, key_stride,
                        heads, nullptr,     nullptr};
-  const int64_t pieces = cuda::cut_rows(scheme).count;
+  const int64_t pieces = cuda::cut_rows(scheme, batch).count;
   std::vector<T> first;
   on_all_machines(name(type), [&] {
     Buffer<T> got(rows * heads, 1);
