@@ -12,8 +12,8 @@
 namespace posenc_ext::cuda {
 namespace {
 
-// Elements of a row that a lane has in registers (with more in float64, the constants of exp spill), how many it
-// loads at a time, and those of its warp.
+// Elements of a row that a lane has in registers (with more in float64, the constants of exp spill), how many
+// it loads at a time, and those of its warp.
 template <class Sum>
 constexpr int kOwn = sizeof(Sum) == 8 ? 2 : 16;
 template <class Sum>
@@ -298,7 +298,7 @@ struct SoftmaxTerms {
   using Type = T;
   using Sum = accumulator_t<T>;
   using Out = Sum;
-  static constexpr bool kRowsFirst = true;  // rows are of like lengths
+  static constexpr bool kBatched = true;
   const T* grad;
   const T* result;
   const Sum* dots;
@@ -339,7 +339,7 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
                                  terms.heads * terms.queries};
     const int64_t own = min_of(batch - first, pieces.size);
     accumulator_t<T> sum = 0;
-#pragma unroll 4
+#pragma unroll 2
     for (int64_t sample = 0; sample < own; ++sample) sum += samples(sample);
     out[unit] = sum;
   }

@@ -6,9 +6,8 @@ namespace {
 
 template <class T, class Scheme>
 void launch_backward(const Scheme& scheme, const BiasBackward& a, cudaStream_t stream) {
-  const GradTerms<T> terms{static_cast<const T*>(a.grad), a.batch_stride, a.head_stride, a.query_stride,
-                           a.key_stride};
-  launch_row_sums(scheme, terms, {a.batch, a.heads, a.partial, a.out, /*row_stride=*/a.heads, 1}, stream);
+  const GradTerms<T> terms{static_cast<const T*>(a.grad), a.head_stride, a.query_stride, a.key_stride};
+  launch_row_sums(scheme, terms, {/*batch=*/1, a.heads, a.partial, a.out, /*row_stride=*/a.heads, 1}, stream);
 }
 
 template <class Scheme>

@@ -23,19 +23,17 @@ struct SchemeSource : TableRow<T> {
 };
 
 // What sums over the pairs of rows read: at(sample, head, pair) is the term of a pair, for heads from this
-// one on. kRowsFirst: whether warps next to each other own neighbouring rows also where rows are cut.
+// one on. kBatched: whether there are several samples.
 template <class T>
 struct GradTerms {
   using Type = T;
   using Out = T;
-  static constexpr bool kRowsFirst = false;
+  static constexpr bool kBatched = false;
   const T* grad;
-  int64_t batch_stride, head_stride, query_stride, key_stride;
+  int64_t head_stride, query_stride, key_stride;
 
-  __device__ __forceinline__ GradTerm<T> at(int64_t sample, int64_t head, const Pair& pair) const {
-    return {
-        grad + sample * batch_stride + head * head_stride + pair.query * query_stride + pair.key * key_stride,
-        head_stride};
+  __device__ __forceinline__ GradTerm<T> at(int64_t /*sample*/, int64_t head, const Pair& pair) const {
+    return {grad + head * head_stride + pair.query * query_stride + pair.key * key_stride, head_stride};
   }
 };
 
@@ -51,9 +49,9 @@ struct RowSums {
 // x heads, and does; long rows are cut in pieces, each of which writes a sum that the second launch reads. A
 // unit, a warp's work, is a piece of a row x up to kHeadsPerWarp heads; the lanes walk over the piece's
 // slots, those of a sample after those of the one before, and their sums are added in a fixed order. Where
-// the warps of a block own neighbouring rows, their pairs are in neighbouring elements: a sector that one
-// warp brings into the cache serves the others. Where rows are cut and differ in length, they own
-// neighbouring pieces, so that no few warps own all of a long row.
+// rows are whole, or there are samples, the warps of a block own neighbouring rows, whose pairs are in
+// neighbouring elements: a sector that one warp brings into the cache serves the others. Where rows of one
+// sample are cut, they own neighbouring pieces, so that no few warps own all of a long row.
 template <class Terms, class Scheme>
 __global__ void __launch_bounds__(kThreads, kHalfResident)
     bias_backward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ Terms terms,
@@ -63,8 +61,8 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
   using Sum = accumulator_t<T>;
   const int64_t rows = scheme.rows();
   for (int64_t unit = this_warp(); unit < units; unit += warp_count()) {
-    const int64_t piece = Terms::kRowsFirst ? unit / rows % pieces.count : unit % pieces.count;
-    const int64_t row = Terms::kRowsFirst ? unit % rows : unit / pieces.count % rows;
+    const int64_t piece = Terms::kBatched ? unit / rows % pieces.count : unit % pieces.count;
+    const int64_t row = Terms::kBatched ? unit % rows : unit / pieces.count % rows;
     const auto slots = scheme.slots(row);
     const int64_t first = piece * pieces.size;
     if (piece > 0 && first >= a.batch * slots.count) continue;
@@ -73,15 +71,15 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
     HeadSums<T> sums(a.heads - head);
     // The sample and slot of a lane's element, and how far the next one is.
     const int64_t count = max_of<int64_t>(1, slots.count);
-    int64_t sample = a.batch > 1 ? (first + threadIdx.x) / count : 0;
+    int64_t sample = Terms::kBatched ? (first + threadIdx.x) / count : 0;
     int64_t slot = first + threadIdx.x - sample * count;
-    const int samples = count > kWarp || a.batch == 1 ? 0 : kWarp / static_cast<int>(count);
+    const int samples = count > kWarp || !Terms::kBatched ? 0 : kWarp / static_cast<int>(count);
     for (int64_t i = first + threadIdx.x; i < last; i += kWarp) {
       const Pair pair = scheme.pair(slots, slot);
       if (pair.query != kNoPair) sums.add(terms.at(sample, head, pair));
       sample += samples;
       slot += kWarp - samples * count;
-      if (slot >= count && a.batch > 1) slot -= count, ++sample;
+      if (Terms::kBatched && slot >= count) slot -= count, ++sample;
     }
     sums.total(true, [&](int h, Sum total) {
       if (pieces.count == 1) {
