@@ -59,7 +59,7 @@ void gather(ops::GatherBias& arguments, const at::Tensor& out) {
   const at::Tensor index = ops::collapsible(arguments.index, arguments.index.dim());
   const at::Tensor table = by_head(arguments.table, index.numel());
   const GatherForward a = ops::gather_forward_args(table, ops::index_args(index), out);
-  const bool non_temporal = wants_non_temporal_stores(out);
+  const bool non_temporal = wants_non_temporal_stores(out, kBiasShare);
   parallel_for(a.index.lines(), a.index.keys * a.heads,
                [&](int64_t begin, int64_t end) { kernels().gather_forward(a, non_temporal, begin, end); });
 }
