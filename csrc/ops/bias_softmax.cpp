@@ -276,12 +276,6 @@ args::BiasSoftmaxBackward softmax_backward_args(const at::Tensor& grad, const at
 
 // ---- Ops that are made of those above
 
-namespace {
-
-using Options = const std::optional<at::Tensor>&;
-
-}  // namespace
-
 bool is_plain(const at::Tensor& x) {
   return !x.key_set().has_any(
       c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
@@ -296,6 +290,8 @@ at::Tensor drop(const char* op, const at::Tensor& result, double dropout_p, bool
 }
 
 namespace {
+
+using Options = const std::optional<at::Tensor>&;
 
 // Softmax over the scores, also where tensors are traced or transformed.
 template <class Op, class... Args>

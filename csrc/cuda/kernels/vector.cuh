@@ -155,6 +155,14 @@ __device__ __forceinline__ void drop(const core::Dropout& dropout, uint64_t seed
   clear_dropped(dropout, seed, first, value);
 }
 
+// All lanes' values put together by f, by halves, in each of them. f gives the same for (a, b) and (b, a).
+template <class T, class F>
+__device__ __forceinline__ T warp_total(T value, F f) {
+#pragma unroll
+  for (int bits = kWarp / 2; bits > 0; bits /= 2) value = f(value, __shfl_xor_sync(0xffffffffu, value, bits));
+  return value;
+}
+
 // The sum over the lanes of a warp, in lane 0; always added in the same order.
 template <class Sum>
 __device__ __forceinline__ Sum warp_sum(Sum sum) {
