@@ -127,6 +127,19 @@ def large(device: str) -> Failures:
             if start == 0
             else posenc_ext.window_bias(windows, [width])[0][-1].expand(n, width)
         ),
+        # Softmax: a row is a sample; of a window, the last of its queries.
+        "diagonal_bias_softmax": lambda n, _: op.diagonal_bias_softmax(
+            x.expand(n, 1, 1, width), windows[:width].t(), causal=True, q_offset=width // 2
+        )[:, 0, 0],
+        "bias_softmax": lambda n, _: op.bias_softmax(
+            x.expand(n, 1, 1, width), windows[:width].view(1, 1, width), mask=index > 0
+        )[:, 0, 0],
+        "gather_bias_softmax": lambda n, _: op.gather_bias_softmax(
+            x.expand(n, 1, 1, width), table, index.view(1, width)
+        )[:, 0, 0],
+        "window_bias_softmax": lambda n, _: op.window_bias_softmax(
+            x.expand(max(3, n // width), 1, width, width), windows, [width]
+        )[:, 0, -1],
         "_scale_dropout": lambda n, _: op._scale_dropout(x.expand(1, n, width), 1.5, 0.0, None)[0],
         "_sum_batch": lambda n, _: op._sum_batch(x.expand(2, n, width), True),
     }
@@ -137,6 +150,22 @@ def large(device: str) -> Failures:
     total = op._t5_bias_backward(ones, 32, rows, width).double().sum().item()
     if abs(total / (rows * width) - 1) > 2.0**-20:
         yield f"_t5_bias_backward: sums to {total}, not {rows * width}"
+    # The gradient of equal samples: so many times that of one.
+    shape, result = (rows, 1, 1, width), torch.softmax(x, -1)
+    for name, sizes, *rest in (
+        ("diagonal", [1, width]),
+        ("", [1, 1, width]),
+        ("gather", [32, 1], index[None]),
+    ):
+        adjoint = getattr(op, f"_{name}_bias_softmax_backward".replace("__", "_"))
+        one, all_rows = (
+            adjoint(x.expand(n, *shape[1:]), result.expand(n, *shape[1:]), sizes, *rest, scale=1.0)[
+                1
+            ].double()
+            for n in (1, rows)
+        )
+        if (all_rows / rows - one).abs().max() > 2.0**-16 * one.abs().max():
+            yield f"{adjoint}: {rows} samples have another gradient than one, {rows} times"
 
 
 def dropouts(device: str) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]]:
