@@ -150,22 +150,16 @@ def large(device: str) -> Failures:
     total = op._t5_bias_backward(ones, 32, rows, width).double().sum().item()
     if abs(total / (rows * width) - 1) > 2.0**-20:
         yield f"_t5_bias_backward: sums to {total}, not {rows * width}"
-    # The gradient of equal samples: so many times that of one.
-    shape, result = (rows, 1, 1, width), torch.softmax(x, -1)
-    for name, sizes, *rest in (
-        ("diagonal", [1, width]),
-        ("", [1, 1, width]),
-        ("gather", [32, 1], index[None]),
-    ):
-        adjoint = getattr(op, f"_{name}_bias_softmax_backward".replace("__", "_"))
-        one, all_rows = (
-            adjoint(x.expand(n, *shape[1:]), result.expand(n, *shape[1:]), sizes, *rest, scale=1.0)[
-                1
-            ].double()
+    # The gradient of equal samples is so many times that of one, but for sums of up to 2^14 terms in a row.
+    result = torch.softmax(x, -1)
+    for name, sizes in (("diagonal_", [1, width]), ("", [1, 1, width])):
+        adjoint = getattr(op, f"_{name}bias_softmax_backward")
+        one, many = (
+            adjoint(*(t.expand(n, 1, 1, width) for t in (x, result)), sizes, scale=1.0)[1].double()
             for n in (1, rows)
         )
-        if (all_rows / rows - one).abs().max() > 2.0**-16 * one.abs().max():
-            yield f"{adjoint}: {rows} samples have another gradient than one, {rows} times"
+        if (many / rows - one).abs().max() > 2.0**-9 * one.abs().max():
+            yield f"_{name}bias_softmax_backward: {rows} equal samples have another gradient than one"
 
 
 def dropouts(device: str) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]]:

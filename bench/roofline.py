@@ -63,7 +63,7 @@ def softmax_of_t5(batch: int, length: int, heads: int, dtype, device: str) -> Fo
 
 
 def softmax_cases() -> list[Case]:
-    """Forward: a read and a write. Backward: two reads and a write for the scores, two reads for the table."""
+    """Forward: a read and a write. Backward: two reads and a write for scores, two reads for the table."""
     works = {
         "softmax Swin 7x7, 64 windows x 8, 3 heads": (partial(softmax_of_window, 512, 7, 3, True), 3),
         "softmax BEiT 14x14 x 32, 12 heads": (partial(softmax_of_window, 32, 14, 12, False), 3),
