@@ -127,6 +127,19 @@ def large(device: str) -> Failures:
             if start == 0
             else posenc_ext.window_bias(windows, [width])[0][-1].expand(n, width)
         ),
+        # Softmax: a row is a sample; of a window, the last of its queries.
+        "diagonal_bias_softmax": lambda n, _: op.diagonal_bias_softmax(
+            x.expand(n, 1, 1, width), windows[:width].t(), causal=True, q_offset=width // 2
+        )[:, 0, 0],
+        "bias_softmax": lambda n, _: op.bias_softmax(
+            x.expand(n, 1, 1, width), windows[:width].view(1, 1, width), mask=index > 0
+        )[:, 0, 0],
+        "gather_bias_softmax": lambda n, _: op.gather_bias_softmax(
+            x.expand(n, 1, 1, width), table, index.view(1, width)
+        )[:, 0, 0],
+        "window_bias_softmax": lambda n, _: op.window_bias_softmax(
+            x.expand(max(3, n // width), 1, width, width), windows, [width]
+        )[:, 0, -1],
         "_scale_dropout": lambda n, _: op._scale_dropout(x.expand(1, n, width), 1.5, 0.0, None)[0],
         "_sum_batch": lambda n, _: op._sum_batch(x.expand(2, n, width), True),
     }
@@ -137,6 +150,16 @@ def large(device: str) -> Failures:
     total = op._t5_bias_backward(ones, 32, rows, width).double().sum().item()
     if abs(total / (rows * width) - 1) > 2.0**-20:
         yield f"_t5_bias_backward: sums to {total}, not {rows * width}"
+    # The gradient of equal samples is so many times that of one, but for sums of up to 2^14 terms in a row.
+    result = torch.softmax(x, -1)
+    for name, sizes in (("diagonal_", [1, width]), ("", [1, 1, width])):
+        adjoint = getattr(op, f"_{name}bias_softmax_backward")
+        one, many = (
+            adjoint(*(t.expand(n, 1, 1, width) for t in (x, result)), sizes, scale=1.0)[1].double()
+            for n in (1, rows)
+        )
+        if (many / rows - one).abs().max() > 2.0**-9 * one.abs().max():
+            yield f"_{name}bias_softmax_backward: {rows} equal samples have another gradient than one"
 
 
 def dropouts(device: str) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]]:

@@ -6,12 +6,16 @@ bytes that must be moved, and the launches in csrc/cuda/kernels/*.cu. --write re
 """
 
 import argparse
+from functools import partial
 
 import torch
-from cases import contenders, everything
+from cases import Case, Forms, contenders, everything
 from report import ROOT, markdown_block, row
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from posenc_ext import reference
 
 COMMAND = "python bench/roofline.py --write"
 BANDWIDTH, LAUNCH = 3.0e12, 2e-6  # bytes a second of an H100; seconds a launch
@@ -20,6 +24,56 @@ EMPTY = ("empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided
 # More than one launch: long sums are split, and torch.randint generates the seed of dropout.
 LAUNCHES = {"T5 2048x2048, 12 heads, backward": 2, "any index 2x512x512, 12 heads, backward": 2}
 LAUNCHES |= {"ALiBi 512x512, 12 heads, backward": 2, "add 512x32x512 length first, p=0.1, both": 3}
+
+
+def softmax_of_window(samples: int, size: int, heads: int, regions: bool, dtype, device: str) -> Forms:
+    """Scores of windows with a bias, as torchvision's Swin and timm's BEiT write it."""
+    keys = size * size
+    index = reference.window_index([size, size]).view(-1).to(device)
+    ids = torch.randint(0, 3, (min(samples, 64), keys), device=device) if regions else None
+    mask = torch.zeros(64, 1, keys, keys, device=device, dtype=dtype) if regions else None
+
+    def eager(scores: Tensor, table: Tensor) -> Tensor:
+        scores = scores + table[index].view(keys, keys, -1).permute(2, 0, 1).contiguous()
+        if mask is not None:
+            scores = (scores.view(-1, len(mask), heads, keys, keys) + mask.unsqueeze(0)).view(scores.shape)
+        return torch.softmax(scores, -1)
+
+    def ours(scores: Tensor, table: Tensor) -> Tensor:
+        return torch.ops.posenc_ext.window_bias_softmax(scores, table, [size, size], regions=ids)
+
+    scores = torch.randn(samples, heads, keys, keys, device=device, dtype=dtype)
+    table = torch.randn((2 * size - 1) ** 2, heads, device=device, dtype=dtype)
+    return {"eager": eager, "posenc_ext": ours}, [scores, table]
+
+
+def softmax_of_t5(batch: int, length: int, heads: int, dtype, device: str) -> Forms:
+    """A layer of transformers' T5, whose layers share one bias; ours share its diagonals."""
+
+    def eager(scores: Tensor, bias: Tensor) -> Tensor:
+        return torch.softmax(scores + bias, -1)
+
+    def ours(scores: Tensor, bias: Tensor) -> Tensor:
+        diagonals = torch.cat([bias[0, :, 1:, 0].flip(1), bias[0, :, 0]], 1)
+        return torch.ops.posenc_ext.diagonal_bias_softmax(scores, diagonals)
+
+    scores = torch.randn(batch, heads, length, length, device=device, dtype=dtype)
+    bias = torch.randn(1, heads, length, length, device=device, dtype=dtype)
+    return {"eager": eager, "posenc_ext": ours}, [scores, bias]
+
+
+def softmax_cases() -> list[Case]:
+    """Forward: a read and a write. Backward: two reads and a write for scores, two reads for the table."""
+    works = {
+        "softmax Swin 7x7, 64 windows x 8, 3 heads": (partial(softmax_of_window, 512, 7, 3, True), 3),
+        "softmax BEiT 14x14 x 32, 12 heads": (partial(softmax_of_window, 32, 14, 12, False), 3),
+        "softmax T5 1024x1024 x 4, 8 heads": (partial(softmax_of_t5, 4, 1024, 8), 3),
+    }
+    found = []
+    for title, (make, launches) in works.items():
+        found += [Case(title, "forward", make, "copy"), Case(title, "backward", make, "read", passes=5)]
+        LAUNCHES[f"{title}, backward"] = launches
+    return found
 
 
 class Kernels(TorchDispatchMode):
@@ -55,7 +109,7 @@ def size(t: torch.Tensor) -> int:
 def markdown(only: str = "") -> str:
     head = "| float32 | eager: launches | MB | us | posenc_ext: launches | MB | us | ratio |"
     lines = [head, "|---" * 8 + "|"]
-    for case in everything():
+    for case in [*everything(), *softmax_cases()]:
         if case.dtype != torch.float32 or case.limit is None or only not in case.name:
             continue
         made, nbytes = contenders(case)

@@ -326,7 +326,7 @@ void test_backward(const Scheme& scheme, int64_t batch, int64_t heads, bool whol
   constexpr bool kPairs = std::is_same_v<Scheme, PairScheme>;
   kernel.backward(scheme, a, {batch * kernel.tiles(scheme), 1}, 0, kPairs ? heads * queries : heads);
   all_same(cpu, wanted, what + " on the CPU");
-  for (int64_t i = 0; whole && i < table.size(); ++i) {
+  for (int64_t i = 0; whole && i < static_cast<int64_t>(first_run.size()); ++i) {
     if (table[i] != first_run[static_cast<size_t>(i)])  // also -0 and 0
       return report("%s: row %d is not the CPU's", what.c_str(), static_cast<int>(i));
   }

@@ -19,7 +19,7 @@ inline Pieces cut_table(const IndexScheme& scheme, int64_t batch) {
   return cut_index(batch * scheme.queries() * scheme.keys(), scheme.rows());
 }
 // Of samples, which a thread adds.
-inline Pieces cut_table(const PairScheme&, int64_t batch) { return cut(batch, 64, 64); }
+inline Pieces cut_table(const PairScheme&, int64_t batch) { return cut(batch, /*min_size=*/64); }
 
 // Each needs at least one element of work and one row. Rows of scores have fewer than 2^31 keys; what windows
 // divide fits 32 bits (DeviceWindow::fits, of the gradients slots_fit); an index has fewer than 2^31 places
