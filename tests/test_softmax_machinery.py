@@ -412,7 +412,7 @@ def test_in_place_over_memory_of_another_argument_is_an_error():
     before = scores.clone()
     with pytest.raises(RuntimeError, match="scores must not overlap mask"):
         OPS.bias_softmax_(scores, bias, mask=scores)
-    with pytest.raises(RuntimeError, match="scores must not overlap table"):
+    with pytest.raises(RuntimeError, match="scores must not overlap bias"):
         OPS.bias_softmax_(scores, scores[1])
     with pytest.raises(RuntimeError, match="a tensor that is written must not overlap itself"):
         OPS.bias_softmax_(scores[:1].expand(2, 3, 4, 5), bias)
