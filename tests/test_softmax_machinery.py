@@ -231,7 +231,7 @@ def test_compiled_autograd(layer):
     expected = values_and_gradients(layer, layer)
     with compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
         actual = values_and_gradients(layer, layer)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    torch.testing.assert_close(actual, expected)  # gradients of several uses are added in another order
 
 
 # ---- torch.func

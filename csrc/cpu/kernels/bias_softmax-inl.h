@@ -347,7 +347,7 @@ POSENC_ALONE void long_softmax_row(const Argument& x, int64_t count, int64_t key
   for (k = 0; k + N <= count; k += N) store(out + k, rounded(k));
   if (k < count && count >= N) store(out + count - N, rounded(count - N));
   if (count < N) store_some(out, rounded(0), count);
-  for (k = count; k < keys; ++k) out[k] = T{};
+  for (k = count; k < keys; ++k) out[k] = round_to<T>(Sum(0) * inverse);  // NaN where the others are
 }
 
 // Both have the same bits: sums are those of every second vector.
