@@ -117,8 +117,8 @@ struct BiasSoftmaxBackward {
   void* partial;     // [heads, blocks, rows], in the accumulator's type
   void* grad_table;  // in the accumulator's type
   int64_t row_stride, head_stride;
-  void* dots =
-      nullptr;  // on CUDA: [batch, heads, queries] in the accumulator's type, result * grad summed over keys
+  bool non_temporal;     // stores of grad_scores, on the CPU
+  void* dots = nullptr;  // on CUDA: [batch, heads, queries] in the accumulator's type, sums of result * grad
 };
 
 }  // namespace posenc_ext::args

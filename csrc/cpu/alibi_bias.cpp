@@ -15,7 +15,7 @@ namespace {
 void fill_alibi(ops::AlibiBias& arguments, const at::Tensor& out) {
   const core::AlibiScheme scheme{out.size(1), out.size(2), arguments.q_offset.expect_int(), arguments.causal};
   const BiasForward a = ops::bias_forward_args(arguments.slopes, out);
-  const bool non_temporal = wants_non_temporal_stores(out);
+  const bool non_temporal = wants_non_temporal_stores(out, kBiasShare);
   parallel_for(a.heads * scheme.queries(), scheme.keys(), [&](int64_t begin, int64_t end) {
     kernels().alibi_forward(scheme, a, non_temporal, begin, end);
   });

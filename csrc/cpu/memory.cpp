@@ -52,11 +52,11 @@ void prepare_result(const at::Tensor& out) {
 #endif
 }
 
-bool wants_non_temporal_stores(const at::Tensor& out) {
+bool wants_non_temporal_stores(const at::Tensor& out, size_t share) {
   static const bool never = is_set("POSENC_NT", "0"), always = is_set("POSENC_NT", "1");
   // In memory from elsewhere an element may cross the boundary of a cache line.
   if (never || reinterpret_cast<size_t>(out.const_data_ptr()) % out.element_size() != 0) return false;
-  return always || out.nbytes() >= core::max_of(kLargeResult, last_cache() / 4);
+  return always || out.nbytes() >= core::max_of(kLargeResult, last_cache() / share);
 }
 
 }  // namespace posenc_ext::cpu

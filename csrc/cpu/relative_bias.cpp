@@ -33,7 +33,7 @@ struct Fill {
   void operator()(Arguments& arguments, const at::Tensor& out) const {
     const auto scheme = arguments.scheme();
     const BiasForward a = ops::bias_forward_args(arguments.table, out);
-    const bool non_temporal = wants_non_temporal_stores(out);
+    const bool non_temporal = wants_non_temporal_stores(out, kBiasShare);
     parallel_ranges(a.heads * scheme.queries(), grain(scheme.keys() * out.element_size()),
                     [&](int64_t begin, int64_t end) {
                       kernels().bias[scheme].forward(scheme, a, non_temporal, begin, end);
