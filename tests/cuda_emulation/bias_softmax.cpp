@@ -1,6 +1,7 @@
 // The kernels of softmax with a bias, emulated, against straightforward loops and the CPU kernels of the
-// baseline level: the same bits where sums have the same order, which are all results but those of float64,
-// and the gradients of scores whose keys are a multiple of 32.
+// baseline level: the same bits where sums have the same order, which in float32 and the half types are rows
+// of fewer than 16, more than 64 or a multiple of 16 keys, and the gradients of scores whose keys are a
+// multiple of 32.
 #include "check.h"
 
 // Kernels come after check.h, which says what CUDA's words mean here.
@@ -210,7 +211,8 @@ void test_forward(const Scheme& scheme, Mask::Kind kind, bool causal, int64_t ba
     int64_t count = keys;
     if (causal) count = std::clamp<int64_t>(query + mask.q_offset + 1, 0, keys);
     expected_row<T>(x, count, wanted.data() + row * keys);
-    if (!is_nan(wanted[row * keys]) && !is_near_softmax<T>(x, count, wanted.data() + row * keys))
+    if (!emulation::kFindsRaces && !is_nan(wanted[row * keys]) &&
+        !is_near_softmax<T>(x, count, wanted.data() + row * keys))
       report("%s: row %d is no softmax", what.c_str(), static_cast<int>(row));
   }
   on_all_machines(name(kType), [&] {
@@ -222,16 +224,21 @@ void test_forward(const Scheme& scheme, Mask::Kind kind, bool causal, int64_t ba
     cuda::kSoftmaxKernels[scheme].forward(scheme, a, nullptr);
     all_same(got, wanted, what + (in_place ? " in place" : ""));
   });
-  if (!with_cpu) return;
+  if (!with_cpu || emulation::kFindsRaces) return;
   Buffer<T> cpu(scores.size());
   a.scores = scores.data();
   a.out = cpu.data();
   cpu::baseline::kKernels.softmax[scheme].forward(scheme, a, 0, heads * batch * queries);
+  // On the CPU, the last vector of short rows overlaps the one before; of float64, vectors are half as wide.
+  const bool same_order = sizeof(Sum) == 4 && (keys < 16 || keys > 64 || keys % 16 == 0);
   for (int64_t i = 0; i < cpu.size(); ++i) {
     // Of a row that is NaN, the CPU leaves hidden keys 0.
     if (same(cpu[i], wanted[i]) || (causal && is_nan(wanted[i]) && to_double(cpu[i]) == 0.0)) continue;
-    const double value = to_double(wanted[i]), difference = std::fabs(to_double(cpu[i]) - value);
-    if (sizeof(T) == 8 && difference <= value * 0x1p-53 * static_cast<double>(keys)) continue;
+    // In another order: exp, the inverse and their product are as near as sums of so many terms.
+    const double value = to_double(wanted[i]), unit = sizeof(Sum) == 8 ? 0x1p-53 : 0x1p-24;
+    const double room =
+        value * unit * (static_cast<double>(keys) / 8 + 16) + (sizeof(T) == 2 ? ulp<T>(value) : 0.0);
+    if (!same_order && std::fabs(to_double(cpu[i]) - value) <= room) continue;
     return report("%s: element %d is %.17g, on the CPU %.17g", what.c_str(), static_cast<int>(i), value,
                   to_double(cpu[i]));
   }
@@ -316,7 +323,7 @@ void test_backward(const Scheme& scheme, int64_t batch, int64_t heads, bool whol
         report("%s differs between runs", what.c_str());
     }
   });
-  if (bad_place >= 0 || (!whole && (keys % 32 != 0 || sizeof(T) == 8))) return;
+  if (emulation::kFindsRaces || bad_place >= 0 || (!whole && (keys % 32 != 0 || sizeof(T) == 8))) return;
   Buffer<T> cpu(grad.size());
   Buffer<Sum> table(rows * heads);
   a.grad_scores = cpu.data();
@@ -345,7 +352,7 @@ void test_scheme(const Scheme& scheme) {
       }
       test_forward<scalar_t>(scheme, Mask::Kind::none, /*causal=*/true, 2, 2, false);
       test_backward<scalar_t>(scheme, 1 + draw.below(3), 1 + draw.below(3), /*whole=*/true);
-      test_backward<scalar_t>(scheme, 1 + draw.below(3), 1 + draw.below(10), /*whole=*/false);
+      test_backward<scalar_t>(scheme, 1 + draw.below(3), scheme.keys() > 20 ? 2 : 9, /*whole=*/false);
     })
   }
 }
@@ -480,10 +487,8 @@ int main(int argc, char** argv) {
   for (const auto& [queries, keys] : kPlanes) {
     test_scheme(DiagonalScheme{queries, keys});
     test_scheme(PairScheme{queries, keys});
-    for (const bool is_wide : {false, true}) {
-      const StridedIndex index(queries, keys, 1 + draw.below(12), is_wide, draw.below(2) == 0);
-      test_scheme(index.scheme);
-    }
+    test_scheme(
+        StridedIndex(queries, keys, 1 + draw.below(12), draw.below(2) == 0, draw.below(2) == 0).scheme);
   }
   test_long_rows(DiagonalScheme{2, 513});
   test_long_rows(PairScheme{2, 1100});

@@ -1,5 +1,6 @@
 // Bodies of the kernels of softmax with a bias, for any scheme: a warp owns a row of scores. Sums over a row
-// are in the order of the CPU's in float32: key k is in lane k % 32, and lanes are added by halves.
+// have one order: key k is in lane k % 32, and lanes are added by halves. In float32 most rows have it on the
+// CPU, too.
 #pragma once
 
 #include <limits>
