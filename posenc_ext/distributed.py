@@ -24,6 +24,8 @@ all other cases (channels in add_sinusoidal, a table sharded by rows, a sequence
 communicates the fewest elements is used. Results are bit for bit those of a single process, except for sums
 across ranks.
 
+Scores that are overwritten (``inplace=True``) must not be ``Partial()``.
+
 As in torch's own ops, a DTensor cannot be combined with a plain tensor of more than one element outside
 ``torch.distributed.tensor.experimental.implicit_replication()``. The ``out`` overloads do not support
 DTensors.

@@ -189,8 +189,8 @@ def softmax_cases() -> list[Case]:
             [((S1, S1, R), S1), ((S0, R, S0), S0)],
         ),
         Case(
-            "window_bias_softmax, regions, in place",
-            lambda s, t, r: ops.window_bias_softmax(s * 1.0, t, [4], regions=r, inplace=True),
+            "window_bias_softmax, regions",
+            lambda s, t, r: ops.window_bias_softmax(s, t, [4], regions=r),
             (whole(8, 6, 4, 4), whole(7, 6), regions),
             [((S1, S1, R), S1), ((S0, R, R), S0)],
         ),
@@ -339,6 +339,36 @@ def check_rules(mesh: DeviceMesh) -> None:
             equal("in inference mode", call(x), call(x.full_tensor()))
 
 
+def check_in_place(mesh: DeviceMesh) -> None:
+    """Over scores that are sharded, in training and in inference."""
+    scores, table = whole(4, 6, 4, 4), whole(9, 6)
+    expected = posenc_ext.window_bias_softmax(scores, table, [2, 2])
+    for placements, of_table in [
+        ((S1,) * mesh.ndim, (S1,) * mesh.ndim),
+        ((S0,) * mesh.ndim, (R,) * mesh.ndim),
+    ]:
+        for training in (False, True):
+            rows = place(table, mesh, of_table).requires_grad_(training)
+            own = place(scores, mesh, placements) * 1.0
+            result = posenc_ext.window_bias_softmax(own, rows, [2, 2], inplace=True)
+            assert result.placements == placements
+            equal("the result in place", result, expected)
+            equal("what is in place", own, expected)
+
+
+def check_attention(mesh: DeviceMesh) -> None:
+    """Without a gradient, by the op that stores no scores."""
+    q, k, v, table = whole(4, 6, 4, 8), whole(4, 6, 4, 8), whole(4, 6, 4, 8), whole(9, 6)
+    mask = whole(4, 1, 1, 4).gt(-7)
+    expected = posenc_ext.window_attention(q, k, v, table, [2, 2], mask=mask)
+    for shard, of_table, of_mask in [(S1, S1, R), (S0, R, S0)]:
+        parts = [place(t, mesh, (shard,) * mesh.ndim) for t in (q, k, v)]
+        rows, shown = place(table, mesh, (of_table,) * mesh.ndim), place(mask, mesh, (of_mask,) * mesh.ndim)
+        result = posenc_ext.window_attention(*parts, rows, [2, 2], mask=shown)
+        assert result.placements == (shard,) * mesh.ndim
+        close("attention", result, expected)
+
+
 def replicated_like(x: DTensor) -> tuple[DeviceMesh, tuple[Placement, ...]]:
     """Replicated on the mesh of x."""
     return x.device_mesh, (R,) * x.device_mesh.ndim
@@ -466,6 +496,8 @@ def work(rank: int, world: int, meshes: list[tuple[int, ...]], folder: str) -> N
             check_modules(mesh, attempt)
         if world == 2:
             attempt("rules", check_rules, mesh)
+            attempt("in place", check_in_place, mesh)
+            attempt("attention", check_attention, mesh)
             attempt("compiled", check_compiled, mesh)
     with open(f"{folder}/{rank}.txt", "w") as file:
         file.write("\n".join([f"{count} checks", *failures]))

@@ -1,5 +1,7 @@
 """torch.compile(fullgraph=True), static and dynamic, with backward, and compiled autograd."""
 
+from functools import partial
+
 import pytest
 import torch
 from everything import Everything, values_and_gradients
@@ -29,7 +31,9 @@ def test_graph_capture(op, sample, dynamic):
     assert same(op, actual, expected)
     if names:
         gradients = [torch.autograd.grad(output.square().sum(), leaves) for output in (actual, expected)]
-        assert all(same(op, a, b) for a, b in zip(*gradients, strict=True))
+        # Traced, an op in place is a copy, through which the gradient of a hidden key becomes 0 from -0.
+        equal = torch.equal if op.in_place else partial(same, op)
+        assert all(equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 @each("dynamic", [False, True], ids=["static", "dynamic"])
