@@ -43,7 +43,10 @@ def contenders(
     own = arguments if isinstance(arguments, dict) else dict.fromkeys(forms, arguments)
     forms = {name: form for name, form in forms.items() if only in (None, name)}
     if compiled:
-        forms["torch.compile"], own["torch.compile"] = torch.compile(forms["eager"], dynamic=False), own["eager"]
+        forms["torch.compile"], own["torch.compile"] = (
+            torch.compile(forms["eager"], dynamic=False),
+            own["eager"],
+        )
     bound = {name: partial(form, *own[name]) for name, form in forms.items()}
     result = next(iter(bound.values()))()  # eager: others may write over their arguments
     if case.direction == "forward":
