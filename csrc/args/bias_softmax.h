@@ -105,6 +105,7 @@ struct BiasSoftmaxBackward {
   void* partial;     // [heads, blocks, rows], in the accumulator's type
   void* grad_table;  // in the accumulator's type
   int64_t row_stride, head_stride;
+  bool non_temporal;  // stores of grad_scores
 };
 
 }  // namespace posenc_ext::args

@@ -7,6 +7,7 @@
 #include "cpu/device.h"
 #include "cpu/gather_bias.h"
 #include "cpu/kernels/kernels.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
 #include "ops/bias_args.h"
 
@@ -68,9 +69,9 @@ struct FillSoftmaxBackward {
       partial = at::empty({heads, blocks.count, rows}, grad_table.options());
     }
     std::vector<at::Tensor> storage;
-    const BiasSoftmaxBackward a =
-        ops::softmax_backward_args(grad, arguments.result, Op::kHeadsFirst, arguments.scale, grad_scores,
-                                   partial, grad_table, storage);
+    BiasSoftmaxBackward a = ops::softmax_backward_args(grad, arguments.result, Op::kHeadsFirst, arguments.scale,
+                                                       grad_scores, partial, grad_table, storage);
+    a.non_temporal = wants_non_temporal_stores(grad_scores);
     parallel_for(heads * blocks.count, batch * plane / blocks.count, [&](int64_t begin, int64_t end) {
       kernels().softmax[scheme].backward(scheme, a, blocks, begin, end);
     });

@@ -272,7 +272,8 @@ args::BiasSoftmaxBackward softmax_backward_args(const at::Tensor& grad, const at
           partial.defined() ? partial.mutable_data_ptr() : nullptr,
           grad_table.mutable_data_ptr(),
           heads_first ? 1 : heads,
-          heads_first ? rows : 1};
+          heads_first ? rows : 1,
+          /*non_temporal=*/false};
 }
 
 // ---- Ops that are made of those above

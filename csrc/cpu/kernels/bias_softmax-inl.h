@@ -8,6 +8,7 @@
 #include "core/exp.h"
 #include "cpu/kernels/relative_bias-inl.h"
 #include "cpu/simd/level.h"
+#include "cpu/simd/store-inl.h"
 #include "cpu/simd/vec-inl.h"
 
 namespace posenc_ext::cpu::POSENC_LEVEL {
@@ -137,17 +138,30 @@ struct IndexSums {
   void finish() {}
 };
 
-// Small windows, and those whose queries share cells, are one tile; others have one for each line of cells.
+// Rows are added up in slabs, where a row is one run: 14x14 takes two thirds of the time. Windows whose queries
+// share cells are one tile, others have lines of cells.
 template <class T>
 struct WindowTileSums : WindowSums<T> {
-  static bool is_whole(const WindowScheme& s) { return WindowSums<T>::is_small(s) || s.is_expanded(); }
-  static int64_t tiles(const WindowScheme& s) { return is_whole(s) ? 1 : WindowSums<T>::parts(s); }
+  static constexpr int64_t kMaxSlabs = 1 << 16;  // elements, which stay in L2
+
+  static bool has_slabs(const WindowScheme& s) {
+    return !s.is_expanded() && s.window[2] > 1 && s.window[2] * s.window[2] * window_lines(s) <= kMaxSlabs;
+  }
+  static int64_t lines_of_tile(const WindowScheme& s) {
+    const int64_t lines = WindowSums<T>::parts(s);
+    return s.is_expanded() ? lines : min_of(lines, max_of<int64_t>(1, 4096 / (s.window[2] * s.keys())));
+  }
+  static int64_t tiles(const WindowScheme& s) {
+    return (WindowSums<T>::parts(s) + lines_of_tile(s) - 1) / lines_of_tile(s);
+  }
   static Tile tile(const WindowScheme& s, int64_t i) {
-    if (is_whole(s)) return {0, WindowSums<T>::parts(s), 0, s.queries()};
-    return {i, i + 1, i == 0 ? 0 : s.prefix_tokens + i * s.window[2], s.prefix_tokens + (i + 1) * s.window[2]};
+    const int64_t lines = WindowSums<T>::parts(s), first = i * lines_of_tile(s);
+    const int64_t last = min_of(lines, first + lines_of_tile(s)), prefix = s.prefix_tokens;
+    return {first, last, first == 0 ? 0 : prefix + first * s.window[2],
+            last == lines ? s.queries() : prefix + last * s.window[2]};
   }
 
-  WindowTileSums(const WindowScheme& s, const BiasBackward& a) : WindowSums<T>(s, a) {}
+  WindowTileSums(const WindowScheme& s, const BiasBackward& a) : WindowSums<T>(s, a, has_slabs(s)) {}
 };
 
 template <class T, class Scheme>
@@ -220,22 +234,25 @@ struct RegionMask {
   }
 };
 
-// Calls f with the mask of a query.
+// Calls f(mask of a query) with the masks of a head of a sample.
 template <class Sum, class F>
-inline void with_mask(const Mask& a, int64_t sample, int64_t head, int64_t query, int64_t keys, F f) {
-  const int64_t row =
-      a.kind == Mask::Kind::none ? 0 : a.batch.offset(sample) + head * a.head_stride + query * a.query_stride;
+inline void with_masks(const Mask& a, int64_t sample, int64_t head, int64_t keys, F f) {
+  const int64_t first = a.batch.offset(sample) + head * a.head_stride, stride = a.query_stride;
   switch (a.kind) {
     case Mask::Kind::none:
-      return f(NoMask{});
+      return f([](int64_t) { return NoMask{}; });
     case Mask::Kind::shown:
-      return f(ShownMask{static_cast<const uint8_t*>(a.data) + row});
+      return f([rows = static_cast<const uint8_t*>(a.data) + first, stride](int64_t query) {
+        return ShownMask{rows + query * stride};
+      });
     case Mask::Kind::added:
-      return f(AddedMask<Sum>{static_cast<const Sum*>(a.data) + row});
-    case Mask::Kind::regions: {
-      const int32_t* ids = static_cast<const int32_t*>(a.data) + sample % a.windows * keys;
-      return f(RegionMask{ids, ids[query]});
-    }
+      return f([rows = static_cast<const Sum*>(a.data) + first, stride](int64_t query) {
+        return AddedMask<Sum>{rows + query * stride};
+      });
+    case Mask::Kind::regions:
+      return f([ids = static_cast<const int32_t*>(a.data) + sample % a.windows * keys](int64_t query) {
+        return RegionMask{ids, ids[query]};
+      });
   }
 }
 
@@ -244,37 +261,82 @@ inline void with_mask(const Mask& a, int64_t sample, int64_t head, int64_t query
 template <class Sum>
 constexpr int kRowVec = 64 / sizeof(Sum);
 
-// Of `count` keys that a causal mask shows; the others are hidden. `z`: room for the row and three vectors.
-// The last vector of a row overlaps the one before: a partial store over scores that the next row loads takes
-// 1.9 times as long.
+// What softmax makes of a row: scores * scale + bias + mask.
 template <class T, class Sum, class MaskRow>
-POSENC_ALONE void softmax_row(const T* scores, Sum scale, const Sum* bias, const MaskRow& mask, int64_t count,
-                              int64_t keys, Sum* z, T* out) {
-  constexpr int N = kRowVec<Sum>;
-  constexpr Sum kLeast = -std::numeric_limits<Sum>::infinity();
-  const auto least = broadcast<N>(kLeast);
-  auto most = least;
-  const auto add = [&](int64_t k, int64_t n) POSENC_LAMBDA {
+struct SoftmaxArgument {
+  const T* scores;
+  Sum scale;
+  const Sum* bias;
+  MaskRow mask;
+
+  template <int N>
+  Vec<Sum, N> at(int64_t k, int64_t n = N) const {
     const auto score = widen(load_up_to<N>(scores + k, n)) * scale + load_up_to<N>(bias + k, n);
-    const auto x = mask.apply(score, k, n);
-    store(z + k, x);
-    return x;
+    return mask.apply(score, k, n);
+  }
+};
+
+// As torch.softmax where nothing is shown.
+template <class Sum, class T>
+inline bool is_hidden(Sum largest, int64_t keys, T* out) {
+  if (largest > -std::numeric_limits<Sum>::infinity()) return false;
+  for (int64_t k = 0; k < keys; ++k) out[k] = round_to<T>(std::numeric_limits<Sum>::quiet_NaN());
+  return true;
+}
+
+// A row that fits kVecs vectors, the last of which overlaps the one before.
+template <int kVecs, class Sum, class T, class Argument>
+POSENC_ALONE void short_softmax_row(const Argument& x, int64_t keys, T* out) {
+  constexpr int N = kRowVec<Sum>;
+  const auto start = [keys](int i) POSENC_LAMBDA { return i + 1 < kVecs ? i * N : keys - N; };
+  Vec<Sum, N> e[kVecs];
+#pragma GCC unroll 8
+  for (int i = 0; i < kVecs; ++i) {
+    __builtin_prefetch(x.scores + start(i) + 512);
+    e[i] = x.template at<N>(start(i));
+  }
+  auto most = e[0];
+#pragma GCC unroll 8
+  for (int i = 1; i < kVecs; ++i) most = max_of(most, e[i]);
+  const Sum largest = max_lane(most);
+  if (is_hidden(largest, keys, out)) return;
+#pragma GCC unroll 8
+  for (int i = 0; i < kVecs; ++i) e[i] = exp_of_negative<Sum>(e[i] - broadcast<N>(largest));
+  Vec<Sum, N> sum[2] = {};
+#pragma GCC unroll 8
+  for (int i = 0; i + 1 < kVecs; ++i) sum[i % 2] = sum[i % 2] + e[i];
+  const auto rest = keep(e[kVecs - 1], ~uint64_t{0} << (kVecs * N - keys));
+  sum[(kVecs - 1) % 2] = sum[(kVecs - 1) % 2] + rest;
+  const Sum inverse = Sum(1) / sum_of(sum[0] + sum[1]);
+#pragma GCC unroll 8
+  for (int i = 0; i < kVecs; ++i) store(out + start(i), round_to<T>(e[i] * inverse));
+}
+
+// A row by way of `z`, which has room for it and three vectors. `count`: how many keys a causal mask shows. The
+// last vector overlaps the one before: a partial store over scores that the next row loads takes 1.9 times as
+// long.
+template <class Sum, class T, class Argument>
+POSENC_ALONE void long_softmax_row(const Argument& x, int64_t count, int64_t keys, Sum* z, T* out) {
+  constexpr int N = kRowVec<Sum>;
+  const auto least = broadcast<N>(-std::numeric_limits<Sum>::infinity());
+  auto most = least;
+  const auto add = [&](int64_t k) POSENC_LAMBDA {
+    const auto vec = x.template at<N>(k);
+    store(z + k, vec);
+    most = max_of(most, vec);
   };
   int64_t k = 0;
-  for (; k + N <= count; k += N) most = max_of(most, add(k, N));
-  if (k < count && count >= N) most = max_of(most, add(count - N, N));
-  if (count < N) add(0, count);
+  for (; k + N <= count; k += N) add(k);
+  if (k < count && count >= N) add(count - N);
+  if (count < N) store(z, x.template at<N>(0, count));
   store(z + count, least);
   store(z + count + N, least);
-  if (count < N) most = load<N>(z);
-  const Sum largest = max_lane(most);
-  if (!(largest > kLeast)) {  // nothing is shown: as torch.softmax
-    for (int64_t i = 0; i < keys; ++i) out[i] = round_to<T>(std::numeric_limits<Sum>::quiet_NaN());
-    return;
-  }
+  const Sum largest = max_lane(count < N ? load<N>(z) : most);
+  if (is_hidden(largest, keys, out)) return;
   Vec<Sum, N> sum[2] = {};
   for (k = 0; k < count; k += 2 * N) {
     for (int i = 0; i < 2; ++i) {
+      __builtin_prefetch(x.scores + keys + k + i * N);
       const auto e = exp_of_negative<Sum>(load<N>(z + k + i * N) - broadcast<N>(largest));
       store(z + k + i * N, e);
       sum[i] = sum[i] + e;
@@ -288,11 +350,31 @@ POSENC_ALONE void softmax_row(const T* scores, Sum scale, const Sum* bias, const
   for (k = count; k < keys; ++k) out[k] = T{};
 }
 
-// sums = result * (grad - sum of result * grad); out = sums * scale
-template <class T, class Sum>
-POSENC_ALONE void softmax_backward_row(const T* grad, const T* result, int64_t keys, Sum scale,
-                                       Sum* __restrict sums, T* __restrict out) {
+// Both have the same bits: sums are those of every second vector.
+template <class Sum, class T, class Argument>
+inline void softmax_row(const Argument& x, int64_t count, int64_t keys, Sum* z, T* out) {
   constexpr int N = kRowVec<Sum>;
+  if (count == keys) {
+    switch ((keys + N - 1) / N) {
+      case 1:
+        if (keys == N) return short_softmax_row<1, Sum>(x, keys, out);
+        break;
+      case 2:
+        return short_softmax_row<2, Sum>(x, keys, out);
+      case 3:
+        return short_softmax_row<3, Sum>(x, keys, out);
+      case 4:
+        return short_softmax_row<4, Sum>(x, keys, out);
+    }
+  }
+  long_softmax_row(x, count, keys, z, out);
+}
+
+// sums = result * (grad - sum of result * grad)
+template <class T, class Sum>
+POSENC_ALONE void softmax_backward_row(const T* grad, const T* result, int64_t keys, Sum* __restrict sums) {
+  constexpr int N = kRowVec<Sum>;
+  const int64_t ahead = max_of<int64_t>(keys, 512);
   const auto wide = [keys](const T* from, int64_t k) POSENC_LAMBDA {
     return widen(load_up_to<N>(from + k, min_of<int64_t>(N, keys)));
   };
@@ -309,19 +391,21 @@ POSENC_ALONE void softmax_backward_row(const T* grad, const T* result, int64_t k
   const auto total = broadcast<N>(sum_of(dot[0] + dot[1]));
   const auto at = [&](int64_t k) POSENC_LAMBDA { return wide(result, k) * (wide(grad, k) - total); };
   for (k = 0; k + N <= keys; k += N) {
-    const auto x = at(k);
-    store(sums + k, x);
-    store(out + k, round_to<T>(x * scale));
+    __builtin_prefetch(grad + k + ahead);
+    __builtin_prefetch(result + k + ahead);
+    store(sums + k, at(k));
   }
   if (k == keys) return;
-  const auto x = at(last);
-  if (keys >= N) {
-    store(sums + last, x);
-    store(out + last, round_to<T>(x * scale));
-  } else {
-    store_some(sums, x, keys);
-    store_some(out, round_to<T>(x * scale), keys);
-  }
+  keys >= N ? store(sums + last, at(last)) : store_some(sums, at(last), keys);
+}
+
+// out = sums * scale
+template <class T, class Sum>
+inline void write_scaled(const Sum* sums, Sum scale, int64_t count, T* out, bool non_temporal) {
+  constexpr int N = kLineElements<T>;
+  write_row<N>(non_temporal, count, out, [=](int64_t c, int64_t n) POSENC_LAMBDA {
+    return round_to<T>(load_up_to<N>(sums + c, n) * scale);
+  });
 }
 
 // ---- Kernels
@@ -340,13 +424,14 @@ void bias_softmax_typed(const Scheme& scheme, const BiasSoftmax& a, int64_t begi
     }
     const int64_t sample = begin % per_head / queries, first = begin % queries;
     const int64_t last = min_of(queries, first + (end - begin));
-    int64_t query = first, at = ((sample * a.bias.heads + head) * queries + first) * keys;
-    source.for_each_row(first, last, [&](const Sum* bias) {
-      with_mask<Sum>(a.mask, a.first_sample + sample, head, query, keys, [&](const auto& mask) {
-        softmax_row<T>(static_cast<const T*>(a.scores) + at, scale, bias, mask, a.mask.shown(query, keys), keys,
-                       z.data(), static_cast<T*>(a.out) + at);
+    with_masks<Sum>(a.mask, a.first_sample + sample, head, keys, [&](auto mask_of) {
+      int64_t query = first, at = ((sample * a.bias.heads + head) * queries + first) * keys;
+      source.for_each_row(first, last, [&](const Sum* bias) {
+        const SoftmaxArgument<T, Sum, decltype(mask_of(query))> x{static_cast<const T*>(a.scores) + at, scale, bias,
+                                                                  mask_of(query)};
+        softmax_row(x, a.mask.shown(query, keys), keys, z.data(), static_cast<T*>(a.out) + at);
+        ++query, at += keys;
       });
-      ++query, at += keys;
     });
     begin += last - first;
   }
@@ -386,9 +471,11 @@ void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, 
       int64_t at = (i / tiles * a.heads + head) * plane + tile.query * keys;
       Sum* to = scratch.data();
       for (int64_t query = tile.query; query < tile.end; ++query, at += keys, to += keys) {
-        softmax_backward_row<T>(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys,
-                                static_cast<Sum>(a.scale), to, static_cast<T*>(a.grad_scores) + at);
+        softmax_backward_row(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys, to);
       }
+      const int64_t count = to - scratch.data();
+      write_scaled(scratch.data(), static_cast<Sum>(a.scale), count, static_cast<T*>(a.grad_scores) + at - count,
+                   a.non_temporal);
       adjoint.add(scratch.data() - tile.query * keys, tile.first, tile.last);
     }
     adjoint.finish();
@@ -399,6 +486,7 @@ void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, 
       for (int64_t row = 0; row < rows; ++row) table[row * a.row_stride] = sums.data()[row];
     }
   }
+  if (a.non_temporal) finish_streams();
 }
 
 // An item is a query of a head: the sum over samples is that of the pair.
@@ -413,12 +501,13 @@ void softmax_backward_typed(const PairScheme& scheme, const BiasSoftmaxBackward&
     Sum* table = static_cast<Sum*>(a.grad_table) + item * keys;
     for (int64_t sample = 0; sample < a.batch; ++sample) {
       const int64_t at = ((sample * a.heads + head) * queries + query) * keys;
-      softmax_backward_row<T>(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys,
-                              static_cast<Sum>(a.scale), sample == 0 ? table : row.data(),
-                              static_cast<T*>(a.grad_scores) + at);
+      Sum* to = sample == 0 ? table : row.data();
+      softmax_backward_row(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys, to);
+      write_scaled(to, static_cast<Sum>(a.scale), keys, static_cast<T*>(a.grad_scores) + at, a.non_temporal);
       if (sample != 0) add_row(row.data(), 1, keys, table);
     }
   }
+  if (a.non_temporal) finish_streams();
 }
 
 template <class Scheme>

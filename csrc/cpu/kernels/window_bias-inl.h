@@ -177,10 +177,13 @@ struct WindowSums {
   const int64_t prefix, width, lines;
   const WindowRuns table_runs;
   WindowRuns slab_runs;
+  const bool in_slabs;
   Scratch<Sum> scratch;
   Sum* from_last;  // place p of the rows in descending order is from_last[-p]
 
-  WindowSums(const WindowScheme& s, const BiasBackward& a)
+  WindowSums(const WindowScheme& s, const BiasBackward& a) : WindowSums(s, a, is_small(s)) {}
+
+  WindowSums(const WindowScheme& s, const BiasBackward& a, bool in_slabs)
       : scheme(s),
         a(a),
         prefix(s.prefix_tokens),
@@ -188,7 +191,8 @@ struct WindowSums {
         lines(window_lines(s)),
         table_runs(s, 2 * width - 1),
         slab_runs(s, width),
-        scratch(is_small(s) ? width * lines * width + lines * (2 * width - 1) + 2 * kSumSlack
+        in_slabs(in_slabs),
+        scratch(in_slabs ? width * lines * width + lines * (2 * width - 1) + 2 * kSumSlack
                             : line_sums() + kSumSlack + 16 + (s.is_expanded() ? width * s.keys() : 0)) {}
 
   // Sums that the queries of a line of cells reach.
@@ -196,19 +200,19 @@ struct WindowSums {
 
   void begin(Sum* sums) {
     from_last = sums + scheme.rows() - 1;
-    if (!is_small(scheme)) return;
+    if (!in_slabs) return;
     Sum* slabs = scratch.data();
     for (int64_t i = 0; i < width * lines * width; ++i) slabs[i] = Sum(0);
   }
 
   void add(const T* grad, int64_t first, int64_t last) {
-    if (is_small(scheme)) return add_small(grad);
+    if (in_slabs) return add_to_slabs(grad, first, last);
     if (prefix != 0 && first == 0) add_first_query(grad);
     for (int64_t part = first; part < last; ++part) add_line(grad, part);
   }
 
   void finish() {
-    if (is_small(scheme)) add_slabs();
+    if (in_slabs) add_slabs();
   }
 
   void add_first_query(const T* grad) const {
@@ -218,26 +222,23 @@ struct WindowSums {
         lane_sum<Sum>(scheme.keys() - 1, [=](int64_t i) { return widen(grad[(1 + i) * stride]); });
   }
 
-  void add_small(const T* grad) {
-    const int64_t slab_size = lines * width, query_stride = a.query_stride;
-    Sum* slabs = scratch.data();
-    const T* row = grad + prefix * (query_stride + a.key_stride);
-    const int64_t length = slab_runs.length;
-    for (int64_t x = 0; x < scheme.window[0]; ++x) {
-      for (int64_t y = 0; y < scheme.window[1]; ++y) {
-        for (int64_t z = 0; z < width; ++z, row += query_stride) {
-          Sum* to = slabs + z * slab_size + slab_runs.at(x, y);
-          for (int64_t i = 0; i < slab_runs.outer; ++i) {
-            add_row(row + i * length * a.key_stride, a.key_stride, length, to + i * slab_runs.outer_step);
-          }
+  void add_to_slabs(const T* grad, int64_t first, int64_t last) {
+    const int64_t slab_size = lines * width, query_stride = a.query_stride, length = slab_runs.length;
+    const T* queries = grad + (prefix + first * width) * query_stride;
+    const T* row = queries + prefix * a.key_stride;
+    for (int64_t part = first; part < last; ++part) {
+      const int64_t x = part / scheme.window[1], y = part - x * scheme.window[1];
+      for (int64_t z = 0; z < width; ++z, row += query_stride) {
+        Sum* to = scratch.data() + z * slab_size + slab_runs.at(x, y);
+        for (int64_t i = 0; i < slab_runs.outer; ++i) {
+          add_row(row + i * length * a.key_stride, a.key_stride, length, to + i * slab_runs.outer_step);
         }
       }
     }
-    if (prefix != 0) {
-      add_first_query(grad);
-      from_last[-1] +=
-          lane_sum<Sum>(scheme.queries() - 1, [=](int64_t i) { return widen(grad[(1 + i) * query_stride]); });
-    }
+    if (prefix == 0) return;
+    if (first == 0) add_first_query(grad);
+    from_last[-1] += lane_sum<Sum>((last - first) * width,
+                                   [=](int64_t i) { return widen(queries[i * query_stride]); });
   }
 
   void add_slabs() {
@@ -247,7 +248,11 @@ struct WindowSums {
     for (int64_t z = 0; z < width; ++z) {
       Sum* to = places + width - 1 - z;
       for (int64_t line = 0; line < lines; ++line, slabs += width, to += 2 * width - 1) {
-        store(to, load<8>(to) + keep(load<8>(slabs), (uint64_t{1} << width) - 1));
+        if (width <= 8) {
+          store(to, load<8>(to) + keep(load<8>(slabs), (uint64_t{1} << width) - 1));
+        } else {
+          add_row(slabs, 1, width, to);
+        }
       }
     }
     for (int64_t i = 0; i < lines * (2 * width - 1); ++i) from_last[-3 * prefix - i] += places[i];
