@@ -79,4 +79,52 @@ POSENC_API at::Tensor alibi_slopes(int64_t num_heads, at::TensorOptions options 
 POSENC_API at::Tensor alibi_bias(const at::Tensor& slopes, int64_t q_len, int64_t k_len, int64_t q_offset = 0,
                                  bool causal = false);
 
+// The arguments that softmax and attention with a bias end with: {.mask = mask, .causal = true}.
+struct AttentionOptions {
+  std::optional<double> scale = std::nullopt;  // default: that of the op
+  std::optional<at::Tensor> mask = std::nullopt;
+  std::optional<at::Tensor> regions = std::nullopt;
+  bool causal = false;
+  int64_t q_offset = 0;
+  double dropout_p = 0.0;
+  bool training = false;
+  bool inplace = false;  // of softmax only
+};
+
+POSENC_API at::Tensor window_bias_softmax(const at::Tensor& scores, const at::Tensor& table,
+                                          at::IntArrayRef window,
+                                          at::OptionalIntArrayRef query_size = std::nullopt,
+                                          int64_t prefix_tokens = 0, const AttentionOptions& options = {});
+
+POSENC_API at::Tensor diagonal_bias_softmax(const at::Tensor& scores, const at::Tensor& diagonals,
+                                            const AttentionOptions& options = {});
+
+POSENC_API at::Tensor gather_bias_softmax(const at::Tensor& scores, const at::Tensor& table,
+                                          const at::Tensor& index, const AttentionOptions& options = {});
+
+POSENC_API at::Tensor bias_softmax(const at::Tensor& scores, const at::Tensor& bias,
+                                   const AttentionOptions& options = {});
+
+POSENC_API at::Tensor t5_bias_softmax(const at::Tensor& scores, const at::Tensor& table,
+                                      bool bidirectional = true, int64_t max_distance = 128,
+                                      const AttentionOptions& options = {});
+
+POSENC_API at::Tensor alibi_bias_softmax(const at::Tensor& scores, const at::Tensor& slopes,
+                                         const AttentionOptions& options = {});
+
+POSENC_API at::Tensor window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                       const at::Tensor& table, at::IntArrayRef window,
+                                       at::OptionalIntArrayRef query_size = std::nullopt,
+                                       int64_t prefix_tokens = 0, const AttentionOptions& options = {});
+
+POSENC_API at::Tensor diagonal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                         const at::Tensor& diagonals, const AttentionOptions& options = {});
+
+POSENC_API at::Tensor t5_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const at::Tensor& table, bool bidirectional = true,
+                                   int64_t max_distance = 128, const AttentionOptions& options = {});
+
+POSENC_API at::Tensor alibi_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                      const at::Tensor& slopes, const AttentionOptions& options = {});
+
 }  // namespace posenc_ext

@@ -29,10 +29,10 @@ _SCOPE["__name__"] = __name__  # TorchScript qualifies a function by its module
 
 
 @functools.cache
-def _scripted_op(name: str) -> Callable[..., Tensor]:
+def _scripted_op(name: str, overload: str) -> Callable[..., Tensor]:
     """The op as a scripted function that takes integers as tensors: torch.ops would record constants."""
     parameters, values = [], []
-    for argument in getattr(torch.ops.posenc_ext, name).default._schema.arguments:
+    for argument in getattr(getattr(torch.ops.posenc_ext, name), overload)._schema.arguments:
         kind, value = _TENSORS.get(str(argument.type), (str(argument.type), "{0}"))
         parameters.append(f"{argument.name}: {kind}")
         values.append(("{0}=" if argument.kwarg_only else "") + value)
@@ -75,6 +75,15 @@ def traceable(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tens
         values = {name: _as_tensors(value) for name, value in bound.arguments.items()}
         if "device" in values:
             values["device"] = default_device(values["device"])
-        return _scripted_op(function.__name__)(**values)
+        name, overload = function.__name__, "default"
+        if "inplace" in values:
+            if values.pop("inplace"):
+                if values.pop("dropout_p") and values.pop("training"):
+                    return function(*args, **given)  # which raises
+                values.pop("training", None)
+                name += "_"
+            else:
+                overload = "dropout"
+        return _scripted_op(name, overload)(**values)
 
     return call

@@ -14,6 +14,8 @@ sinusoidal             every dimension of the positions
 add_sinusoidal         batch; sequence (each rank starts at the position of its shard)
 add_position_embedding batch; sequence (without prefix tokens); channels
 .positions             add_position_embedding: every dimension of x; add_sinusoidal: the first
+*_bias_softmax         heads (scores ``Shard(-3)``, and those of the table); batch
+*_attention            as softmax; where a gradient is needed, products are those of torch
 ====================== ======================================================================================
 
 The gradient of a tensor that is shared by the shards of a batch is ``Partial()``, as in torch's own ops. In
@@ -44,9 +46,9 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 __all__: list[str] = []
 
 Values = dict[str, Any]  # the arguments of a call by name
-# A strategy to run an op along one dimension of the mesh: the placement of the result, and the placements of
-# the arguments that are not replicated.
-Strategy = tuple[Placement, dict[str, Placement]]
+# A strategy to run an op along one dimension of the mesh: the placement of the result, or of each of several,
+# and the placements of the arguments that are not replicated.
+Strategy = tuple[Placement | tuple[Placement, ...], dict[str, Placement]]
 
 
 def _bias(values: Values) -> list[Strategy]:
@@ -155,6 +157,68 @@ def _sum_batch(values: Values) -> list[Strategy]:
     ]
 
 
+# The dimension of the heads in the tensor that a bias is made from.
+_HEADS = {"table": 1, "diagonals": 0, "bias": 0}
+
+
+def _mask_of(values: Values, like: Tensor, d: int) -> dict[str, Placement]:
+    """The placement of a mask, which broadcasts to scores, if these are sharded along d."""
+    mask = values["mask"]
+    if mask is None:
+        return {}
+    own = d - (like.dim() - mask.dim())
+    return {"mask": Shard(own)} if own >= 0 and mask.size(own) == like.size(d) else {}
+
+
+def _regions_fit(values: Values, like: DTensor, d: int) -> bool:
+    """Whether every shard of the samples along d begins with the first window."""
+    regions = values["regions"]
+    if regions is None:
+        return True
+    inner = like.shape[d + 1 : -3].numel()
+    if inner % regions.size(0) == 0:
+        return True
+    samples, ranks = like.size(d), like.device_mesh.size()
+    first = like.shape[:d].numel() == 1
+    return first and samples % ranks == 0 and samples // ranks * inner % regions.size(0) == 0
+
+
+def _softmax(values: Values) -> list[Strategy]:
+    return _by_head_and_sample(values, ("scores",))
+
+
+def _attention(values: Values) -> list[Strategy]:
+    return _by_head_and_sample(values, ("q", "k", "v"))
+
+
+def _by_head_and_sample(values: Values, names: tuple[str, ...]) -> list[Strategy]:
+    scores = values[names[0]]
+    heads = scores.dim() - 3
+    (table,) = _HEADS.keys() & values.keys()
+
+    def along(d: int) -> dict[str, Placement]:
+        return {**dict.fromkeys(names, Shard(d)), **_mask_of(values, scores, d)}
+
+    by_sample: list[Strategy] = [
+        (Shard(d), along(d)) for d in range(heads) if _regions_fit(values, scores, d)
+    ]
+    return [(Shard(heads), {**along(heads), table: Shard(_HEADS[table])}), *by_sample]
+
+
+def _softmax_backward(values: Values) -> list[Strategy]:
+    heads = values["grad"].dim() - 3
+    by_sample: list[Strategy] = [
+        ((Shard(d), Partial()), {"grad": Shard(d), "result": Shard(d)}) for d in range(heads)
+    ]
+    by_head = (Shard(heads), Shard(_heads_of_sizes(values))), {"grad": Shard(heads), "result": Shard(heads)}
+    return [by_head, *by_sample, ((Partial(), Partial()), {"grad": Partial()})]
+
+
+def _heads_of_sizes(values: Values) -> int:
+    """The dimension of the heads in table_sizes: tables [rows, heads] have a window or an index."""
+    return 1 if "window" in values or "index" in values else 0
+
+
 # The ops that reach DTensor: the public ops and their gradients are composed of these.
 _STRATEGIES: dict[str, Callable[[Values], list[Strategy]]] = {
     "window_bias": _bias,
@@ -173,6 +237,16 @@ _STRATEGIES: dict[str, Callable[[Values], list[Strategy]]] = {
     "_scale_dropout": _scale_dropout,
     "_sum_batch": _sum_batch,
     "_sum_positions": _sum_positions,
+    "window_bias_softmax": _softmax,
+    "_window_bias_softmax_backward": _softmax_backward,
+    "diagonal_bias_softmax": _softmax,
+    "_diagonal_bias_softmax_backward": _softmax_backward,
+    "gather_bias_softmax": _softmax,
+    "_gather_bias_softmax_backward": _softmax_backward,
+    "bias_softmax": _softmax,
+    "_bias_softmax_backward": _softmax_backward,
+    "_window_attention": _attention,
+    "_diagonal_attention": _attention,
 }
 
 
@@ -278,7 +352,7 @@ def _call_with_mask(op: Any, local: Values, mask: Tensor, dtype: torch.dtype) ->
 
 
 @torch.no_grad()  # runs below autograd, which is implemented in C++
-def _dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DTensor:
+def _dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DTensor | tuple[DTensor, ...]:
     """Called by DTensor instead of an op."""
     arguments = op._schema.arguments
     values = {a.name: kwargs.get(a.name, a.default_value) for a in arguments}
@@ -298,15 +372,22 @@ def _dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DTensor
 
     strategies: list[Strategy] = [(Replicate(), {}), *_STRATEGIES[op._opname](values)]
     chosen = [_cheapest(strategies, values, d) for d in range(mesh.ndim)]
-    placements = [strategy[0] for strategy in chosen]
+    wholes = whole if isinstance(whole, tuple) else (whole,)
+    # For each dimension of the mesh, the placement of each result.
+    split = [p if isinstance(p, tuple) else (p,) * len(wholes) for p, _ in chosen]
+    placements = [p[0] for p in split]
     placed = _with_tensors(
         values, lambda name, t: _placed(t, [strategy[1].get(name, Replicate()) for strategy in chosen])
     )
     local = _with_tensors(placed, lambda _, t: t.to_local())
     device = next(t.device for _, t in _tensors(local))
     if mesh.get_coordinate() is None:  # this rank is not part of the mesh
-        result = torch.empty(0, dtype=whole.dtype, device=device)
+        result = tuple(torch.empty(0, dtype=one.dtype, device=device) for one in wholes)
     else:
+        if op._opname.endswith("_softmax_backward"):
+            sizes = list(local["table_sizes"])
+            sizes[_heads_of_sizes(local)] = local["grad"].size(-3)
+            local["table_sizes"] = sizes
         if op._opname == "_add_sinusoidal":
             local["start"] = local["start"] + _offset_here(placed["x"], _axes(values)[1])
         drops = seed is not None and values["dropout_p"] > 0
@@ -315,9 +396,19 @@ def _dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DTensor
             result = _call_with_mask(op, local, mask, whole.dtype)
         else:
             result = op(**local)
-    return DTensor.from_local(
-        result, mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride()
+    results = result if isinstance(result, tuple) else (result,)
+    found = tuple(
+        DTensor.from_local(
+            one,
+            mesh,
+            [p[i] for p in split],
+            run_check=False,
+            shape=wholes[i].shape,
+            stride=wholes[i].stride(),
+        )
+        for i, one in enumerate(results)
     )
+    return found if isinstance(whole, tuple) else found[0]
 
 
 # DTensor's table of custom handlers: private, but the same in torch 2.10 to 2.14. The public

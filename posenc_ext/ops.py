@@ -7,8 +7,8 @@ keyword-only arguments with defaults. All ops accept tensors of any strides with
 result once, and return the same bits for any number of threads. Sums of gradients are accumulated in float32
 (float64 for float64). Supported dtypes are float64, float32, float16 and bfloat16. Errors are
 ``RuntimeError`` with the message ``posenc_ext::op: rule, got value`` and are raised before any computation.
-Each op also has an overload ``torch.ops.posenc_ext.<op>.out`` that writes into ``out``, a tensor of the
-shape of the result or an empty one.
+Each op that is not part of attention also has an overload ``torch.ops.posenc_ext.<op>.out`` that writes into
+``out``, a tensor of the shape of the result or an empty one.
 
 ``layout`` is the order of the sines s and cosines c of the n = dim // 2 frequencies in a row:
 
@@ -33,13 +33,23 @@ from ._tracing import default_device, traceable
 __all__ = [
     "add_position_embedding",
     "add_sinusoidal",
+    "alibi_attention",
     "alibi_bias",
+    "alibi_bias_softmax",
     "alibi_slopes",
+    "bias_softmax",
+    "diagonal_attention",
+    "diagonal_bias_softmax",
     "gather_bias",
+    "gather_bias_softmax",
     "sinusoidal",
     "sinusoidal_table",
+    "t5_attention",
     "t5_bias",
+    "t5_bias_softmax",
+    "window_attention",
     "window_bias",
+    "window_bias_softmax",
 ]
 
 
@@ -555,3 +565,664 @@ def alibi_bias(slopes: Tensor, q_len: int, k_len: int, q_offset: int = 0, causal
              [-1.0000, -0.5000,  0.0000]]])
     """
     return torch.ops.posenc_ext.alibi_bias(slopes, q_len, k_len, q_offset=q_offset, causal=causal)
+
+
+@traceable
+@forwards_given_arguments()
+def window_bias_softmax(
+    scores: Tensor,
+    table: Tensor,
+    window: list[int],
+    query_size: Optional[list[int]] = None,
+    prefix_tokens: int = 0,
+    scale: float = 1.0,
+    mask: Optional[Tensor] = None,
+    regions: Optional[Tensor] = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """Softmax over the keys with the relative-position bias of a window, which is never stored.
+
+    ``dropout(softmax(scores * scale + bias + mask, dim=-1))`` with ``bias = window_bias(table, window,
+    query_size, prefix_tokens)``, in one pass over the scores (Swin Transformer, Liu et al. 2021; BEiT, Bao et
+    al. 2021).
+
+    Args:
+        scores: [..., heads, Q, K] with any number of leading dimensions, any strides; in most models
+            ``q @ k.transpose(-2, -1)``.
+        table, window, query_size, prefix_tokens: as in :func:`window_bias`. The dtype of the table may differ
+            from that of the scores (bfloat16 scores and a float32 table under autocast).
+        scale: multiplies the scores, but not the bias.
+        mask: broadcasts to the shape of scores, except that its last dimension is K. A bool mask says which
+            keys take part (True), as in ``scaled_dot_product_attention``; a mask of another dtype (float64,
+            float32, float16 or bfloat16) is added. Default: None.
+        regions: int32 or int64 [windows, N], for scores with Q = K = N, in place of a mask: -100 is added to
+            pairs in different regions, as Swin does in shifted windows. The sample with number i (leading
+            dimensions flattened) is window ``i % windows``. Cannot be combined with a mask. Default: None.
+        causal: hides the keys k > q + q_offset; their result is exactly 0.
+        q_offset: position of the first query: the length of the cache while decoding.
+        dropout_p, training: as in :func:`add_sinusoidal`, applied to the result of softmax.
+        inplace: writes the result over the scores and returns them. This is safe after a matrix product,
+            whose backward does not read its result. Cannot be combined with dropout while training, whose
+            gradient needs the result before dropout.
+
+    Returns:
+        A contiguous tensor of the shape and dtype of scores (scores themselves with inplace=True). Sums are
+        computed in float32 (float64 for float64) and rounded once. A row without any key that takes part is
+        NaN, as in ``torch.softmax``. A sample has the same result in every batch.
+
+    Raises:
+        RuntimeError: scores have fewer than 3 dimensions, or do not have the heads of the table or the
+            queries and keys of the window; a dtype is not supported; a tensor is on another device than
+            scores; mask or regions do not have one of the shapes above, or both are given; scale is not
+            finite; dropout_p is outside [0, 1]; with inplace=True, scores overlap themselves or another
+            argument; or an error that :func:`window_bias` raises for the arguments they share.
+
+    Randomness: as in :func:`add_sinusoidal`.
+
+    Complexity: O(scores.numel()). The result is the only large tensor that is allocated (none with
+    inplace=True) and the only one that is saved for backward (with dropout: and that after dropout).
+
+    Gradients: with respect to scores, table and an added mask, of any order, in reverse and forward mode.
+    Those of scores and table are computed in one pass; sums of the table are accumulated in float32 (float64
+    for float64 scores) in a fixed order and rounded once to its dtype. The gradient of a mask and higher
+    orders are composed of other ops and allocate tensors of the size of the scores.
+
+    >>> scores, table = torch.zeros(1, 2, 2), torch.tensor([[0.0], [1.0], [2.0]])
+    >>> window_bias_softmax(scores, table, [2])
+    tensor([[[0.7311, 0.2689],
+             [0.7311, 0.2689]]])
+    >>> window_bias_softmax(scores, table, [2], mask=torch.tensor([True, False]))
+    tensor([[[1., 0.],
+             [1., 0.]]])
+    """
+    if inplace:
+        if training and dropout_p != 0.0:
+            raise RuntimeError(
+                "posenc_ext::window_bias_softmax: inplace must be False with dropout, got True"
+            )
+        return torch.ops.posenc_ext.window_bias_softmax_(
+            scores,
+            table,
+            window,
+            query_size=query_size,
+            prefix_tokens=prefix_tokens,
+            scale=scale,
+            mask=mask,
+            regions=regions,
+            causal=causal,
+            q_offset=q_offset,
+        )
+    return torch.ops.posenc_ext.window_bias_softmax(
+        scores,
+        table,
+        window,
+        query_size=query_size,
+        prefix_tokens=prefix_tokens,
+        scale=scale,
+        mask=mask,
+        regions=regions,
+        causal=causal,
+        q_offset=q_offset,
+        dropout_p=dropout_p,
+        training=training,
+    )
+
+
+@traceable
+@forwards_given_arguments()
+def diagonal_bias_softmax(
+    scores: Tensor,
+    diagonals: Tensor,
+    scale: float = 1.0,
+    mask: Optional[Tensor] = None,
+    regions: Optional[Tensor] = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """Softmax over the keys with a bias that depends on key - query alone, given by diagonals.
+
+    ``dropout(softmax(scores * scale + bias + mask, dim=-1))`` with
+    ``bias[h, q, k] = diagonals[h, k - q + Q - 1]``. Models that share one table among layers, such as T5,
+    compute the diagonals once (:meth:`posenc_ext.nn.T5RelativePositionBias.diagonals`) and pass them to every
+    layer: backward then adds the gradients of the layers as [heads, Q + K - 1], and looks up the table once.
+
+    Args:
+        scores: [..., heads, Q, K], any strides.
+        diagonals: [heads, Q + K - 1], any strides; may have another dtype than scores.
+        scale, mask, regions, causal, q_offset, dropout_p, training, inplace: as in
+            :func:`window_bias_softmax`. q_offset does not shift the diagonals.
+
+    Returns:
+        As in :func:`window_bias_softmax`.
+
+    Raises:
+        RuntimeError: diagonals do not have this shape, or an error that :func:`window_bias_softmax` raises
+            for the arguments they share.
+
+    Randomness, complexity and gradients: as in :func:`window_bias_softmax`, with diagonals as the table.
+
+    >>> diagonal_bias_softmax(torch.zeros(1, 2, 2), torch.tensor([[0.0, 1.0, 2.0]]))
+    tensor([[[0.2689, 0.7311],
+             [0.2689, 0.7311]]])
+    """
+    if inplace:
+        if training and dropout_p != 0.0:
+            raise RuntimeError(
+                "posenc_ext::diagonal_bias_softmax: inplace must be False with dropout, got True"
+            )
+        return torch.ops.posenc_ext.diagonal_bias_softmax_(
+            scores, diagonals, scale=scale, mask=mask, regions=regions, causal=causal, q_offset=q_offset
+        )
+    return torch.ops.posenc_ext.diagonal_bias_softmax(
+        scores,
+        diagonals,
+        scale=scale,
+        mask=mask,
+        regions=regions,
+        causal=causal,
+        q_offset=q_offset,
+        dropout_p=dropout_p,
+        training=training,
+    )
+
+
+@traceable
+@forwards_given_arguments()
+def gather_bias_softmax(
+    scores: Tensor,
+    table: Tensor,
+    index: Tensor,
+    scale: float = 1.0,
+    mask: Optional[Tensor] = None,
+    regions: Optional[Tensor] = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """Softmax over the keys with the bias of an arbitrary index, which is never stored.
+
+    ``dropout(softmax(scores * scale + bias + mask, dim=-1))`` with ``bias = gather_bias(table, index)``.
+
+    Args:
+        scores: [..., heads, Q, K], any strides.
+        table: [rows, heads], any strides; may have another dtype than scores.
+        index: int32 or int64 [Q, K], any strides; rows of the table, the same for all samples.
+        scale, mask, regions, causal, q_offset, dropout_p, training, inplace: as in
+            :func:`window_bias_softmax`.
+
+    Returns:
+        As in :func:`window_bias_softmax`.
+
+    Raises:
+        RuntimeError: table or index do not have these shapes; index has another dtype or device, or values
+            outside [0, rows) (see :func:`gather_bias`); or an error that :func:`window_bias_softmax` raises
+            for the arguments they share.
+
+    Randomness, complexity and gradients: as in :func:`window_bias_softmax`.
+
+    >>> gather_bias_softmax(torch.zeros(1, 1, 2), torch.tensor([[0.0], [1.0]]), torch.tensor([[1, 0]]))
+    tensor([[[0.7311, 0.2689]]])
+    """
+    if inplace:
+        if training and dropout_p != 0.0:
+            raise RuntimeError(
+                "posenc_ext::gather_bias_softmax: inplace must be False with dropout, got True"
+            )
+        return torch.ops.posenc_ext.gather_bias_softmax_(
+            scores,
+            table,
+            index,
+            scale=scale,
+            mask=mask,
+            regions=regions,
+            causal=causal,
+            q_offset=q_offset,
+        )
+    return torch.ops.posenc_ext.gather_bias_softmax(
+        scores,
+        table,
+        index,
+        scale=scale,
+        mask=mask,
+        regions=regions,
+        causal=causal,
+        q_offset=q_offset,
+        dropout_p=dropout_p,
+        training=training,
+    )
+
+
+@traceable
+@forwards_given_arguments()
+def bias_softmax(
+    scores: Tensor,
+    bias: Tensor,
+    scale: float = 1.0,
+    mask: Optional[Tensor] = None,
+    regions: Optional[Tensor] = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """Softmax over the keys with a given bias.
+
+    ``dropout(softmax(scores * scale + bias + mask, dim=-1))`` for a bias [heads, Q, K] that the samples
+    share.
+
+    Args:
+        scores: [..., heads, Q, K], any strides.
+        bias: [heads, Q, K], any strides; may have another dtype than scores.
+        scale, mask, regions, causal, q_offset, dropout_p, training, inplace: as in
+            :func:`window_bias_softmax`.
+
+    Returns:
+        As in :func:`window_bias_softmax`.
+
+    Raises:
+        RuntimeError: bias does not have this shape, or an error that :func:`window_bias_softmax` raises for
+            the arguments they share.
+
+    Randomness, complexity and gradients: as in :func:`window_bias_softmax`, with bias as the table.
+
+    >>> bias_softmax(torch.zeros(1, 1, 2), torch.tensor([[[1.0, 0.0]]]))
+    tensor([[[0.7311, 0.2689]]])
+    """
+    if inplace:
+        if training and dropout_p != 0.0:
+            raise RuntimeError("posenc_ext::bias_softmax: inplace must be False with dropout, got True")
+        return torch.ops.posenc_ext.bias_softmax_(
+            scores, bias, scale=scale, mask=mask, regions=regions, causal=causal, q_offset=q_offset
+        )
+    return torch.ops.posenc_ext.bias_softmax(
+        scores,
+        bias,
+        scale=scale,
+        mask=mask,
+        regions=regions,
+        causal=causal,
+        q_offset=q_offset,
+        dropout_p=dropout_p,
+        training=training,
+    )
+
+
+@traceable
+@forwards_given_arguments()
+def t5_bias_softmax(
+    scores: Tensor,
+    table: Tensor,
+    bidirectional: bool = True,
+    max_distance: int = 128,
+    scale: float = 1.0,
+    mask: Optional[Tensor] = None,
+    regions: Optional[Tensor] = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """Softmax over the keys with T5's relative-position bias, which is never stored.
+
+    ``dropout(softmax(scores * scale + bias + mask, dim=-1))`` with ``bias = t5_bias(table, Q, K, q_offset,
+    bidirectional, max_distance)`` (Raffel et al. 2020). T5 does not scale its scores. Where layers share a
+    table, use :func:`diagonal_bias_softmax`.
+
+    Args:
+        scores: [..., heads, Q, K], any strides.
+        table: [rows, heads] as in :func:`t5_bias`; may have another dtype than scores.
+        bidirectional, max_distance: as in :func:`t5_bias`. bidirectional=False is a bias for causal models,
+            but hides no keys: see ``causal``.
+        q_offset: position of the first query, for the bias and for ``causal``.
+        scale, mask, regions, causal, dropout_p, training, inplace: as in :func:`window_bias_softmax`.
+
+    Returns:
+        As in :func:`window_bias_softmax`.
+
+    Raises:
+        RuntimeError: an error that :func:`t5_bias` or :func:`window_bias_softmax` raises for the arguments
+            they share.
+
+    Randomness and gradients: as in :func:`window_bias_softmax`. Complexity: O(scores.numel()); the diagonals,
+    heads (Q + K - 1) values, are computed first.
+
+    >>> t5_bias_softmax(torch.zeros(1, 2, 2), torch.eye(4)[:, :1], max_distance=8)
+    tensor([[[0.7311, 0.2689],
+             [0.2689, 0.7311]]])
+    """
+    if inplace:
+        if training and dropout_p != 0.0:
+            raise RuntimeError("posenc_ext::t5_bias_softmax: inplace must be False with dropout, got True")
+        return torch.ops.posenc_ext.t5_bias_softmax_(
+            scores,
+            table,
+            bidirectional=bidirectional,
+            max_distance=max_distance,
+            scale=scale,
+            mask=mask,
+            regions=regions,
+            causal=causal,
+            q_offset=q_offset,
+        )
+    return torch.ops.posenc_ext.t5_bias_softmax(
+        scores,
+        table,
+        bidirectional=bidirectional,
+        max_distance=max_distance,
+        scale=scale,
+        mask=mask,
+        regions=regions,
+        causal=causal,
+        q_offset=q_offset,
+        dropout_p=dropout_p,
+        training=training,
+    )
+
+
+@traceable
+@forwards_given_arguments()
+def alibi_bias_softmax(
+    scores: Tensor,
+    slopes: Tensor,
+    scale: float = 1.0,
+    mask: Optional[Tensor] = None,
+    regions: Optional[Tensor] = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """Softmax over the keys with ALiBi, whose bias is never stored.
+
+    ``dropout(softmax(scores * scale + bias + mask, dim=-1))`` with ``bias = alibi_bias(slopes, Q, K,
+    q_offset)`` (Press et al. 2022).
+
+    Args:
+        scores: [..., heads, Q, K], any strides.
+        slopes: [heads], any stride; may have another dtype than scores.
+        q_offset: position of the first query, for the bias and for ``causal``.
+        scale, mask, regions, causal, dropout_p, training, inplace: as in :func:`window_bias_softmax`.
+
+    Returns:
+        As in :func:`window_bias_softmax`. Biases are the products of slope and distance, rounded once to
+        float32 (float64 if scores or slopes are float64).
+
+    Raises:
+        RuntimeError: slopes do not have this shape, or an error that :func:`window_bias_softmax` raises for
+            the arguments they share.
+
+    Randomness and gradients: as in :func:`window_bias_softmax`, with slopes as the table. Complexity:
+    O(scores.numel()); the diagonals, heads (Q + K - 1) values, are computed first.
+
+    >>> alibi_bias_softmax(torch.zeros(1, 2, 2), torch.tensor([1.0]), causal=True)
+    tensor([[[1.0000, 0.0000],
+             [0.2689, 0.7311]]])
+    """
+    if inplace:
+        if training and dropout_p != 0.0:
+            raise RuntimeError("posenc_ext::alibi_bias_softmax: inplace must be False with dropout, got True")
+        return torch.ops.posenc_ext.alibi_bias_softmax_(
+            scores, slopes, scale=scale, mask=mask, regions=regions, causal=causal, q_offset=q_offset
+        )
+    return torch.ops.posenc_ext.alibi_bias_softmax(
+        scores,
+        slopes,
+        scale=scale,
+        mask=mask,
+        regions=regions,
+        causal=causal,
+        q_offset=q_offset,
+        dropout_p=dropout_p,
+        training=training,
+    )
+
+
+@traceable
+@forwards_given_arguments()
+def window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    window: list[int],
+    query_size: Optional[list[int]] = None,
+    prefix_tokens: int = 0,
+    scale: Optional[float] = None,
+    mask: Optional[Tensor] = None,
+    regions: Optional[Tensor] = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """Attention with the relative-position bias of a window, which is never stored.
+
+    ``window_bias_softmax(q @ k.transpose(-2, -1), table, window, ...) @ v`` (Swin Transformer, Liu et al.
+    2021; BEiT, Bao et al. 2021). The gradient of the table takes no tensor of the size of the bias, and is
+    deterministic.
+
+    Args:
+        q: [..., heads, Q, channels] with any number of leading dimensions, any strides.
+        k: [..., heads, K, channels], of the dtype and leading dimensions of q.
+        v: [..., heads, K, channels of v], of the dtype and leading dimensions of q.
+        table, window, query_size, prefix_tokens: as in :func:`window_bias`; the table may have another dtype
+            than q.
+        scale: multiplies the scores. Default: 1 / sqrt(channels).
+        mask, regions, causal, q_offset, dropout_p, training: as in :func:`window_bias_softmax`.
+
+    Returns:
+        [..., heads, Q, channels of v], contiguous, in the dtype of q.
+
+    Raises:
+        RuntimeError: k or v does not have the dtype, device, samples and heads of q; k does not have the
+            channels of q, or v the keys of k; or an error that :func:`window_bias_softmax` raises for the
+            arguments they share.
+
+    Randomness: as in :func:`add_sinusoidal`.
+
+    Complexity: O(scores.numel() (channels + channels of v)). If a gradient is needed, the scores are stored
+    once, and overwritten by the result of softmax, which is saved. Otherwise, on the CPU, they are computed
+    in tiles of 1 MiB and never stored whole. Matrix products are those of torch.
+
+    Gradients: with respect to q, k, v, table and an added mask, of any order, in reverse and forward mode;
+    sums of the table as in :func:`window_bias_softmax`.
+
+    >>> q = k = v = torch.eye(2).unsqueeze(0)
+    >>> window_attention(q, k, v, torch.zeros(3, 1), [2], scale=1.0)
+    tensor([[[0.7311, 0.2689],
+             [0.2689, 0.7311]]])
+    """
+    return torch.ops.posenc_ext.window_attention(
+        q,
+        k,
+        v,
+        table,
+        window,
+        query_size=query_size,
+        prefix_tokens=prefix_tokens,
+        scale=scale,
+        mask=mask,
+        regions=regions,
+        causal=causal,
+        q_offset=q_offset,
+        dropout_p=dropout_p,
+        training=training,
+    )
+
+
+@traceable
+@forwards_given_arguments()
+def diagonal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    diagonals: Tensor,
+    scale: Optional[float] = None,
+    mask: Optional[Tensor] = None,
+    regions: Optional[Tensor] = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """Attention with a bias that depends on key - query alone, given by diagonals.
+
+    ``diagonal_bias_softmax(q @ k.transpose(-2, -1), diagonals, ...) @ v``: the attention of models that share
+    one table of relative positions among layers.
+
+    Args:
+        q, k, v: as in :func:`window_attention`.
+        diagonals: [heads, Q + K - 1], as in :func:`diagonal_bias_softmax`.
+        scale, mask, regions, causal, q_offset, dropout_p, training: as in :func:`window_attention`.
+
+    Returns:
+        As in :func:`window_attention`.
+
+    Raises:
+        RuntimeError: an error that :func:`window_attention` or :func:`diagonal_bias_softmax` raises for the
+            arguments they share.
+
+    Randomness, complexity and gradients: as in :func:`window_attention`, with diagonals as the table.
+
+    >>> q = k = v = torch.eye(2).unsqueeze(0)
+    >>> diagonal_attention(q, k, v, torch.zeros(1, 3), scale=1.0, causal=True)
+    tensor([[[1.0000, 0.0000],
+             [0.2689, 0.7311]]])
+    """
+    return torch.ops.posenc_ext.diagonal_attention(
+        q,
+        k,
+        v,
+        diagonals,
+        scale=scale,
+        mask=mask,
+        regions=regions,
+        causal=causal,
+        q_offset=q_offset,
+        dropout_p=dropout_p,
+        training=training,
+    )
+
+
+@traceable
+@forwards_given_arguments()
+def t5_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    bidirectional: bool = True,
+    max_distance: int = 128,
+    scale: Optional[float] = 1.0,
+    mask: Optional[Tensor] = None,
+    regions: Optional[Tensor] = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """Attention with T5's relative-position bias, which is never stored.
+
+    ``t5_bias_softmax(q @ k.transpose(-2, -1), table, ...) @ v`` (Raffel et al. 2020). Where layers share a
+    table, use :func:`diagonal_attention`.
+
+    Args:
+        q, k, v: as in :func:`window_attention`.
+        table, bidirectional, max_distance, q_offset: as in :func:`t5_bias_softmax`.
+        scale: multiplies the scores; None means 1 / sqrt(channels). Default: 1, as in T5.
+        mask, regions, causal, dropout_p, training: as in :func:`window_attention`.
+
+    Returns:
+        As in :func:`window_attention`.
+
+    Raises:
+        RuntimeError: an error that :func:`window_attention` or :func:`t5_bias_softmax` raises for the
+            arguments they share.
+
+    Randomness, complexity and gradients: as in :func:`window_attention`.
+
+    >>> q = k = v = torch.eye(2).unsqueeze(0)
+    >>> t5_attention(q, k, v, torch.zeros(4, 1), max_distance=8)
+    tensor([[[0.7311, 0.2689],
+             [0.2689, 0.7311]]])
+    """
+    return torch.ops.posenc_ext.t5_attention(
+        q,
+        k,
+        v,
+        table,
+        bidirectional=bidirectional,
+        max_distance=max_distance,
+        scale=scale,
+        mask=mask,
+        regions=regions,
+        causal=causal,
+        q_offset=q_offset,
+        dropout_p=dropout_p,
+        training=training,
+    )
+
+
+@traceable
+@forwards_given_arguments()
+def alibi_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor,
+    scale: Optional[float] = None,
+    mask: Optional[Tensor] = None,
+    regions: Optional[Tensor] = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """Attention with ALiBi, whose bias is never stored.
+
+    ``alibi_bias_softmax(q @ k.transpose(-2, -1), slopes, ...) @ v`` (Press et al. 2022).
+
+    Args:
+        q, k, v: as in :func:`window_attention`.
+        slopes, q_offset: as in :func:`alibi_bias_softmax`.
+        scale, mask, regions, causal, dropout_p, training: as in :func:`window_attention`.
+
+    Returns:
+        As in :func:`window_attention`.
+
+    Raises:
+        RuntimeError: an error that :func:`window_attention` or :func:`alibi_bias_softmax` raises for the
+            arguments they share.
+
+    Randomness, complexity and gradients: as in :func:`window_attention`, with slopes as the table.
+
+    >>> q = k = v = torch.eye(2).unsqueeze(0)
+    >>> alibi_attention(q, k, v, torch.tensor([1.0]), scale=1.0, causal=True)
+    tensor([[[1.0000, 0.0000],
+             [0.1192, 0.8808]]])
+    """
+    return torch.ops.posenc_ext.alibi_attention(
+        q,
+        k,
+        v,
+        slopes,
+        scale=scale,
+        mask=mask,
+        regions=regions,
+        causal=causal,
+        q_offset=q_offset,
+        dropout_p=dropout_p,
+        training=training,
+    )

@@ -17,7 +17,7 @@ tensor([[4, 3, 1, 0],
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -380,3 +380,243 @@ def alibi_bias(slopes: Tensor, q_len: int, k_len: int, *, q_offset: int = 0, cau
     distance = -rel.clamp(max=0) if causal else rel.abs()
     bias = 0.0 - slopes.to(torch.float64)[:, None, None] * distance.to(torch.float64)
     return round_once(bias, slopes.dtype)
+
+
+def bias_softmax(
+    scores: Tensor,
+    bias: Tensor,
+    *,
+    scale: float = 1.0,
+    mask: Tensor | None = None,
+    regions: Tensor | None = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """dropout(softmax(scores * scale + bias + mask)) over the keys of scores [..., heads, Q, K].
+
+    A bool mask shows keys; regions [windows, N] add -100 to pairs of different ones.
+    """
+    x = scores.to(torch.float64) * scale + bias.to(torch.float64)
+    if mask is not None:
+        x = x.masked_fill(~mask, -math.inf) if mask.dtype is torch.bool else x + mask.to(torch.float64)
+    if regions is not None:
+        other = (regions.unsqueeze(-1) != regions.unsqueeze(-2)).to(torch.float64)
+        window = torch.arange(scores.shape[:-3].numel(), device=scores.device) % len(regions)
+        x = x - 100 * other[window].view(*scores.shape[:-3], 1, *scores.shape[-2:])
+    if causal:
+        rel = relative_positions(*scores.shape[-2:], q_offset, scores.device)
+        x = x.masked_fill(rel > 0, -math.inf)
+    result = round_once(torch.softmax(x, dim=-1), scores.dtype)
+    if not training or dropout_p == 0:
+        return result
+    return round_once(drop(result.to(torch.float64), dropout_p, draw_seed(scores.device)), scores.dtype)
+
+
+def window_bias_softmax(
+    scores: Tensor,
+    table: Tensor,
+    window: Sequence[int],
+    *,
+    query_size: Sequence[int] | None = None,
+    prefix_tokens: int = 0,
+    scale: float = 1.0,
+    mask: Tensor | None = None,
+    regions: Tensor | None = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """`bias_softmax` with the bias of a window."""
+    bias = window_bias(table, window, query_size=query_size, prefix_tokens=prefix_tokens)
+    options = (scale, mask, regions, causal, q_offset, dropout_p, training)
+    return bias_softmax(scores, bias, **_named(options))
+
+
+def diagonal_bias_softmax(
+    scores: Tensor,
+    diagonals: Tensor,
+    *,
+    scale: float = 1.0,
+    mask: Tensor | None = None,
+    regions: Tensor | None = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """`bias_softmax` with bias[h, q, k] = diagonals[h, k - q + Q - 1]."""
+    queries, keys = scores.shape[-2:]
+    index = relative_positions(queries, keys, 1 - queries, scores.device)
+    options = (scale, mask, regions, causal, q_offset, dropout_p, training)
+    return bias_softmax(scores, gather_bias(diagonals.T, index), **_named(options))
+
+
+def gather_bias_softmax(
+    scores: Tensor,
+    table: Tensor,
+    index: Tensor,
+    *,
+    scale: float = 1.0,
+    mask: Tensor | None = None,
+    regions: Tensor | None = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """`bias_softmax` with the rows of a table selected by an index."""
+    options = (scale, mask, regions, causal, q_offset, dropout_p, training)
+    return bias_softmax(scores, gather_bias(table, index), **_named(options))
+
+
+def t5_bias_softmax(
+    scores: Tensor,
+    table: Tensor,
+    *,
+    bidirectional: bool = True,
+    max_distance: int = 128,
+    scale: float = 1.0,
+    mask: Tensor | None = None,
+    regions: Tensor | None = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """`bias_softmax` with T5's bias."""
+    spec = {"bidirectional": bidirectional, "max_distance": max_distance, "q_offset": q_offset}
+    options = (scale, mask, regions, causal, q_offset, dropout_p, training)
+    return bias_softmax(scores, t5_bias(table, *scores.shape[-2:], **spec), **_named(options))
+
+
+def alibi_bias_softmax(
+    scores: Tensor,
+    slopes: Tensor,
+    *,
+    scale: float = 1.0,
+    mask: Tensor | None = None,
+    regions: Tensor | None = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """`bias_softmax` with ALiBi."""
+    bias = alibi_bias(slopes.to(torch.float64), *scores.shape[-2:], q_offset=q_offset)
+    options = (scale, mask, regions, causal, q_offset, dropout_p, training)
+    return bias_softmax(scores, bias, **_named(options))
+
+
+def _named(options: tuple) -> dict:
+    """The options of `bias_softmax` by name."""
+    names = ("scale", "mask", "regions", "causal", "q_offset", "dropout_p", "training")
+    return dict(zip(names, options, strict=True))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None, softmax: Callable[..., Tensor]) -> Tensor:
+    """softmax(q @ k^T, scale) @ v in float64, rounded once."""
+    scores = q.to(torch.float64) @ k.to(torch.float64).transpose(-2, -1)
+    result = softmax(scores, q.shape[-1] ** -0.5 if scale is None else scale)
+    return round_once(result @ v.to(torch.float64), q.dtype)
+
+
+def window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    window: Sequence[int],
+    *,
+    query_size: Sequence[int] | None = None,
+    prefix_tokens: int = 0,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    regions: Tensor | None = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """`window_bias_softmax` between the two products of attention."""
+    spec = {"query_size": query_size, "prefix_tokens": prefix_tokens}
+
+    def softmax(scores: Tensor, scale: float) -> Tensor:
+        options = (scale, mask, regions, causal, q_offset, dropout_p, training)
+        return window_bias_softmax(scores, table, window, **spec, **_named(options))
+
+    return _attend(q, k, v, scale, softmax)
+
+
+def diagonal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    diagonals: Tensor,
+    *,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    regions: Tensor | None = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """`diagonal_bias_softmax` between the two products of attention."""
+
+    def softmax(scores: Tensor, scale: float) -> Tensor:
+        options = (scale, mask, regions, causal, q_offset, dropout_p, training)
+        return diagonal_bias_softmax(scores, diagonals, **_named(options))
+
+    return _attend(q, k, v, scale, softmax)
+
+
+def t5_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    *,
+    bidirectional: bool = True,
+    max_distance: int = 128,
+    scale: float | None = 1.0,
+    mask: Tensor | None = None,
+    regions: Tensor | None = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """`t5_bias_softmax` between the two products of attention."""
+    spec = {"bidirectional": bidirectional, "max_distance": max_distance}
+
+    def softmax(scores: Tensor, scale: float) -> Tensor:
+        options = (scale, mask, regions, causal, q_offset, dropout_p, training)
+        return t5_bias_softmax(scores, table, **spec, **_named(options))
+
+    return _attend(q, k, v, scale, softmax)
+
+
+def alibi_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slopes: Tensor,
+    *,
+    scale: float | None = None,
+    mask: Tensor | None = None,
+    regions: Tensor | None = None,
+    causal: bool = False,
+    q_offset: int = 0,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Tensor:
+    """`alibi_bias_softmax` between the two products of attention."""
+
+    def softmax(scores: Tensor, scale: float) -> Tensor:
+        options = (scale, mask, regions, causal, q_offset, dropout_p, training)
+        return alibi_bias_softmax(scores, slopes, **_named(options))
+
+    return _attend(q, k, v, scale, softmax)

@@ -14,6 +14,11 @@ class Everything(torch.nn.Module):
         self.table = torch.nn.Parameter(torch.randn(18, 2, generator=generator))
         self.buckets = torch.nn.Parameter(torch.randn(18, 2, generator=generator))
         self.slopes = torch.nn.Parameter(torch.randn(2, generator=generator))
+        self.window = torch.nn.Parameter(torch.randn(18, 2, generator=generator))
+        self.diagonals = torch.nn.Parameter(torch.randn(2, 1023, generator=generator))
+        self.rows = torch.nn.Parameter(torch.randn(36, 2, generator=generator))
+        self.t5 = torch.nn.Parameter(torch.randn(16, 2, generator=generator))
+        self.rates = torch.nn.Parameter(torch.randn(2, generator=generator))
 
     def forward(self, x: Tensor, timesteps: Tensor, step: int) -> Tensor:
         y = torch.ops.posenc_ext.add_sinusoidal(x, start=step, x_scale=2.0)
@@ -31,7 +36,33 @@ class Everything(torch.nn.Module):
         slopes = posenc_ext.alibi_slopes(2, dtype=x.dtype) * self.slopes
         alibi = posenc_ext.alibi_bias(slopes, x.size(1), x.size(1), causal=True)
         y = y + (t5 + gathered + alibi).mean()
+        y = y + self.attend(y, step)
         return y * bias.mean() + wide.sum()
+
+    def attend(self, x: Tensor, step: int) -> Tensor:
+        """Softmax with a bias and attention, on parameters that nothing else uses."""
+        length = x.size(1)
+        x = x.unsqueeze(1).expand(-1, 2, -1, -1)
+        scores = torch.matmul(x, x.transpose(-2, -1))
+        shown = torch.arange(length, device=x.device) < length - 1
+        rows = torch.arange(length, device=x.device)
+        rows = (rows.unsqueeze(1) + rows) % 18
+        diagonals = self.diagonals[:, : 2 * length - 1]
+        pairs = posenc_ext.gather_bias_softmax(scores, self.rows[:18], rows, scale=0.5, mask=shown)
+        pairs = posenc_ext.bias_softmax(pairs, posenc_ext.gather_bias(self.rows[18:], rows), inplace=True)
+        wide = posenc_ext.diagonal_bias_softmax(pairs, diagonals, inplace=True)
+        wide = wide + posenc_ext.alibi_bias_softmax(scores, self.rates, causal=True, q_offset=step)
+        wide = wide + posenc_ext.t5_bias_softmax(scores, self.t5, max_distance=16, q_offset=step)
+        window = posenc_ext.window_bias_softmax(scores[:, :, :4, :4], self.window[:9], [2, 2], inplace=True)
+        four = x[:, :, :4]
+        y = (
+            posenc_ext.window_attention(four, four, four, self.window[9:], [2, 2]).sum()
+            + window.square().sum()
+        )
+        y = y + posenc_ext.t5_attention(x, x, x, self.t5, max_distance=16, causal=True)
+        y = y + posenc_ext.alibi_attention(x, x, x, self.rates, mask=shown)
+        y = y + posenc_ext.diagonal_attention(x, x, x, diagonals) + torch.matmul(wide, x)
+        return y.mean(1)
 
 
 def inputs(batch: int = 2, length: int = 4, dim: int = 6) -> tuple[Tensor, Tensor]:

@@ -7,17 +7,21 @@ import torch
 from support import seed as set_seed
 from torch import Tensor, nn
 
+from posenc_ext import diagonal_bias_softmax
 from posenc_ext.nn import (
     AlibiBias,
+    AlibiBiasSoftmax,
     AttentionPool2d,
     LearnedPositionalEmbedding,
     LogCoordinatePositionBias,
     RelativePositionBias,
     SinusoidalPositionalEmbedding,
     SinusoidalPositionalEncoding,
+    T5BiasSoftmax,
     T5RelativePositionBias,
     TimestepEmbedding,
     VisionPositionEmbedding,
+    WindowBiasSoftmax,
     WindowRelativePositionBias,
 )
 
@@ -70,6 +74,36 @@ class BiasOfLengthsOnDevice(Applied):
 class BiasOfMap(Applied):
     def forward(self, x: Tensor) -> Tensor:
         return (x.mean() + self.module(x.size(-2), x.size(-1))) * self.gain
+
+
+class SoftmaxOfScores(Applied):
+    """Over scores that are a result of the model, as after a matrix product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x * self.gain) * self.gain
+
+
+class MaskedSoftmax(Applied):
+    """The last key takes no part, where there is another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = torch.arange(x.size(-1), device=x.device) < max(x.size(-1) - 1, 1)
+        return self.module(x * self.gain, last, scale=0.5, inplace=False) * self.gain
+
+
+class SoftmaxOfRegions(Applied):
+    def forward(self, x: Tensor) -> Tensor:
+        regions = torch.arange(x.size(-1), device=x.device).unsqueeze(0) // 2
+        return self.module(x * self.gain, regions=regions) * self.gain
+
+
+class SoftmaxOfSharedDiagonals(Applied):
+    """Two layers with the diagonals of one bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        diagonals = self.module.diagonals(x.size(-2), x.size(-1), device=x.device)
+        first = diagonal_bias_softmax(x * self.gain, diagonals)
+        return diagonal_bias_softmax(first * x, diagonals, causal=True) * self.gain
 
 
 class PositionsGiven(Applied):
@@ -148,6 +182,8 @@ ROWS = (
     Row("AlibiBias", lambda: AlibiBias(2), BiasOfLengthsOnDevice, SCORES),
     Row("AlibiBias, dtype given", lambda: AlibiBias(2), BiasLikeScores, SCORES),
     Row("AlibiBias, learnable", lambda: AlibiBias(2, learnable=True), BiasOfLengths, SCORES),
+    Row("AlibiBiasSoftmax", lambda: AlibiBiasSoftmax(2, causal=True), SoftmaxOfScores, SCORES),
+    Row("AlibiBiasSoftmax, learnable", lambda: AlibiBiasSoftmax(2, learnable=True), MaskedSoftmax, SCORES),
     Row("AttentionPool2d", lambda: AttentionPool2d((3, 4), 8, 2), Applied, MAPS),
     Row("LearnedPositionalEmbedding", _learned, Applied, SEQUENCES),
     Row("LearnedPositionalEmbedding.from_sinusoidal, frozen", _whisper, Applied, SEQUENCES, frozen=True),
@@ -219,7 +255,14 @@ ROWS = (
         Applied,
         SEQUENCES,
     ),
+    Row("T5BiasSoftmax", lambda: T5BiasSoftmax(2), SoftmaxOfScores, SCORES),
     Row("T5RelativePositionBias", lambda: T5RelativePositionBias(2), BiasOfLengths, SCORES),
+    Row(
+        "T5RelativePositionBias, diagonals",
+        lambda: T5RelativePositionBias(2),
+        SoftmaxOfSharedDiagonals,
+        SCORES,
+    ),
     Row("TimestepEmbedding", lambda: TimestepEmbedding(8, True, 0), Applied, ((3,), (5,))),
     Row(
         "VisionPositionEmbedding",
@@ -239,6 +282,19 @@ ROWS = (
         Applied,
         MAPS,
         frozen=True,
+    ),
+    Row("WindowBiasSoftmax", lambda: WindowBiasSoftmax((2, 3), 2), SoftmaxOfScores, WINDOWS),
+    Row(
+        "WindowBiasSoftmax, prefix_tokens, emit_index, mask",
+        lambda: WindowBiasSoftmax((2, 3), 2, prefix_tokens=1, emit_index="square"),
+        MaskedSoftmax,
+        ((2, 2, 7, 7), (3, 2, 7, 7)),
+    ),
+    Row(
+        "WindowBiasSoftmax, heads_first, regions",
+        lambda: WindowBiasSoftmax((2, 3), 2, heads_first=True),
+        SoftmaxOfRegions,
+        WINDOWS,
     ),
     Row("WindowRelativePositionBias", lambda: WindowRelativePositionBias((2, 3), 2), BiasAdded, WINDOWS),
     Row(

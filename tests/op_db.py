@@ -1,7 +1,11 @@
 """The table of ops that the property tests walk, by way of `support.cases`: a new op is one more entry."""
 
+from dataclasses import replace
+
 import op_add_sinusoidal as add
 import op_alibi_bias as alibi
+import op_attention as attention
+import op_bias_softmax as softmax
 import op_gather_bias as gather
 import op_position_embedding as embed
 import op_positions as at
@@ -310,3 +314,71 @@ OPS = (
 )
 # Ops on tensors also write into `out`, of the dtype and device of the argument named here.
 OPS += tuple(into(op, WRITES_LIKE[op.name]) for op in OPS if op.name in WRITES_LIKE)
+
+IN_PLACE = "returns an argument: the public op, which is composed, is functional where it is traced"
+
+
+def softmax_ops(kind: str) -> tuple[Op, ...]:
+    """Softmax with a bias from one source: returned, over the scores, with dropout; and its gradients."""
+    name, table = f"{kind}_bias_softmax".strip("_"), softmax.TABLES[kind]
+    first = next(iter(softmax.sources(kind, "cpu")))
+    common = {"differentiable": ("scores", table, "mask"), "error_bound": softmax.bound_of(kind)}
+    common["one_by_one"] = True
+    slow = (first, "added", "causal-offset")
+
+    def entry(name: str, samples, **options) -> Op:
+        packet = getattr(reference, name.strip("_").partition(".")[0])
+        return Op(name, samples, packet, softmax.errors_of(name, kind), **{**common, **options})
+
+    every = (
+        entry(name, softmax.samples_of(kind), costly=(*slow, "mask-keys", "scores-strided", "regions")),
+        entry(f"{name}_", softmax.some_samples_of(kind), costly=slow),
+        entry(f"{name}.dropout", softmax.dropout_samples_of(kind), costly=slow[:2]),
+    )
+    if kind in ("t5", "alibi"):
+        return every
+    traced = {"trace": IN_PLACE, "compile": IN_PLACE, "export": IN_PLACE}
+    return (
+        *every,
+        entry(f"_{name}_", softmax.some_samples_of(kind), costly=slow, unsupported=traced),
+        Op(
+            f"_{name}_backward",
+            softmax.backward_samples_of(kind),
+            softmax.backward_reference_of(kind),
+            softmax.backward_errors_of(kind),
+            error_bound=softmax.backward_bound_of(kind),
+            costly=(first, "grad-strided"),
+        ),
+    )
+
+
+def attention_ops(kind: str) -> tuple[Op, ...]:
+    """Attention with such a softmax; and where no gradient is needed."""
+    name, table = f"{kind}_attention", softmax.TABLES[kind]
+    public = Op(
+        name,
+        attention.samples_of(kind),
+        getattr(reference, name),
+        attention.errors_of(name, kind),
+        differentiable=("q", "k", "v", table, "mask"),
+        error_bound=attention.bound_of(kind),
+        costly=attention.COSTLY,
+        one_by_one=True,
+        products=True,
+    )
+    if kind in ("t5", "alibi"):
+        return (public,)
+    inference = replace(
+        public,
+        name=f"_{name}",
+        samples=attention.inference_samples_of(kind),
+        errors=attention.errors_of(f"_{name}", kind),
+        differentiable=(),
+    )
+    return public, inference
+
+
+for _kind in softmax.TABLES:
+    OPS += softmax_ops(_kind)
+for _kind in ("window", "diagonal", "t5", "alibi"):
+    OPS += attention_ops(_kind)

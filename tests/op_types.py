@@ -75,6 +75,8 @@ class Op:
     error_bound: Callable[[Sample, Tensor], Tensor] | None = None  # of the oracle; None: equal bit for bit
     costly: tuple[str, ...] = ()  # the samples that slow tests (opcheck, compile, script) take
     batched: bool = False  # has a rule for vmap; others loop, with a warning
+    one_by_one: bool = False  # one argument's gradient is computed by another kernel than those of several
+    products: bool = False  # matrix products of torch, whose bits depend on layouts and addresses
     unsupported: Mapping[str, str] = field(default_factory=dict)  # property -> reason
 
     @property
@@ -90,20 +92,42 @@ class Op:
         return self.name.partition(".")[2].endswith("out")
 
     @property
+    def in_place(self) -> bool:
+        """Whether the first argument is overwritten by the result."""
+        return self.packet.endswith("_")
+
+    @property
     def wrapper(self) -> Callable | None:
         """The public Python function of this op, if it is a public one."""
-        public = not self.packet.startswith("_") and not self.writes_out
+        public = not self.packet.startswith("_") and not self.writes_out and not self.in_place
         return getattr(posenc_ext, self.packet) if public else None
 
     def __call__(self, sample: Sample, **replaced) -> Tensor:
-        return self.overload(**sample.replace(**replaced).inputs)
+        return self.apply(self.overload, sample.replace(**replaced).inputs)
+
+    def apply(self, function: Callable, inputs: dict[str, Any]) -> Tensor:
+        """Calls a function with the arguments of this op; one that is overwritten is a copy."""
+        return packed(function(**self.separate(inputs)))
+
+    def separate(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, with a copy of one that is overwritten."""
+        return {**inputs, "scores": inputs["scores"].clone()} if self.in_place else inputs
 
     def gradients(self, sample: Sample) -> tuple[str, ...]:
         """The names of the sample's tensors that are differentiable arguments, or stand in such a list."""
-        return tuple(name for name in sample.tensors() if name.partition(".")[0] in self.differentiable)
+        return tuple(
+            name
+            for name, tensor in sample.tensors().items()
+            if name.partition(".")[0] in self.differentiable and tensor.dtype is not torch.bool
+        )
 
     def supports(self, *properties: str) -> bool:
         return not any(name in self.unsupported for name in properties)
+
+
+def packed(result: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A tensor, or several as one, of their common dtype: no bit is lost."""
+    return result if isinstance(result, Tensor) else torch.cat([tensor.flatten() for tensor in result])
 
 
 def values(shape, device, dtype, seed=0) -> Tensor:

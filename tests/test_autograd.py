@@ -4,7 +4,7 @@ import pytest
 import torch
 from op_db import OPS
 from op_types import DTYPES, layouts, values
-from support import differentiable, each, function_of, leaves, same_bits, walk
+from support import differentiable, each, function_of, leaves, same, same_bits, walk
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import posenc_ext
@@ -85,7 +85,7 @@ def test_upstream_gradients_of_any_stride(op, dtype):
         expected = torch.autograd.grad(output, inputs, upstream.contiguous(), retain_graph=True)
         for a, b, leaf in zip(actual, expected, inputs, strict=True):
             assert (a.shape, a.dtype) == (leaf.shape, leaf.dtype)
-            assert same_bits(a, b), view
+            assert same(op, a, b), view
 
 
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
@@ -117,7 +117,7 @@ def test_graph_only_where_asked(op):
     with torch.inference_mode():
         result = op(sample)
         assert result.is_inference()
-    assert same_bits(result, op(sample))
+    assert same(op, result, op(sample))
     for name, tensor in zip(op.gradients(sample), leaves(op, sample), strict=True):
         alone = function_of(op, sample, (name,))(tensor.detach().clone().requires_grad_())
         assert alone.requires_grad
@@ -132,7 +132,10 @@ def test_one_gradient_of_several(op):
     for name, expected in zip(op.gradients(sample), every, strict=True):
         leaf = sample.tensors()[name].detach().clone().requires_grad_()
         (alone,) = torch.autograd.grad(function_of(op, sample, (name,))(leaf).square().sum(), leaf)
-        assert same_bits(alone, expected)
+        if op.one_by_one:
+            torch.testing.assert_close(alone, expected, rtol=1e-14, atol=1e-14)
+        else:
+            assert same(op, alone, expected)
 
 
 @each("dtype", DTYPES)
@@ -220,7 +223,7 @@ def test_forward_mode_keeps_dtype(op, dtype):
     sample, name = sample_of(op, dtype), op.differentiable[0]
     argument = sample.inputs[name].contiguous()
     with forward_ad.dual_level():
-        dual = forward_ad.make_dual(argument, torch.ones_like(argument))
+        dual = forward_ad.make_dual(argument, values(argument.shape, "cpu", dtype, seed=2))
         primal, tangent = forward_ad.unpack_dual(function_of(op, sample, (name,))(dual))
         assert (tangent.dtype, tangent.shape) == (primal.dtype, primal.shape)
         assert tangent.abs().sum() > 0

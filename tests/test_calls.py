@@ -36,10 +36,45 @@ def offset_calls():
     yield posenc_ext.add_sinusoidal(x, start=torch.tensor([5, 5])), lambda: op(x, 5)
 
 
-@each("calls", [bias_calls, embedding_calls, offset_calls])
+def softmax_calls():
+    scores, table, op = torch.randn(2, 3, 4, 4), torch.randn(9, 3), posenc_ext.window_bias_softmax
+    mask = torch.tensor([True, True, False, True])
+    expected = torch.ops.posenc_ext.window_bias_softmax(scores, table, [2, 2], scale=0.5, mask=mask)
+    yield expected, lambda: op(scores, table, [2, 2], scale=0.5, mask=mask)
+    yield expected, lambda: op(scores, table, [2, 2], None, 0, 0.5, mask)
+    yield expected, lambda: op(scores, table, [2, 2], scale=0.5, mask=mask, dropout_p=0.5)
+    yield expected, lambda: op(scores.clone(), table, [2, 2], scale=0.5, mask=mask, inplace=True)
+    yield (
+        expected,
+        lambda: op(scores.clone(), table, [2, 2], None, 0, 0.5, mask, None, False, 0, 0.5, False, True),
+    )
+
+
+@each("calls", [bias_calls, embedding_calls, offset_calls, softmax_calls])
 def test_by_position_and_by_name(calls):
     for number, (expected, call) in enumerate(calls()):
         assert same_bits(call(), expected), number
+
+
+@each("name", [name for name in posenc_ext.ops.__all__ if name.endswith("_softmax")])
+def test_in_place_returns_the_scores(name):
+    """With every argument of the function; with dropout in training, there is an error and no change."""
+    second = {"window": torch.randn(7, 3), "diagonal": torch.randn(3, 7), "gather": torch.randn(5, 3)}
+    second |= {"": torch.randn(3, 4, 4), "t5": torch.randn(32, 3), "alibi": torch.randn(3)}
+    kind = name.removesuffix("bias_softmax").rstrip("_")
+    third = {"window": [[4]], "gather": [torch.zeros(4, 4, dtype=torch.int64)]}.get(kind, [])
+    scores, function = torch.randn(2, 3, 4, 4), getattr(posenc_ext, name)
+    before = scores.clone()
+    text = f"posenc_ext::{name}: inplace must be False with dropout, got True"
+    with pytest.raises(RuntimeError) as caught:
+        function(scores, second[kind], *third, dropout_p=0.5, training=True, inplace=True)
+    assert str(caught.value) == text
+    assert same_bits(scores, before)
+    expected = function(scores, second[kind], *third, scale=2.0, causal=True)
+    assert same_bits(scores, before)
+    given = {"scale": 2.0, "causal": True, "dropout_p": 0.5, "inplace": True}
+    assert function(scores, second[kind], *third, **given) is scores
+    assert same_bits(scores, expected)
 
 
 def test_missing_and_unknown_arguments_are_said():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from everything import Everything, values_and_gradients
-from support import costly, each, function_of, same_bits, walk
+from support import costly, each, function_of, same, same_bits, walk
 from torch._dynamo import compiled_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -26,10 +26,10 @@ def test_graph_capture(op, sample, dynamic):
     compiled = one_graph(function, dynamic=dynamic, backend="aot_eager")
     leaves = [tensors[name].detach().clone().requires_grad_() for name in names]
     expected, actual = function(*leaves), compiled(*leaves)
-    assert same_bits(actual, expected)
+    assert same(op, actual, expected)
     if names:
         gradients = [torch.autograd.grad(output.square().sum(), leaves) for output in (actual, expected)]
-        assert all(map(same_bits, *gradients))
+        assert all(same(op, a, b) for a, b in zip(*gradients, strict=True))
 
 
 @each("dynamic", [False, True], ids=["static", "dynamic"])
@@ -86,7 +86,25 @@ def alibi(size, x):
     return posenc_ext.alibi_bias(x[0, 0], size, size + 3, q_offset=size)
 
 
+def window_softmax(size, x):
+    n = size * size
+    rows = x.sum((1, 2)).expand(2, -1).T[: (2 * size - 1) ** 2]
+    return posenc_ext.window_bias_softmax(x[:n, 0, :2].T[:, :, None] * x[:n, 0, 0], rows, [size, size])
+
+
+def t5_softmax(size, x):
+    scores = x.unflatten(2, (2, 4))[:, 0].transpose(1, 2)  # [samples, 4, 2]
+    scores = scores.unsqueeze(1) @ x[:, None, :2, :size]
+    return posenc_ext.t5_bias_softmax(scores, x[:16, 0, :1], q_offset=size, causal=True, inplace=True)
+
+
+def alibi_attend(size, x):
+    heads = x.unflatten(2, (2, 4)).transpose(1, 2)
+    return posenc_ext.alibi_attention(heads, heads, heads, x[0, 0, :2], causal=True, q_offset=size)
+
+
 FUNCTIONS = [table, timesteps, add, add_offsets, embed, bias, t5, gather, alibi]
+FUNCTIONS += [window_softmax, t5_softmax, alibi_attend]
 
 
 @each("function", FUNCTIONS)

@@ -113,7 +113,28 @@ def train_here(module_path, inputs) -> list[tuple[str, float]]:
     prefix = [inputs[:, :1]]
     note("add_position_embedding", posenc_ext.add_position_embedding(inputs, inputs[0], prefix, False))
     note("window_bias", posenc_ext.window_bias(module.table, [2, 3]))
+    note_attention(note, module.table.detach(), inputs)
     return rows
+
+
+def note_attention(note, table, inputs) -> None:
+    scores = inputs.unsqueeze(1)[:, :, :, :6].expand(-1, 2, -1, -1).contiguous()
+    mask = inputs[:, None, :1, :6] > 0
+    note("window_bias_softmax", posenc_ext.window_bias_softmax(scores, table, [2, 3], mask=mask))
+    options = {"scale": 0.5, "causal": True, "q_offset": 1}
+    note("bias_softmax", posenc_ext.bias_softmax(scores, scores[0], **options))
+    gathered = posenc_ext.gather_bias_softmax(scores, table, inputs[0, :, :6].gt(0).long(), **options)
+    note("gather_bias_softmax", gathered)
+    note("t5_bias_softmax", posenc_ext.t5_bias_softmax(scores, table[:8], False, 16, **options))
+    slopes = table[0]
+    note("alibi_bias_softmax", posenc_ext.alibi_bias_softmax(scores, slopes, dropout_p=1.0, training=True))
+    note("window_attention", posenc_ext.window_attention(scores, scores, scores, table, [2, 3]))
+    diagonals = posenc_ext.alibi_bias(slopes, 1, 11).squeeze(1)
+    note("diagonal_attention", posenc_ext.diagonal_attention(scores, scores, scores, diagonals, **options))
+    note("t5_attention", posenc_ext.t5_attention(scores, scores, scores, table[:8], max_distance=16))
+    note("alibi_attention", posenc_ext.alibi_attention(scores, scores, scores, slopes, causal=True))
+    note("diagonal_bias_softmax", posenc_ext.diagonal_bias_softmax(scores, diagonals, inplace=True))
+    note("scores", scores)
 
 
 @pytest.mark.parametrize("kind", ["cmake package", "wheel"])

@@ -137,6 +137,7 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     ):
         results[name] = y
         (results[f"{name} backward"],) = torch.autograd.grad(y, argument, fixed(y.shape, dtype, seed=2))
+    results |= softmax_results(dtype)
     # Far from the query products are rounded, which sums that cancel show.
     half = fixed((5, 70, 32), dtype, seed=2)
     results["alibi far backward"] = torch.ops.posenc_ext._alibi_bias_backward(
@@ -144,6 +145,42 @@ def large_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     )
     results["slopes"] = posenc_ext.alibi_slopes(112, dtype=dtype)
     return {name: tensor.detach() for name, tensor in results.items()}
+
+
+def softmax_results(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Softmax with a bias, and its gradients, in several blocks of a head; and attention in several tiles."""
+    ops, results = torch.ops.posenc_ext, {}
+    index = torch.randint(0, 60, (149, 131), generator=torch.Generator().manual_seed(9))
+    masked = {"mask": fixed((16, 1, 149, 131), dtype, seed=5)}
+    swin = {"window": [7, 7], "regions": (numbers((8, 49), seed=8) > 0).to(torch.int32)}
+    prefix, query = {"window": [12, 12], "prefix_tokens": 1}, {"window": [6, 7], "query_size": [12, 14]}
+    causal = {"causal": True, "q_offset": 5}
+    for name, op, (batch, queries, keys), shape, arguments in (
+        ("window", ops.window_bias_softmax, (96, 49, 49), (169, 3), swin),
+        ("window large", ops.window_bias_softmax, (4, 196, 196), (729, 3), {"window": [14, 14]}),
+        ("window prefix", ops.window_bias_softmax, (5, 145, 145), (532, 3), prefix),
+        ("window query", ops.window_bias_softmax, (5, 168, 42), (143, 3), query),
+        ("diagonal", ops.diagonal_bias_softmax, (16, 149, 131), (3, 279), masked),
+        ("gather", ops.gather_bias_softmax, (16, 149, 131), (60, 3), {"index": index}),
+        ("pairs", ops.bias_softmax, (16, 149, 131), (3, 149, 131), masked),
+        ("t5", ops.t5_bias_softmax, (2, 401, 377), (32, 3), causal),
+        ("alibi", ops.alibi_bias_softmax, (2, 401, 377), (3,), causal),
+    ):
+        scores, table = leaf((batch, 3, queries, keys), dtype), leaf(shape, dtype)
+        y = op(scores, table, scale=0.7, **arguments)
+        results[f"{name} softmax"] = y
+        grad = fixed(y.shape, dtype, seed=2)
+        gradients = torch.autograd.grad(y, [scores, table], grad)
+        gradients += torch.autograd.grad(op(scores, table.detach(), scale=0.7, **arguments), scores, grad)
+        if "mask" in arguments:
+            mask = arguments["mask"].clone().requires_grad_()
+            gradients += torch.autograd.grad(
+                op(scores, table, scale=0.7, mask=mask), [scores, table, mask], grad
+            )
+        results |= {f"{name} softmax backward {i}": gradient for i, gradient in enumerate(gradients)}
+    q = fixed((20, 5, 196, 16), dtype, seed=4)
+    results["attention"] = ops.window_attention(q, q, q, fixed((729, 5), dtype), [14, 14])
+    return results
 
 
 def digest(dtype: torch.dtype) -> dict[str, str]:

@@ -29,12 +29,12 @@ def test_sharded_calls_equal_one_process(world, meshes, tmp_path):
 
 
 def test_every_op_has_sharding_strategies():
-    """Every op that has a kernel, except those that write into `out`."""
+    """Every op that has a kernel, except those that write into `out` or over an argument."""
     from posenc_ext import distributed
 
     names = {s.name for s in torch._C._jit_get_all_schemas() if s.name.startswith("posenc_ext::")}
     kernels = {n.split("::")[1] for n in names if torch._C._dispatch_has_kernel_for_dispatch_key(n, "Meta")}
-    assert kernels == set(distributed._STRATEGIES)
+    assert {name for name in kernels if name[-1] != "_"} == set(distributed._STRATEGIES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -11,7 +11,7 @@ def checks(op) -> list[str]:
 
 @walk(dtypes=(torch.float32, torch.bfloat16), keep=costly)
 def test_opcheck(op, sample):
-    inputs = dict(requiring_gradients(op, sample).inputs)
+    inputs = dict(op.separate(requiring_gradients(op, sample).inputs))
     names = [argument.name for argument in op.overload._schema.arguments if not argument.kwarg_only]
     positional = tuple(inputs.pop(name) for name in names)
     torch.library.opcheck(op.overload, positional, inputs, test_utils=checks(op))

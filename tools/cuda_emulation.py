@@ -38,7 +38,7 @@ RACE_BUGS = {"missing-barrier": "data race", "two-blocks-one-element": "data rac
 
 
 def cpu_kernels() -> Path:
-    """What two families are compared with."""
+    """What three families are compared with."""
     return native.cpu_kernels(optimise="-Og")
 
 
@@ -48,7 +48,7 @@ def build(name: str, races: bool = False) -> Path:
     if name == "conversions":
         return native.build(name, ["tests/cuda_emulation/conversions.cpp"], [*flags, "-O1"])
     sources = [f"tests/cuda_emulation/{name}.cpp"]
-    if name in ("sinusoidal", "position_embedding"):  # compared with the CPU kernels
+    if name in ("sinusoidal", "position_embedding", "bias_softmax"):  # compared with the CPU kernels
         sources.append(str(cpu_kernels()))
     if races:
         return native.build(f"{name}-races", sources, [*flags, "-Og", "-g1", *RACES])

@@ -17,6 +17,18 @@ struct DiagonalScheme {
   POSENC_HD int64_t queries() const { return query_count; }
   POSENC_HD int64_t keys() const { return key_count; }
   POSENC_HD int64_t row(int64_t q, int64_t k) const { return query_count - 1 - q + k; }
+
+  // The pairs of a diagonal, from the first query on.
+  static constexpr bool slots_fit = true;
+  struct Slots {
+    int64_t count, first_query, first_key;
+  };
+  POSENC_HD Slots slots(int64_t row) const {
+    const int64_t q = core::max_of<int64_t>(0, query_count - 1 - row), k = row - (query_count - 1) + q;
+    return {core::min_of(query_count - q, key_count - k), q, k};
+  }
+  POSENC_HD core::Pair pair(const Slots& s, int64_t i) const { return {s.first_query + i, s.first_key + i}; }
+  int64_t max_slots() const { return core::min_of(query_count, key_count); }
 };
 
 // The row of a table for each pair.
@@ -50,8 +62,8 @@ using SoftmaxSchemes = core::SchemeList<core::WindowScheme, DiagonalScheme, Inde
 struct Mask {
   enum class Kind : int32_t { none, shown, added, regions };
   Kind kind;
-  const void* data;  // bool: whether a key is shown; what is added, in the accumulator's type; or int32 regions
-                     // [windows, keys]
+  const void* data;  // bool: whether a key is shown; what is added, in the accumulator's type; or int32
+                     // regions [windows, keys]
   core::Strided batch;
   int64_t head_stride, query_stride;  // keys are adjacent
   int64_t windows;                    // of regions: sample i is window i % windows
@@ -77,7 +89,7 @@ struct BiasSoftmax {
   BiasForward bias;  // its table in the accumulator's type; without a result
   Mask mask;
   int64_t first_sample;  // of those that the mask has
-  void* out;  // scores themselves, or no element of them
+  void* out;             // scores themselves, or no element of them
 
   // The same of a part of the samples and heads; scores and out are to be set.
   BiasSoftmax of_tile(int64_t sample, int64_t samples, int64_t head, int64_t heads) const {
@@ -105,7 +117,8 @@ struct BiasSoftmaxBackward {
   void* partial;     // [heads, blocks, rows], in the accumulator's type
   void* grad_table;  // in the accumulator's type
   int64_t row_stride, head_stride;
-  bool non_temporal;  // stores of grad_scores
+  bool non_temporal;     // stores of grad_scores, on the CPU
+  void* dots = nullptr;  // on CUDA: [batch, heads, queries] in the accumulator's type, sums of result * grad
 };
 
 }  // namespace posenc_ext::args

@@ -4,7 +4,6 @@
 
 #include <ATen/ExpandUtils.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/_softmax_backward_data.h>
 #include <torch/library.h>
 
 #include "autograd/linear.h"
@@ -20,6 +19,12 @@ constexpr size_t kScores = 0, kTable = 1, kMask = 2;
 at::Tensor softmax_jacobian(const at::Tensor& result, const at::Tensor& x) {
   const at::Tensor product = result * x;
   return product - result * product.sum(-1, /*keepdim=*/true);
+}
+
+// The gradient of softmax's argument, in the accumulator's type.
+at::Tensor grad_of_sums(const at::Tensor& grad, const at::Tensor& result) {
+  const at::Tensor wide = grad.to(ops::sum_type(grad.scalar_type()));
+  return softmax_jacobian(result.to(wide.scalar_type()), wide);
 }
 
 // [heads, queries, keys]
@@ -44,22 +49,15 @@ struct BiasSoftmax<Op, void (*)(const char*, const at::Tensor&, const ops::BiasS
       return x.to(static_cast<at::ScalarType>(type));
     };
     variable_list gradients(needs.size());
-    if (needs[kMask] || (at::GradMode::is_enabled() && (grad.requires_grad() || result.requires_grad()))) {
-      const at::Tensor wide = grad.to(ops::sum_type(grad.scalar_type()));
-      const at::Tensor sums = softmax_jacobian(result.to(wide.scalar_type()), wide);
-      if (needs[kScores]) gradients[kScores] = (sums * scale).to(grad.scalar_type());
-      if (needs[kTable]) {
-        gradients[kTable] = to_type(Op::collect(sum_samples(sums), table_sizes, args...), table_type);
-      }
-      if (needs[kMask]) gradients[kMask] = to_type(at::sum_to(sums, mask_sizes), mask_type);
-    } else if (needs[kTable]) {
+    if (needs[kMask])
+      gradients[kMask] = to_type(at::sum_to(grad_of_sums(grad, result), mask_sizes), mask_type);
+    // One kernel for both, whichever is needed: the bits of one do not depend on whether the other is, nor,
+    // as those of torch's softmax backward do, on the number of threads.
+    if (needs[kScores] || needs[kTable]) {
       auto [scores, table] =
           ops::call_bias_softmax_backward<Op, Args...>(grad, result, table_sizes, args..., scale);
       if (needs[kScores]) gradients[kScores] = std::move(scores);
-      gradients[kTable] = to_type(table, table_type);
-    } else if (needs[kScores]) {
-      const at::Tensor scores = at::_softmax_backward_data(grad, result, -1, result.scalar_type());
-      gradients[kScores] = scale == 1.0 ? scores : scores * scale;
+      if (needs[kTable]) gradients[kTable] = to_type(table, table_type);
     }
     return gradients;
   }
@@ -98,9 +96,7 @@ struct BiasSoftmax<Op, void (*)(const char*, const at::Tensor&, const ops::BiasS
           return ops::call_bias_softmax<Op, Args...>(scores, table, args..., scale, mask, regions, causal,
                                                      q_offset);
         },
-        [&](const at::Tensor& result) {
-          return tangent(result, scores, table, args..., scale, added_mask);
-        },
+        [&](const at::Tensor& result) { return tangent(result, scores, table, args..., scale, added_mask); },
         [&](auto& node, const at::Tensor& result) {
           record(node, Output{result}, table, added_mask, args..., scale);
         },
@@ -116,9 +112,7 @@ struct BiasSoftmax<Op, void (*)(const char*, const at::Tensor&, const ops::BiasS
           ops::call_bias_softmax_in_place<Op, Args...>(scores, table, args..., scale, mask, regions, causal,
                                                        q_offset);
         },
-        [&](const at::Tensor& result) {
-          return tangent(result, scores, table, args..., scale, added_mask);
-        },
+        [&](const at::Tensor& result) { return tangent(result, scores, table, args..., scale, added_mask); },
         [&](auto& node, const at::Tensor& result) {
           record(node, Output{result, result.is_view()}, table, added_mask, args..., scale);
         },
@@ -128,8 +122,10 @@ struct BiasSoftmax<Op, void (*)(const char*, const at::Tensor&, const ops::BiasS
   static std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& result,
                                                      c10::SymIntArrayRef table_sizes, Args... args,
                                                      double scale) {
-    POSENC_CHECK(!needs_grad(grad) && !needs_grad(result), Op::backward_name,
-                 "no argument may require grad, got one that does");
+    if (needs_grad(grad) || needs_grad(result)) {
+      const at::Tensor sums = grad_of_sums(grad, result);
+      return {(sums * scale).to(grad.scalar_type()), Op::collect(sum_samples(sums), table_sizes, args...)};
+    }
     at::AutoDispatchBelowADInplaceOrView below;
     return ops::call_bias_softmax_backward<Op, Args...>(grad, result, table_sizes, args..., scale);
   }

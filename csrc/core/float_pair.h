@@ -53,10 +53,10 @@ POSENC_HD FloatPair add(FloatPair x, FloatPair y) {
   return {sum.hi, (x.lo + y.lo) + sum.lo};
 }
 
-// x * x_scale + y, times kept_scale where that is asked for: what each step rounds off is carried along.
-POSENC_HD FloatPair scaled_sum(float x, FloatPair x_scale, float y, bool scaled, FloatPair kept_scale) {
+// x * x_scale + y, times retained_scale where that is asked for: what each step rounds off is carried along.
+POSENC_HD FloatPair scaled_sum(float x, FloatPair x_scale, float y, bool scaled, FloatPair retained_scale) {
   const FloatPair sum = add(multiply(x, x_scale), y);
-  return scaled ? multiply(sum, kept_scale) : sum;
+  return scaled ? multiply(sum, retained_scale) : sum;
 }
 
 // The pair, rounded once. Infinities and NaN are in `hi` alone: then `lo` has no meaning.

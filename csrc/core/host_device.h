@@ -43,4 +43,10 @@ POSENC_HD T max_of(T a, T b) {
   return a > b ? a : b;
 }
 
+// NaN where one of them is.
+template <class T>
+POSENC_HD T max_or_nan(T a, T b) {
+  return a > b || a != a ? a : b;
+}
+
 }  // namespace posenc_ext::core

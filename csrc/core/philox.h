@@ -1,6 +1,6 @@
-// Counter-based dropout: whether element i is kept depends on the seed and i alone, never on threads, blocks
-// or devices. Philox4x32-10 of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; 16 bits per
-// element.
+// Counter-based dropout: whether element i is retained depends on the seed and i alone, never on threads,
+// blocks or devices. Philox4x32-10 of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; 16
+// bits per element.
 #pragma once
 
 #include "core/host_device.h"
@@ -46,7 +46,7 @@ POSENC_HD Philox4<Word> philox_4x32_10(uint64_t key, Word counter) {
 
 struct Dropout {
   uint32_t threshold;  // a draw of 16 bits below this drops the element; 0 means no dropout
-  double scale;        // of what is kept: 1 / (1 - p); finite where nothing is
+  double scale;        // of what is retained: 1 / (1 - p); finite where nothing is
 };
 
 POSENC_HD Dropout make_dropout(double p) {
@@ -55,7 +55,7 @@ POSENC_HD Dropout make_dropout(double p) {
 
 constexpr int64_t kDrawsPerCounter = 8;
 
-POSENC_HD bool keeps(const Dropout& dropout, uint64_t seed, int64_t i) {
+POSENC_HD bool retains(const Dropout& dropout, uint64_t seed, int64_t i) {
   const auto random = philox_4x32_10(seed, static_cast<uint64_t>(i / kDrawsPerCounter));
   const int64_t slot = i % kDrawsPerCounter;
   return (((slot < 4 ? random.low() : random.high()) >> (16 * (slot % 4))) & 0xffffu) >= dropout.threshold;

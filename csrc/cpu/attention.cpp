@@ -2,6 +2,8 @@
 // caches between the products and are never stored whole.
 #include "ops/attention.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
 
@@ -12,7 +14,7 @@
 namespace posenc_ext::cpu {
 namespace {
 
-constexpr int64_t kTileBytes = int64_t{1} << 20;
+constexpr int64_t kTileBytes = int64_t{1} << 19;  // half of an L2 cache, or less
 
 struct FillAttention {
   template <class Op, class... Args>
@@ -32,15 +34,20 @@ struct FillAttention {
     const int64_t tile_heads = core::min_of(heads, core::max_of<int64_t>(1, kTileBytes / plane));
     const int64_t tile_samples =
         tile_heads < heads ? 1 : core::min_of(samples, core::max_of<int64_t>(1, kTileBytes / (heads * plane)));
-    const at::Tensor scores = at::empty({tile_samples * tile_heads, queries, keys}, q.options());
+    const int64_t tiles_of_sample = (heads + tile_heads - 1) / tile_heads;
+    const int64_t tiles = (samples + tile_samples - 1) / tile_samples * tiles_of_sample;
 
     c10::DimVector sizes(q.sizes());
     sizes.back() = keys;
     std::vector<at::Tensor> storage;
     const BiasSoftmax whole = ops::softmax_args(sizes, q.scalar_type(), arguments.table, Op::kHeadsFirst,
                                                 arguments.softmax, storage);
-    for (int64_t sample = 0; sample < samples; sample += tile_samples) {
-      for (int64_t head = 0; head < heads; head += tile_heads) {
+    const auto attend_tiles = [&](int64_t begin, int64_t end) {
+      const at::NoGradGuard no_grad;  // threads have modes of their own
+      const at::AutoDispatchBelowADInplaceOrView below;
+      const at::Tensor scores = at::empty({tile_samples * tile_heads, queries, keys}, q.options());
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t sample = i / tiles_of_sample * tile_samples, head = i % tiles_of_sample * tile_heads;
         const int64_t own_samples = core::min_of(tile_samples, samples - sample);
         const int64_t own_heads = core::min_of(tile_heads, heads - head), planes = own_samples * own_heads;
         const auto tile = [&](const at::Tensor& x) {
@@ -50,12 +57,15 @@ struct FillAttention {
         at::bmm_out(own, tile(q4), tile(k4));
         BiasSoftmax a = whole.of_tile(sample, own_samples, head, own_heads);
         a.scores = a.out = own.mutable_data_ptr();
-        parallel_for(planes * queries, 2 * keys, [&](int64_t begin, int64_t end) {
-          kernels().softmax[scheme].forward(scheme, a, begin, end);
+        parallel_for(planes * queries, 2 * keys, [&](int64_t first, int64_t last) {
+          kernels().softmax[scheme].forward(scheme, a, first, last);
         });
         at::bmm_out(result, own, tile(v4));
       }
-    }
+    };
+    // One parallel region in all, unless there is one tile: then products and rows are shared by threads.
+    if (tiles == 1) return attend_tiles(0, 1);
+    parallel_ranges(tiles, 1, attend_tiles);
   }
 };
 

@@ -48,10 +48,17 @@ void check_range(const char* op, const at::Tensor& index, int64_t rows) {
 
 namespace {
 
+// The table, with the rows of a head adjacent where that is worth a copy: look-ups in 4096 rows of 12 heads
+// take up to 1.25 times as long without it.
+at::Tensor by_head(const at::Tensor& table, int64_t pairs) {
+  const bool is_large = table.nbytes() > 64 << 10;
+  return is_large && pairs > 16 * table.size(0) ? table.t().contiguous().t() : table;
+}
+
 void gather(ops::GatherBias& arguments, const at::Tensor& out) {
   const at::Tensor index = ops::collapsible(arguments.index, arguments.index.dim());
-  const at::Tensor columns = arguments.table.t().contiguous().t();  // the rows of a head next to each other
-  const GatherForward a = ops::gather_forward_args(columns, ops::index_args(index), out);
+  const at::Tensor table = by_head(arguments.table, index.numel());
+  const GatherForward a = ops::gather_forward_args(table, ops::index_args(index), out);
   const bool non_temporal = wants_non_temporal_stores(out);
   parallel_for(a.index.lines(), a.index.keys * a.heads,
                [&](int64_t begin, int64_t end) { kernels().gather_forward(a, non_temporal, begin, end); });

@@ -45,7 +45,7 @@ Attention<Op, Args...> check_attention(const at::Tensor& q, const at::Tensor& k,
   const char* op = AttentionNames<Op>::name;
   SoftmaxOptions options{scale, mask, regions, causal, std::move(q_offset)};
   const at::Tensor scores = scores_of(op, q, k, v);
-  check_softmax(op, scores, table, options, q.device());
+  check_softmax(op, scores, Op::table_name, table, options, q.device());
   Op::check(op, table, bias_sizes(scores), args...);
   c10::SymDimVector sizes = sizes_of(q);
   sizes.back() = v.sym_size(-1);

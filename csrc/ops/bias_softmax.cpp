@@ -64,13 +64,13 @@ BiasSizes bias_sizes(const at::Tensor& scores) {
   return {scores.sym_size(-3), scores.sym_size(-2), scores.sym_size(-1)};
 }
 
-void check_softmax(const char* op, const at::Tensor& scores, const at::Tensor& table,
+void check_softmax(const char* op, const at::Tensor& scores, const char* table_name, const at::Tensor& table,
                    const SoftmaxOptions& options, at::Device device) {
   check_dtype(op, "scores", scores.scalar_type());
   POSENC_CHECK(scores.dim() >= 3, op, "scores must have at least 3 dimensions [..., heads, Q, K], got ",
                scores.dim());
-  check_dtype(op, "table", table.scalar_type());
-  check_device(op, "table", table, device);
+  check_dtype(op, table_name, table.scalar_type());
+  check_device(op, table_name, table, device);
   check_finite(op, "scale", options.scale);
   const at::Tensor *mask = given(options.mask), *regions = given(options.regions);
   POSENC_CHECK(mask == nullptr || regions == nullptr, op, "mask and regions exclude each other, got both");
@@ -132,8 +132,8 @@ at::Tensor WindowSoftmax::collect(const at::Tensor& grad, c10::SymIntArrayRef ta
 void DiagonalSoftmax::check(const char* op, const at::Tensor& diagonals, const BiasSizes& sizes) {
   const c10::SymInt count = diagonals_of(sizes);
   POSENC_CHECK(diagonals.dim() == 2 && diagonals.sym_size(0) == sizes.heads && diagonals.sym_size(1) == count,
-               op, "diagonals must have shape [heads, Q + K - 1], here [", sizes.heads, ", ", count, "], got ",
-               diagonals.sym_sizes());
+               op, "diagonals must have shape [heads, Q + K - 1], here [", sizes.heads, ", ", count,
+               "], got ", diagonals.sym_sizes());
 }
 
 args::DiagonalScheme DiagonalSoftmax::scheme(at::IntArrayRef /*table_sizes*/, at::IntArrayRef sizes) {
@@ -165,10 +165,9 @@ void GatherSoftmax::check(const char* op, const at::Tensor& table, const BiasSiz
   check_columns(op, table, sizes);
   POSENC_CHECK(index.scalar_type() == at::kInt || index.scalar_type() == at::kLong, op,
                "index must be int32 or int64, got ", index.scalar_type());
-  POSENC_CHECK(
-      index.dim() == 2 && index.sym_size(0) == sizes.queries && index.sym_size(1) == sizes.keys, op,
-      "index must have the shape [Q, K] of scores, here [", sizes.queries, ", ", sizes.keys, "], got ",
-      index.sym_sizes());
+  POSENC_CHECK(index.dim() == 2 && index.sym_size(0) == sizes.queries && index.sym_size(1) == sizes.keys, op,
+               "index must have the shape [Q, K] of scores, here [", sizes.queries, ", ", sizes.keys,
+               "], got ", index.sym_sizes());
 }
 
 args::IndexScheme GatherSoftmax::scheme(at::IntArrayRef table_sizes, at::IntArrayRef /*sizes*/,
@@ -255,9 +254,8 @@ args::BiasSoftmax softmax_args(at::IntArrayRef sizes, at::ScalarType type, const
 }
 
 args::BiasSoftmaxBackward softmax_backward_args(const at::Tensor& grad, const at::Tensor& result,
-                                                bool heads_first, double scale,
-                                                const at::Tensor& grad_scores, const at::Tensor& partial,
-                                                const at::Tensor& grad_table,
+                                                bool heads_first, double scale, const at::Tensor& grad_scores,
+                                                const at::Tensor& partial, const at::Tensor& grad_table,
                                                 std::vector<at::Tensor>& storage) {
   const int64_t heads = grad.size(-3), plane = grad.size(-2) * grad.size(-1);
   const int64_t rows = grad_table.numel() / heads;
@@ -285,9 +283,9 @@ using Options = const std::optional<at::Tensor>&;
 }  // namespace
 
 bool is_plain(const at::Tensor& x) {
-  return !x.key_set().has_any(c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
-                                                   c10::DispatchKey::FuncTorchBatched,
-                                                   c10::DispatchKey::FuncTorchGradWrapper}));
+  return !x.key_set().has_any(
+      c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::Functionalize,
+                           c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper}));
 }
 
 // A second result, as the gradient of softmax takes what was dropped, too.
@@ -318,9 +316,9 @@ template <class Op, class... Args>
 struct Composed<Op, void (*)(const char*, const at::Tensor&, const BiasSizes&, Args...)> {
   static constexpr auto in_place = TORCH_FN((over_scores<Op, Args...>));
 
-  static at::Tensor with_dropout(const at::Tensor& scores, const at::Tensor& table, Args... args, double scale,
-                         Options mask, Options regions, bool causal, c10::SymInt q_offset, double dropout_p,
-                         bool training) {
+  static at::Tensor with_dropout(const at::Tensor& scores, const at::Tensor& table, Args... args,
+                                 double scale, Options mask, Options regions, bool causal,
+                                 c10::SymInt q_offset, double dropout_p, bool training) {
     return drop(Op::name,
                 call_bias_softmax<Op, Args...>(scores, table, args..., scale, mask, regions, causal,
                                                std::move(q_offset)),
@@ -332,7 +330,7 @@ at::Tensor t5_bias_softmax(const at::Tensor& scores, const at::Tensor& table, bo
                            int64_t max_distance, double scale, Options mask, Options regions, bool causal,
                            c10::SymInt q_offset) {
   const char* op = "t5_bias_softmax";
-  check_softmax(op, scores, table, {scale, mask, regions, causal, q_offset}, scores.device());
+  check_softmax(op, scores, "table", table, {scale, mask, regions, causal, q_offset}, scores.device());
   return call_bias_softmax<DiagonalSoftmax>(
       scores, t5_diagonals(op, table, bias_sizes(scores), bidirectional, max_distance, q_offset), scale, mask,
       regions, causal, q_offset);
@@ -342,7 +340,7 @@ at::Tensor& t5_bias_softmax_in_place(at::Tensor& scores, const at::Tensor& table
                                      int64_t max_distance, double scale, Options mask, Options regions,
                                      bool causal, c10::SymInt q_offset) {
   const char* op = "t5_bias_softmax";
-  check_softmax(op, scores, table, {scale, mask, regions, causal, q_offset}, scores.device());
+  check_softmax(op, scores, "table", table, {scale, mask, regions, causal, q_offset}, scores.device());
   return over_scores<DiagonalSoftmax>(
       scores, t5_diagonals(op, table, bias_sizes(scores), bidirectional, max_distance, q_offset), scale, mask,
       regions, causal, q_offset);
@@ -360,19 +358,17 @@ at::Tensor t5_bias_softmax_dropout(const at::Tensor& scores, const at::Tensor& t
 at::Tensor alibi_bias_softmax(const at::Tensor& scores, const at::Tensor& slopes, double scale, Options mask,
                               Options regions, bool causal, c10::SymInt q_offset) {
   const char* op = "alibi_bias_softmax";
-  check_softmax(op, scores, slopes, {scale, mask, regions, causal, q_offset}, scores.device());
-  return call_bias_softmax<DiagonalSoftmax>(
-      scores, alibi_diagonals(op, slopes, bias_sizes(scores), q_offset), scale, mask, regions, causal,
-      q_offset);
+  check_softmax(op, scores, "slopes", slopes, {scale, mask, regions, causal, q_offset}, scores.device());
+  return call_bias_softmax<DiagonalSoftmax>(scores, alibi_diagonals(op, slopes, scores, q_offset), scale,
+                                            mask, regions, causal, q_offset);
 }
 
 at::Tensor& alibi_bias_softmax_in_place(at::Tensor& scores, const at::Tensor& slopes, double scale,
                                         Options mask, Options regions, bool causal, c10::SymInt q_offset) {
   const char* op = "alibi_bias_softmax";
-  check_softmax(op, scores, slopes, {scale, mask, regions, causal, q_offset}, scores.device());
-  return over_scores<DiagonalSoftmax>(
-      scores, alibi_diagonals(op, slopes, bias_sizes(scores), q_offset), scale, mask, regions, causal,
-      q_offset);
+  check_softmax(op, scores, "slopes", slopes, {scale, mask, regions, causal, q_offset}, scores.device());
+  return over_scores<DiagonalSoftmax>(scores, alibi_diagonals(op, slopes, scores, q_offset), scale, mask,
+                                      regions, causal, q_offset);
 }
 
 at::Tensor alibi_bias_softmax_dropout(const at::Tensor& scores, const at::Tensor& slopes, double scale,
@@ -402,7 +398,7 @@ TORCH_LIBRARY_IMPL(posenc_ext, Meta, m) { register_bias_softmax_ops<BiasSoftmaxO
 }  // namespace
 
 // T5 and ALiBi are diagonal biases: those of one query that is before all keys. Their values are in the
-// accumulator's type, so that the gradient of the table is rounded once.
+// accumulator's type, so that the gradient of the table, and the product of a slope, are rounded once.
 at::Tensor t5_diagonals(const char* op, const at::Tensor& table, const BiasSizes& sizes, bool bidirectional,
                         int64_t max_distance, const c10::SymInt& q_offset) {
   check_columns(op, table, sizes);
@@ -413,14 +409,79 @@ at::Tensor t5_diagonals(const char* op, const at::Tensor& table, const BiasSizes
       .squeeze(1);
 }
 
-at::Tensor alibi_diagonals(const char* op, const at::Tensor& slopes, const BiasSizes& sizes,
+at::Tensor alibi_diagonals(const char* op, const at::Tensor& slopes, const at::Tensor& scores,
                            const c10::SymInt& q_offset) {
+  const BiasSizes sizes = bias_sizes(scores);
   POSENC_CHECK(slopes.dim() == 1 && slopes.sym_size(0) == sizes.heads, op,
                "slopes must have the shape [heads] of scores, here [", sizes.heads, "], got ",
                slopes.sym_sizes());
-  return call_alibi_bias(slopes.to(sum_type(slopes.scalar_type())), 1, diagonals_of(sizes),
-                         q_offset + sizes.queries - 1, /*causal=*/false)
+  const at::ScalarType type =
+      at::promote_types(sum_type(slopes.scalar_type()), sum_type(scores.scalar_type()));
+  return call_alibi_bias(slopes.to(type), 1, diagonals_of(sizes), q_offset + sizes.queries - 1,
+                         /*causal=*/false)
       .squeeze(1);
 }
 
 }  // namespace posenc_ext::ops
+
+namespace posenc_ext {
+namespace {
+
+template <ops::Text name, class... Args>
+at::Tensor softmax(const at::Tensor& scores, const at::Tensor& table, Args... args,
+                   const AttentionOptions& options) {
+  using Optional = const std::optional<at::Tensor>&;
+  const double scale = options.scale.value_or(1.0);
+  if (!options.inplace) {
+    static const auto op =
+        ops::find_op<at::Tensor(const at::Tensor&, const at::Tensor&, Args..., double, Optional, Optional,
+                                bool, c10::SymInt, double, bool)>(name.value, "dropout");
+    return op.call(scores, table, args..., scale, options.mask, options.regions, options.causal,
+                   options.q_offset, options.dropout_p, options.training);
+  }
+  POSENC_CHECK(!options.training || options.dropout_p == 0.0, name.value,
+               "inplace must be False with dropout, got True");
+  static const auto op =
+      ops::find_op<at::Tensor&(at::Tensor&, const at::Tensor&, Args..., double, Optional, Optional, bool,
+                               c10::SymInt)>(std::string(name.value) + "_");
+  at::Tensor result = scores;
+  return op.call(result, table, args..., scale, options.mask, options.regions, options.causal,
+                 options.q_offset);
+}
+
+}  // namespace
+
+at::Tensor window_bias_softmax(const at::Tensor& scores, const at::Tensor& table, at::IntArrayRef window,
+                               at::OptionalIntArrayRef query_size, int64_t prefix_tokens,
+                               const AttentionOptions& options) {
+  at::OptionalSymIntArrayRef queries;
+  if (query_size.has_value()) queries = c10::fromIntArrayRefSlow(*query_size);
+  return softmax<"window_bias_softmax", c10::SymIntArrayRef, at::OptionalSymIntArrayRef, int64_t>(
+      scores, table, c10::fromIntArrayRefSlow(window), queries, prefix_tokens, options);
+}
+
+at::Tensor diagonal_bias_softmax(const at::Tensor& scores, const at::Tensor& diagonals,
+                                 const AttentionOptions& options) {
+  return softmax<"diagonal_bias_softmax">(scores, diagonals, options);
+}
+
+at::Tensor gather_bias_softmax(const at::Tensor& scores, const at::Tensor& table, const at::Tensor& index,
+                               const AttentionOptions& options) {
+  return softmax<"gather_bias_softmax", const at::Tensor&>(scores, table, index, options);
+}
+
+at::Tensor bias_softmax(const at::Tensor& scores, const at::Tensor& bias, const AttentionOptions& options) {
+  return softmax<"bias_softmax">(scores, bias, options);
+}
+
+at::Tensor t5_bias_softmax(const at::Tensor& scores, const at::Tensor& table, bool bidirectional,
+                           int64_t max_distance, const AttentionOptions& options) {
+  return softmax<"t5_bias_softmax", bool, int64_t>(scores, table, bidirectional, max_distance, options);
+}
+
+at::Tensor alibi_bias_softmax(const at::Tensor& scores, const at::Tensor& slopes,
+                              const AttentionOptions& options) {
+  return softmax<"alibi_bias_softmax">(scores, slopes, options);
+}
+
+}  // namespace posenc_ext

@@ -27,6 +27,7 @@ struct SoftmaxOptions {
 
 // Each has
 //   name, in_place_name, backward_name
+//   table_name                                the argument that the bias is made from
 //   kHeadsFirst                               whether the table is [heads, ...]; else it is [rows, heads]
 //   check(op, table, sizes, args...)          the rules on the table (or what stands for it)
 //   scheme(table_sizes, sizes, args...)       for kernels
@@ -36,6 +37,7 @@ struct WindowSoftmax {
   static constexpr const char* name = "window_bias_softmax";
   static constexpr const char* in_place_name = "_window_bias_softmax_";
   static constexpr const char* backward_name = "_window_bias_softmax_backward";
+  static constexpr const char* table_name = "table";
   static constexpr bool kHeadsFirst = false;
   using Scheme = core::WindowScheme;
 
@@ -54,6 +56,7 @@ struct DiagonalSoftmax {
   static constexpr const char* name = "diagonal_bias_softmax";
   static constexpr const char* in_place_name = "_diagonal_bias_softmax_";
   static constexpr const char* backward_name = "_diagonal_bias_softmax_backward";
+  static constexpr const char* table_name = "diagonals";
   static constexpr bool kHeadsFirst = true;
   using Scheme = args::DiagonalScheme;
 
@@ -67,6 +70,7 @@ struct GatherSoftmax {
   static constexpr const char* name = "gather_bias_softmax";
   static constexpr const char* in_place_name = "_gather_bias_softmax_";
   static constexpr const char* backward_name = "_gather_bias_softmax_backward";
+  static constexpr const char* table_name = "table";
   static constexpr bool kHeadsFirst = false;
   using Scheme = args::IndexScheme;
 
@@ -80,6 +84,7 @@ struct PairSoftmax {
   static constexpr const char* name = "bias_softmax";
   static constexpr const char* in_place_name = "_bias_softmax_";
   static constexpr const char* backward_name = "_bias_softmax_backward";
+  static constexpr const char* table_name = "bias";
   static constexpr bool kHeadsFirst = true;
   using Scheme = args::PairScheme;
 
@@ -94,7 +99,7 @@ using BiasSoftmaxOps = OpList<WindowSoftmax, DiagonalSoftmax, GatherSoftmax, Pai
 BiasSizes bias_sizes(const at::Tensor& scores);
 
 // The rules on scores and options; all tensors are to be on the device.
-void check_softmax(const char* op, const at::Tensor& scores, const at::Tensor& table,
+void check_softmax(const char* op, const at::Tensor& scores, const char* table_name, const at::Tensor& table,
                    const SoftmaxOptions& options, at::Device device);
 
 template <class Op, class... Args>
@@ -118,7 +123,7 @@ BiasSoftmax<Op, Args...> check_bias_softmax(const at::Tensor& scores, const at::
                                             const std::optional<at::Tensor>& regions, bool causal,
                                             c10::SymInt q_offset) {
   SoftmaxOptions options{scale, mask, regions, causal, std::move(q_offset)};
-  check_softmax(Op::name, scores, table, options, scores.device());
+  check_softmax(Op::name, scores, Op::table_name, table, options, scores.device());
   Op::check(Op::name, table, bias_sizes(scores), args...);
   return {{Op::name, sizes_of(scores), scores.options()}, scores, table, {args...}, std::move(options)};
 }
@@ -129,15 +134,15 @@ BiasSoftmax<Op, Args...> check_bias_softmax_in_place(at::Tensor& scores, const a
                                                      const std::optional<at::Tensor>& mask,
                                                      const std::optional<at::Tensor>& regions, bool causal,
                                                      c10::SymInt q_offset) {
-  BiasSoftmax<Op, Args...> arguments = check_bias_softmax<Op, Args...>(
-      scores, table, args..., scale, mask, regions, causal, std::move(q_offset));
-  arguments.inputs = {{"table", table}};
+  BiasSoftmax<Op, Args...> arguments = check_bias_softmax<Op, Args...>(scores, table, args..., scale, mask,
+                                                                       regions, causal, std::move(q_offset));
+  arguments.inputs = {{Op::table_name, table}};
   const auto add = [&arguments](const char* name, const std::optional<at::Tensor>& input) {
     if (input.has_value() && input->defined()) arguments.inputs.push_back({name, *input});
   };
   add("mask", mask);
   add("regions", regions);
-  const auto add_index = [&add]<class Arg>(const Arg& arg) {
+  [[maybe_unused]] const auto add_index = [&add]<class Arg>(const Arg& arg) {
     if constexpr (std::is_same_v<Arg, at::Tensor>) add("index", arg);
   };
   (add_index(args), ...);
@@ -172,18 +177,17 @@ BiasSoftmaxBackward<Op, Args...> check_bias_softmax_backward(const at::Tensor& g
   Result second = grad_of_table(Op::backward_name, grad, result, table_sizes, scale);
   Op::check(Op::backward_name, at::empty_symint(table_sizes, second.options.device(at::kMeta)),
             bias_sizes(grad), args...);
-  return {{Op::backward_name, sizes_of(grad), grad.options()}, grad, result, {args...}, scale,
-          std::move(second)};
+  return {
+      {Op::backward_name, sizes_of(grad), grad.options()}, grad, result, {args...}, scale, std::move(second)};
 }
 
 template <class Op, class... Args>
 at::Tensor call_bias_softmax(const at::Tensor& scores, const at::Tensor& table, Args... args, double scale,
                              const std::optional<at::Tensor>& mask, const std::optional<at::Tensor>& regions,
                              bool causal, c10::SymInt q_offset) {
-  static const auto op =
-      find_op<at::Tensor(const at::Tensor&, const at::Tensor&, Args..., double,
-                         const std::optional<at::Tensor>&, const std::optional<at::Tensor>&, bool,
-                         c10::SymInt)>(Op::name);
+  static const auto op = find_op<at::Tensor(const at::Tensor&, const at::Tensor&, Args..., double,
+                                            const std::optional<at::Tensor>&,
+                                            const std::optional<at::Tensor>&, bool, c10::SymInt)>(Op::name);
   return op.call(scores, table, args..., scale, mask, regions, causal, std::move(q_offset));
 }
 
@@ -203,9 +207,8 @@ std::tuple<at::Tensor, at::Tensor> call_bias_softmax_backward(const at::Tensor& 
                                                               const at::Tensor& result,
                                                               c10::SymIntArrayRef table_sizes, Args... args,
                                                               double scale) {
-  static const auto op =
-      find_op<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&, c10::SymIntArrayRef,
-                                                 Args..., double)>(Op::backward_name);
+  static const auto op = find_op<std::tuple<at::Tensor, at::Tensor>(
+      const at::Tensor&, const at::Tensor&, c10::SymIntArrayRef, Args..., double)>(Op::backward_name);
   return op.call(grad, result, table_sizes, args..., scale);
 }
 
@@ -247,15 +250,14 @@ args::BiasSoftmax softmax_args(at::IntArrayRef sizes, at::ScalarType type, const
                                bool heads_first, const SoftmaxOptions& options,
                                std::vector<at::Tensor>& storage);
 args::BiasSoftmaxBackward softmax_backward_args(const at::Tensor& grad, const at::Tensor& result,
-                                                bool heads_first, double scale,
-                                                const at::Tensor& grad_scores, const at::Tensor& partial,
-                                                const at::Tensor& grad_table,
+                                                bool heads_first, double scale, const at::Tensor& grad_scores,
+                                                const at::Tensor& partial, const at::Tensor& grad_table,
                                                 std::vector<at::Tensor>& storage);
 
 // The diagonals [heads, Q + K - 1] of T5's bias and of ALiBi's, by differentiable calls.
 at::Tensor t5_diagonals(const char* op, const at::Tensor& table, const BiasSizes& sizes, bool bidirectional,
                         int64_t max_distance, const c10::SymInt& q_offset);
-at::Tensor alibi_diagonals(const char* op, const at::Tensor& slopes, const BiasSizes& sizes,
+at::Tensor alibi_diagonals(const char* op, const at::Tensor& slopes, const at::Tensor& scores,
                            const c10::SymInt& q_offset);
 
 // With attention dropout, where training.

@@ -12,6 +12,7 @@ read: modules can be built on the meta device, sharded, offloaded, quantized, pa
 ``reset_parameters`` initializes the parameters as the constructor does.
 """
 
+from .bias_softmax import AlibiBiasSoftmax, T5BiasSoftmax, WindowBiasSoftmax
 from .distance_bias import AlibiBias, T5RelativePositionBias
 from .position_embedding import AttentionPool2d, LearnedPositionalEmbedding, VisionPositionEmbedding
 from .relative_bias import LogCoordinatePositionBias, RelativePositionBias, WindowRelativePositionBias
@@ -19,14 +20,17 @@ from .sinusoidal import SinusoidalPositionalEmbedding, SinusoidalPositionalEncod
 
 __all__ = [
     "AlibiBias",
+    "AlibiBiasSoftmax",
     "AttentionPool2d",
     "LearnedPositionalEmbedding",
     "LogCoordinatePositionBias",
     "RelativePositionBias",
     "SinusoidalPositionalEmbedding",
     "SinusoidalPositionalEncoding",
+    "T5BiasSoftmax",
     "T5RelativePositionBias",
     "TimestepEmbedding",
     "VisionPositionEmbedding",
+    "WindowBiasSoftmax",
     "WindowRelativePositionBias",
 ]

@@ -39,6 +39,13 @@ class T5RelativePositionBias(CallsChildren):
             hooks load them. Required if something else moves them for the call (FSDP2 with a CPU offload
             policy).
 
+        diagonals(q_len, k_len, q_offset=0, device=None): [num_heads, q_len + k_len - 1] in float32 (float64
+            for a float64 weight), the same bias for :func:`posenc_ext.diagonal_bias_softmax` and
+            :func:`posenc_ext.diagonal_attention`. Compute it once for all layers of a stack: backward then
+            adds the gradients of the layers as diagonals and sums them per bucket once. If FSDP2 is applied
+            to this module itself, and not to a module around it, its hooks have to know the method:
+            ``torch.distributed.fsdp.register_fsdp_forward_method(module, "diagonals")``.
+
     Raises:
         ValueError: num_heads, num_buckets or max_distance is too small.
         RuntimeError: ``posenc_ext::t5_bias: ...``, for a negative length.
@@ -54,6 +61,9 @@ class T5RelativePositionBias(CallsChildren):
         torch.Size([1, 8, 1, 6])
         >>> list(bias.state_dict())
         ['relative_attention_bias.weight']
+        >>> diagonals = bias.diagonals(q_len=4, k_len=4)
+        >>> torch.ops.posenc_ext.diagonal_bias_softmax(torch.zeros(2, 8, 4, 4), diagonals).shape
+        torch.Size([2, 8, 4, 4])
     """
 
     def __init__(
@@ -81,13 +91,19 @@ class T5RelativePositionBias(CallsChildren):
     def forward(
         self, q_len: int, k_len: int, q_offset: int = 0, device: torch.device | None = None
     ) -> Tensor:
-        if torch.jit.is_scripting():  # TorchScript cannot compile the other branches
-            table = self._called_table(device)
-        elif is_plain(self.relative_attention_bias, nn.Embedding):
-            table = self.relative_attention_bias.weight
-        else:
-            table = self._called_table(device)
-        bias = t5_bias(
+        return self._bias(self._table(device), q_len, k_len, q_offset).unsqueeze(0)
+
+    @torch.jit.export
+    def diagonals(
+        self, q_len: int, k_len: int, q_offset: int = 0, device: torch.device | None = None
+    ) -> Tensor:
+        table = self._table(device)
+        table = table.to(torch.float64 if table.dtype == torch.float64 else torch.float32)
+        # One query that is before all keys.
+        return self._bias(table, 1, q_len + k_len - 1, q_offset + q_len - 1).squeeze(1)
+
+    def _bias(self, table: Tensor, q_len: int, k_len: int, q_offset: int) -> Tensor:
+        return t5_bias(
             table,
             q_len,
             k_len,
@@ -95,7 +111,15 @@ class T5RelativePositionBias(CallsChildren):
             bidirectional=self.bidirectional,
             max_distance=self.max_distance,
         )
-        return bias.unsqueeze(0)
+
+    def _table(self, device: torch.device | None) -> Tensor:
+        if torch.jit.is_scripting():  # TorchScript cannot compile the other branches
+            table = self._called_table(device)
+        elif is_plain(self.relative_attention_bias, nn.Embedding):
+            table = self.relative_attention_bias.weight
+        else:
+            table = self._called_table(device)
+        return table
 
     def _called_table(self, device: torch.device | None) -> Tensor:
         if device is None:

@@ -239,7 +239,7 @@ class WindowRelativePositionBias(ComputesKeys):
         rows = resample_window_table(rows, self.window, list(window), self.prefix_tokens)
         with torch.device("meta"):  # skips the initialization
             options = (self.num_heads, self.prefix_tokens, self.heads_first, self.emit_index)
-            other = WindowRelativePositionBias(window, *options)
+            other = type(self)(window, *options)
         shape = other.relative_position_bias_table.shape
         other.to_empty(device=table.device).to(table.dtype)
         other._restore_emitted()
@@ -248,14 +248,18 @@ class WindowRelativePositionBias(ComputesKeys):
         )
         return other.train(self.training)
 
-    def forward(self, window: Optional[list[int]] = None) -> Tensor:
+    def _table(self, window: Optional[list[int]]) -> Tensor:
+        """The table [rows, num_heads] of this window or a smaller one, in the order of query minus key."""
         table = self.relative_position_bias_table
         if self.heads_first:
-            table = table.flatten(1).flip(1).t()  # reversed, the rows are in the order of query minus key
-        sizes = self.window
+            table = table.flatten(1).flip(1).t()
         if window is not None:
-            sizes = list(window)
-            table = table.index_select(0, replicated_like(self._rows_of(sizes, table.device), table))
+            table = table.index_select(0, replicated_like(self._rows_of(window, table.device), table))
+        return table
+
+    def forward(self, window: Optional[list[int]] = None) -> Tensor:
+        sizes = self.window if window is None else list(window)
+        table = self._table(window)
         if self.key_window != self.window:
             index = window_index(self.window, self.key_window, device=table.device)
             bias = gather_bias(table, replicated_like(index, table))

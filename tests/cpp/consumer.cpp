@@ -48,7 +48,33 @@ void train(const char* module_path, const char* inputs_path, int steps, double l
   print("add_sinusoidal", posenc_ext::add_sinusoidal(inputs, 3));
   print("add_position_embedding",
         posenc_ext::add_position_embedding(inputs, inputs[0], {inputs.slice(1, 0, 1)}, false));
-  print("window_bias", posenc_ext::window_bias(module.attr("table").toTensor(), {2, 3}));
+  const at::Tensor table = module.attr("table").toTensor();
+  print("window_bias", posenc_ext::window_bias(table, {2, 3}));
+
+  at::NoGradGuard no_grad;
+  using Options = posenc_ext::AttentionOptions;
+  const at::Tensor scores =
+      inputs.unsqueeze(1).slice(3, 0, 6).expand({-1, 2, -1, -1}).clone(at::MemoryFormat::Contiguous);
+  const at::Tensor mask = inputs.unsqueeze(1).slice(2, 0, 1).slice(3, 0, 6).gt(0);
+  const at::Tensor slopes = table[0], buckets = table.slice(0, 0, 8);
+  const Options options{.scale = 0.5, .causal = true, .q_offset = 1};
+  print("window_bias_softmax",
+        posenc_ext::window_bias_softmax(scores, table, {2, 3}, {}, 0, {.mask = mask}));
+  print("bias_softmax", posenc_ext::bias_softmax(scores, scores[0], options));
+  const at::Tensor index = inputs[0].slice(1, 0, 6).gt(0).to(at::kLong);
+  print("gather_bias_softmax", posenc_ext::gather_bias_softmax(scores, table, index, options));
+  print("t5_bias_softmax", posenc_ext::t5_bias_softmax(scores, buckets, false, 16, options));
+  print("alibi_bias_softmax",
+        posenc_ext::alibi_bias_softmax(scores, slopes, {.dropout_p = 1.0, .training = true}));
+  print("window_attention", posenc_ext::window_attention(scores, scores, scores, table, {2, 3}));
+  const at::Tensor diagonals = posenc_ext::alibi_bias(slopes, 1, 11).squeeze(1);
+  print("diagonal_attention", posenc_ext::diagonal_attention(scores, scores, scores, diagonals, options));
+  print("t5_attention", posenc_ext::t5_attention(scores, scores, scores, buckets, true, 16));
+  print("alibi_attention",
+        posenc_ext::alibi_attention(scores, scores, scores, slopes, {.causal = true}));
+  print("diagonal_bias_softmax",
+        posenc_ext::diagonal_bias_softmax(scores, diagonals, {.inplace = true}));
+  print("scores", scores);
 }
 
 }  // namespace

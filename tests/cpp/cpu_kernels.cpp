@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/t5_buckets.h"
@@ -463,6 +464,85 @@ void alibi(DType type) {
   }
 }
 
+// Forward under every kind of mask, and backward of its result in one block of a head and in several.
+template <class Scheme>
+void softmax(const std::string& scheme_name, const Scheme& scheme, DType type) {
+  using Kind = cpu::Mask::Kind;
+  const int64_t batch = 6, heads = 3, rows = scheme.rows(), queries = scheme.queries(), keys = scheme.keys();
+  const int64_t count = batch * heads * queries * keys, size = element_size(type);
+  const DType sum_type = type == DType::float64 ? DType::float64 : DType::float32;
+  const int64_t sum_size = element_size(sum_type);
+  Memory scores = numbers(type, count), table = numbers(sum_type, rows * heads),
+         added = numbers(sum_type, batch * queries * keys);
+  std::vector<uint8_t> shown;
+  for (int64_t i = 0; i < batch * queries * keys; ++i) shown.push_back(i * i * 7919 % 5 > 1);
+  std::vector<int32_t> regions;
+  for (int64_t i = 0; i < 2 * keys; ++i) regions.push_back(static_cast<int32_t>(i * i * 31 % 4));
+  const Strided samples{1, {batch}, {queries * keys}};
+  struct Case {
+    const char* name;
+    cpu::Mask mask;
+  };
+  const Case cases[] = {
+      {"", {Kind::none, nullptr, {}, 0, 0, 1, false, 0}},
+      {" causal", {Kind::none, nullptr, {}, 0, 0, 1, true, 2}},
+      {" added mask", {Kind::added, added.data(), samples, 0, keys, 1, false, 0}},
+      {" shown mask, causal", {Kind::shown, shown.data(), samples, 0, keys, 1, true, 20}},
+      {" regions", {Kind::regions, regions.data(), {}, 0, 0, 2, false, 0}},
+  };
+  for (const auto& [name, mask] : cases) {
+    if (mask.kind == Kind::regions && queries != keys) continue;
+    Memory out(count * size);
+    const cpu::BiasForward bias{sum_type, table.data(), heads, 1, heads, nullptr};
+    const cpu::BiasSoftmax a{type, batch, scores.data(), 0.37, bias, mask, 0, out.data()};
+    const std::string which = "softmax " + scheme_name + name;
+    cpu::kernels().softmax[scheme].forward(scheme, a, 0, heads * batch * queries);
+    print(which, type, out);
+
+    constexpr bool kPairs = std::is_same_v<Scheme, cpu::PairScheme>;  // whose items are queries
+    const int64_t tiles = batch * cpu::kernels().softmax[scheme].tiles(scheme);
+    for (const int64_t cut : {tiles, (tiles + 2) / 3}) {
+      const cpu::Pieces blocks = kPairs ? cpu::Pieces{1, queries} : cpu::Pieces{cut, (tiles + cut - 1) / cut};
+      for (const bool non_temporal : {false, true}) {
+        Memory grad = numbers(type, count), grad_scores(count * size), sums(rows * heads * sum_size),
+               partial(heads * blocks.count * rows * sum_size);
+        const cpu::BiasSoftmaxBackward b{type,
+                                         batch,
+                                         heads,
+                                         grad.data(),
+                                         out.data(),
+                                         0.37,
+                                         grad_scores.data(),
+                                         partial.data(),
+                                         sums.data(),
+                                         kPairs ? 1 : heads,
+                                         kPairs ? rows : 1,
+                                         non_temporal};
+        cpu::kernels().softmax[scheme].backward(scheme, b, blocks, 0, heads * blocks.count);
+        if (!kPairs && blocks.count > 1) {
+          cpu::kernels().softmax_reduce(b, rows, blocks.count, 0, heads);
+        }
+        const std::string how = which + " backward, blocks: " + std::to_string(blocks.count);
+        print(how, type, sums);
+        print(how + ", of scores", type, grad_scores);
+      }
+    }
+  }
+}
+
+void softmaxes(DType type) {
+  softmax("window 7x7", WindowScheme{{7, 1, 7}, {7, 1, 7}, 0}, type);
+  softmax("window 5x9 with a prefix", WindowScheme{{5, 1, 9}, {5, 1, 9}, 1}, type);
+  softmax("window 14x14", WindowScheme{{14, 1, 14}, {14, 1, 14}, 0}, type);
+  softmax("window 6x5 expanded", WindowScheme{{6, 1, 5}, {13, 1, 11}, 0}, type);
+  softmax("diagonals", cpu::DiagonalScheme{70, 190}, type);
+  softmax("diagonals, few keys", cpu::DiagonalScheme{9, 9}, type);
+  softmax("pairs", cpu::PairScheme{23, 37}, type);
+  std::vector<int64_t> index;
+  for (int64_t i = 0; i < 23 * 37; ++i) index.push_back(i * i * 7919 % 50);
+  softmax("index", cpu::IndexScheme{{index.data(), true, {1, {23 * 37}, {1}}, 1, 1, 23, 37}, 50}, type);
+}
+
 }  // namespace
 
 int main() {
@@ -475,5 +555,6 @@ int main() {
     biases(type);
     gather(type);
     alibi(type);
+    softmaxes(type);
   }
 }

@@ -223,8 +223,9 @@ void test_large_counts() {
                                sums.as<void>(),
                                nullptr};
   on_the_ends_of_a_large_grid("float32", [&] {
-    cuda::launch(cuda::gather_backward_kernel<float>, pieces.count, dim3(32, 8), nullptr, a, fast, fast,
-                 pieces, int64_t{1}, pieces.count);
+    using Terms = cuda::GradPlaces<float>;
+    cuda::launch(cuda::gather_backward_kernel<Terms>, pieces.count, dim3(32, 8), nullptr, a, fast,
+                 Terms{terms.as<float>(), 0, fast}, pieces, int64_t{1}, pieces.count);
   });
   const float* last = sums.as<float>() + 2 * (pieces.count - 1);
   if (last[0] != 0.0f || last[1] != 6.0f)

@@ -390,14 +390,14 @@ void test_scale_dropout(DType type, Strided at, int64_t skip, double p, double s
   Buffer<double> exact(total);
   for (int64_t i = 0; i < total; ++i) {
     const double value = to_double(x[at.offset(i)]) * scale;
-    exact[i] = p == 0.0                                         ? value
-               : keeps(dropout, static_cast<uint64_t>(seed), i) ? value * dropout.scale
-                                                                : 0.0;
+    exact[i] = p == 0.0                                           ? value
+               : retains(dropout, static_cast<uint64_t>(seed), i) ? value * dropout.scale
+                                                                  : 0.0;
     wanted[i] = round_to<T>(exact[i]);
     const double factor = p == 0.0 ? scale : scale * dropout.scale;
     if constexpr (kIsHalf<T>) {  // core/sums.h
-      const bool kept = p == 0.0 || keeps(dropout, static_cast<uint64_t>(seed), i);
-      if (kept && fits_float_pair(factor)) {
+      const bool retained = p == 0.0 || retains(dropout, static_cast<uint64_t>(seed), i);
+      if (retained && fits_float_pair(factor)) {
         wanted[i] = round_to<T>(to_float(x[at.offset(i)]) * static_cast<float>(factor));
       }
     }
@@ -609,9 +609,9 @@ void test_large_counts() {
         const int64_t i = (b * length + length - 1) * dim + c;
         const double value = to_double(sums.as<BFloat16>()[i]),
                      exact = (2.0 + row[static_cast<size_t>(c)]) / 0.6;
-        const bool kept = keeps(dropout, static_cast<uint64_t>(seed), i);
-        if (std::fabs(value - (kept ? exact : 0.0)) > 0.501 * ulp<BFloat16>(exact))
-          report("add_sinusoidal of many elements: %g, not %g", value, kept ? exact : 0.0);
+        const bool retained = retains(dropout, static_cast<uint64_t>(seed), i);
+        if (std::fabs(value - (retained ? exact : 0.0)) > 0.501 * ulp<BFloat16>(exact))
+          report("add_sinusoidal of many elements: %g, not %g", value, retained ? exact : 0.0);
       }
     }
   }
@@ -660,7 +660,7 @@ void test_large_counts() {
                           nullptr);
     });
     for (int64_t i = total - kLooked; i < total; ++i) {
-      const double wanted = keeps(dropout, static_cast<uint64_t>(seed), i) ? 3.0 * dropout.scale : 0.0;
+      const double wanted = retains(dropout, static_cast<uint64_t>(seed), i) ? 3.0 * dropout.scale : 0.0;
       if (!same(to.as<BFloat16>()[i], round_to<BFloat16>(wanted))) report("scale_dropout of many elements");
     }
   }

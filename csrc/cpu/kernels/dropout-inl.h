@@ -57,10 +57,10 @@ inline void store_row(const SeededDropout& d, Sum scale, bool non_temporal, int6
     block = min_of(Draws::kBlock - before, count - begin);
     draws.fill(d, first + begin - before, before + block);
     write_row<N>(non_temporal, block, y + begin, [=, &draws](int64_t c, int64_t n) {
-      const auto kept = convert<Bits>(load<N>(draws.draw + before + c)) >= least;
+      const auto retained = convert<Bits>(load<N>(draws.draw + before + c)) >= least;
       const auto sum = round_to<T>(term(begin + c, n) * scale);
       // Bits, not a product with zero: the term may be infinite.
-      return cast_bits<T>(cast_bits<Bits>(sum) & cast_bits<Bits>(kept));
+      return cast_bits<T>(cast_bits<Bits>(sum) & cast_bits<Bits>(retained));
     });
   }
 }

@@ -428,6 +428,11 @@ POSENC_HD Vec<T, N> min_of(Vec<T, N> a, Vec<T, N> b) {
 }
 
 template <class T, int N>
+POSENC_HD Vec<T, N> min_of(Vec<T, N> a, std::type_identity_t<T> b) {
+  return min_of(a, broadcast<N>(b));
+}
+
+template <class T, int N>
 POSENC_HD Vec<T, N> max_of(Vec<T, N> a, Vec<T, N> b) {
   return map<T, N>([](auto a, auto b) POSENC_LAMBDA { return a < b ? b : a; }, a, b);
 }

@@ -53,10 +53,10 @@ struct SumRow {
   template <class T>
   __device__ __forceinline__ float sum(float x, float encoding) const {
     if constexpr (std::is_same_v<T, float>) {
-      return round_pair<float>(scaled_sum(x, scales.x, encoding, a.dropout.seed != nullptr, scales.kept));
+      return round_pair<float>(scaled_sum(x, scales.x, encoding, a.dropout.seed != nullptr, scales.retained));
     } else {
       const float value = scaled_sum(x, scales.x.hi, encoding);
-      return a.dropout.seed != nullptr ? value * scales.kept.hi : value;
+      return a.dropout.seed != nullptr ? value * scales.retained.hi : value;
     }
   }
 };

@@ -157,6 +157,15 @@ void launch_forward(const Source& source, int64_t samples, int64_t heads, int64_
   launch(bias_forward_kernel<T, Source>, blocks, dim3(kThreads), stream, source, split, static_cast<T*>(out));
 }
 
+// What a sum over pairs adds for one of them: term(h), for head h of a warp. Here an element of a gradient.
+template <class T>
+struct GradTerm {
+  const T* grad;
+  int64_t head_stride;
+
+  __device__ __forceinline__ accumulator_t<T> operator()(int h) const { return widen(grad[h * head_stride]); }
+};
+
 // What a lane has summed, for each head of its warp.
 template <class T>
 struct HeadSums {
@@ -168,10 +177,11 @@ struct HeadSums {
   __device__ __forceinline__ explicit HeadSums(int64_t count)
       : heads(static_cast<int>(min_of<int64_t>(kHeads, count))) {}
 
-  __device__ __forceinline__ void add(const T* from, int64_t head_stride) {
+  template <class Term>
+  __device__ __forceinline__ void add(const Term& term) {
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
-      if (h < heads) sum[h] += widen(from[h * head_stride]);
+      if (h < heads) sum[h] += term(h);
     }
   }
 

@@ -6,14 +6,8 @@ namespace {
 
 template <class T>
 void launch_gather_backward(const GatherBackward& a, cudaStream_t stream) {
-  const Pieces pieces = cut_index(a.index.lines() * a.index.keys, a.rows);
-  const int64_t passes = divide_up(a.rows, kPassRows);
-  const int64_t units = pieces.count * passes * divide_up(a.heads, kHeadsPerWarp<T>);
-  const dim3 threads(kWarp, kWarpsPerBlock);
-  launch(gather_backward_kernel<T>, clamped_grid(units, kBlocksPerMultiprocessor), threads, stream, a,
-         make_fast_strided(a.index.at), make_fast_strided(a.grad_at), pieces, passes, units);
-  launch(gather_reduce_kernel<T>, clamped_grid(divide_up(a.rows * a.heads, kWarp), kBlocksPerMultiprocessor),
-         threads, stream, a, pieces);
+  launch_place_sums<T>(
+      a, GradPlaces<T>{static_cast<const T*>(a.grad), a.head_stride, make_fast_strided(a.grad_at)}, stream);
 }
 
 }  // namespace

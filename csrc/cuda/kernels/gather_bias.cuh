@@ -106,18 +106,32 @@ struct PlaceOrder {
   }
 };
 
+// What sums over the places of an index read: at(place, head) is the term of a place, for heads from this one
+// on.
+template <class T>
+struct GradPlaces {
+  using Type = T;
+  const T* grad;
+  int64_t head_stride;
+  FastStrided places;
+
+  __device__ __forceinline__ GradTerm<T> at(uint32_t place, int64_t head) const {
+    return {grad + head * head_stride + places.offset(place), head_stride};
+  }
+};
+
 // Launch 1 of 2. Must read the gradient's heads x places elements and the index; reads the index once per
 // kHeadsPerWarp heads and kPassRows rows, and the gradient in the order of the rows within tiles that caches
 // hold; writes a sum per piece, row and head, no more of them than terms. A unit, a block's work, is a piece
 // of the places x up to kPassRows rows x up to kHeadsPerWarp heads. The block brings the places of a tile
 // into the order of their rows; then a warp owns a row, its lanes walk over its places, and their sums are
 // added in a fixed order.
-template <class T>
+template <class Terms>
 __global__ void __launch_bounds__(kThreads, kSortingBlocks)
     gather_backward_kernel(const __grid_constant__ GatherBackward a,
-                           const __grid_constant__ FastStrided index_at,
-                           const __grid_constant__ FastStrided grad_at, const __grid_constant__ Pieces pieces,
-                           int64_t passes, int64_t units) {
+                           const __grid_constant__ FastStrided index_at, const __grid_constant__ Terms terms,
+                           const __grid_constant__ Pieces pieces, int64_t passes, int64_t units) {
+  using T = typename Terms::Type;
   using Sum = accumulator_t<T>;
   __shared__ PlaceOrder tile;
   for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
@@ -146,8 +160,7 @@ __global__ void __launch_bounds__(kThreads, kSortingBlocks)
         HeadSums<T> sums(a.heads - head);
         for (int i = static_cast<int>(threadIdx.x); i < own; i += kWarp) {
           const uint32_t place = static_cast<uint32_t>(first + tile.place[tile.start[row] + i]);
-          sums.add(static_cast<const T*>(a.grad) + head * a.head_stride + grad_at.offset(place),
-                   a.head_stride);
+          sums.add(terms.at(place, head));
         }
         Sum* const to = static_cast<Sum*>(a.partial) + (piece * a.rows + first_row + row) * a.heads + head;
         const bool adds = first > begin;  // to what the same lane has written
@@ -181,6 +194,20 @@ __global__ void __launch_bounds__(kThreads)
     }
     __syncthreads();  // the partial sums are done with
   }
+}
+
+// `Out`: of the result.
+template <class Out, class Terms>
+void launch_place_sums(const GatherBackward& a, const Terms& terms, cudaStream_t stream) {
+  const Pieces pieces = cut_index(a.index.lines() * a.index.keys, a.rows);
+  const int64_t passes = divide_up(a.rows, kPassRows);
+  const int64_t units = pieces.count * passes * divide_up(a.heads, kHeadsPerWarp<typename Terms::Type>);
+  const dim3 threads(kWarp, kWarpsPerBlock);
+  launch(gather_backward_kernel<Terms>, clamped_grid(units, kBlocksPerMultiprocessor), threads, stream, a,
+         make_fast_strided(a.index.at), terms, pieces, passes, units);
+  launch(gather_reduce_kernel<Out>,
+         clamped_grid(divide_up(a.rows * a.heads, kWarp), kBlocksPerMultiprocessor), threads, stream, a,
+         pieces);
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ void with_scales(const Arguments& a, F f) {
     if (fits_float_pair(a.x_scale)) {
       const Scales<FloatPair> pairs = to_float_pairs(scales);
       if constexpr (kIsHalf<T>) {
-        return f(Scales<float>{pairs.x.hi, pairs.kept.hi});
+        return f(Scales<float>{pairs.x.hi, pairs.retained.hi});
       } else {
         return f(pairs);
       }

@@ -56,14 +56,14 @@ __device__ __forceinline__ Real embedded(const Scales<Real>& scales, T x, bool s
                                          bool drops) {
   const Real value =
       embedded ? scaled_sum<Real>(widen(x), scaled ? scales.x : Real{1}, widen(pos)) : Real{widen(x)};
-  return drops ? value * scales.kept : value;
+  return drops ? value * scales.retained : value;
 }
 template <class T>
 __device__ __forceinline__ FloatPair embedded(const Scales<FloatPair>& scales, T x, bool scaled,
                                               bool embedded, T pos, bool drops) {
   const FloatPair one{1.0f, 0.0f};
-  if (embedded) return scaled_sum(widen(x), scaled ? scales.x : one, widen(pos), drops, scales.kept);
-  return multiply(widen(x), drops ? scales.kept : one);
+  if (embedded) return scaled_sum(widen(x), scaled ? scales.x : one, widen(pos), drops, scales.retained);
+  return multiply(widen(x), drops ? scales.retained : one);
 }
 
 // 1 launch (2 with prefix tokens before a transposed x). Must read and write batch x tokens x dim elements,

@@ -6,12 +6,8 @@ namespace {
 
 template <class T, class Scheme>
 void launch_backward(const Scheme& scheme, const BiasBackward& a, cudaStream_t stream) {
-  const Pieces pieces = cut_rows(scheme);
-  auto device = make_device_scheme(scheme);
-  const int64_t units = pieces.count * scheme.rows() * divide_up(a.heads, kHeadsPerWarp<T>);
-  launch_warps(bias_backward_kernel<T, decltype(device)>, units, stream, device, a, pieces, units);
-  if (pieces.count == 1) return;
-  launch_warps(bias_reduce_kernel<T, decltype(device)>, scheme.rows() * a.heads, stream, device, a, pieces);
+  const GradTerms<T> terms{static_cast<const T*>(a.grad), a.head_stride, a.query_stride, a.key_stride};
+  launch_row_sums(scheme, terms, {/*batch=*/1, a.heads, a.partial, a.out, /*row_stride=*/a.heads, 1}, stream);
 }
 
 template <class Scheme>

@@ -22,40 +22,71 @@ struct SchemeSource : TableRow<T> {
   }
 };
 
-// 1 launch, or 2 where rows are long. Must read heads x queries x keys elements and write rows x heads, and
-// does; long rows are cut in pieces, each of which writes a sum that the second launch reads. A unit, a
-// warp's work, is a piece of a row x up to kHeadsPerWarp heads; the lanes walk over the piece's slots, and
-// their sums are added in a fixed order. Where rows are whole, the warps of a block own neighbouring rows,
-// whose pairs are in neighbouring elements of the gradient: a sector that one warp brings into the cache
-// serves the others. Where rows are cut, they own neighbouring pieces, so that no few warps own all of a long
-// row.
-template <class T, class Scheme>
+// What sums over the pairs of rows read: at(sample, head, pair) is the term of a pair, for heads from this
+// one on. kBatched: whether there are several samples.
+template <class T>
+struct GradTerms {
+  using Type = T;
+  using Out = T;
+  static constexpr bool kBatched = false;
+  const T* grad;
+  int64_t head_stride, query_stride, key_stride;
+
+  __device__ __forceinline__ GradTerm<T> at(int64_t /*sample*/, int64_t head, const Pair& pair) const {
+    return {grad + head * head_stride + pair.query * query_stride + pair.key * key_stride, head_stride};
+  }
+};
+
+// out[row, head] is the sum over the batch and the pairs of the row. partial: [rows, heads, pieces].
+struct RowSums {
+  int64_t batch, heads;
+  void* partial;
+  void* out;
+  int64_t row_stride, head_stride;
+};
+
+// 1 launch, or 2 where rows are long. Must read heads x queries x keys elements of each sample and write rows
+// x heads, and does; long rows are cut in pieces, each of which writes a sum that the second launch reads. A
+// unit, a warp's work, is a piece of a row x up to kHeadsPerWarp heads; the lanes walk over the piece's
+// slots, those of a sample after those of the one before, and their sums are added in a fixed order. Where
+// rows are whole, or there are samples, the warps of a block own neighbouring rows, whose pairs are in
+// neighbouring elements: a sector that one warp brings into the cache serves the others. Where rows of one
+// sample are cut, they own neighbouring pieces, so that no few warps own all of a long row.
+template <class Terms, class Scheme>
 __global__ void __launch_bounds__(kThreads, kHalfResident)
-    bias_backward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasBackward a,
-                         const __grid_constant__ Pieces pieces, int64_t units) {
+    bias_backward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ Terms terms,
+                         const __grid_constant__ RowSums a, const __grid_constant__ Pieces pieces,
+                         int64_t units) {
+  using T = typename Terms::Type;
+  using Sum = accumulator_t<T>;
   const int64_t rows = scheme.rows();
   for (int64_t unit = this_warp(); unit < units; unit += warp_count()) {
-    const int64_t piece = unit % pieces.count, row = unit / pieces.count % rows;
+    const int64_t piece = Terms::kBatched ? unit / rows % pieces.count : unit % pieces.count;
+    const int64_t row = Terms::kBatched ? unit % rows : unit / pieces.count % rows;
     const auto slots = scheme.slots(row);
     const int64_t first = piece * pieces.size;
-    if (piece > 0 && first >= slots.count) continue;
-    const int64_t last = min_of(slots.count, first + pieces.size);
+    if (piece > 0 && first >= a.batch * slots.count) continue;
+    const int64_t last = min_of(a.batch * slots.count, first + pieces.size);
     const int64_t head = unit / pieces.count / rows * kHeadsPerWarp<T>;
-    const T* grad = static_cast<const T*>(a.grad) + head * a.head_stride;
     HeadSums<T> sums(a.heads - head);
-    for (int64_t sample = 0; sample < a.batch; ++sample, grad += a.batch_stride) {
-      for (int64_t i = first + threadIdx.x; i < last; i += kWarp) {
-        const Pair pair = scheme.pair(slots, i);
-        if (pair.query == kNoPair) continue;
-        sums.add(grad + pair.query * a.query_stride + pair.key * a.key_stride, a.head_stride);
-      }
+    // The sample and slot of a lane's element, and how far the next one is.
+    const int64_t count = max_of<int64_t>(1, slots.count);
+    int64_t sample = Terms::kBatched ? (first + threadIdx.x) / count : 0;
+    int64_t slot = first + threadIdx.x - sample * count;
+    const int samples = count > kWarp || !Terms::kBatched ? 0 : kWarp / static_cast<int>(count);
+    for (int64_t i = first + threadIdx.x; i < last; i += kWarp) {
+      const Pair pair = scheme.pair(slots, slot);
+      if (pair.query != kNoPair) sums.add(terms.at(sample, head, pair));
+      sample += samples;
+      slot += kWarp - samples * count;
+      if (Terms::kBatched && slot >= count) slot -= count, ++sample;
     }
-    const int64_t to = row * a.heads + head;
-    sums.total(true, [&](int h, accumulator_t<T> total) {
+    sums.total(true, [&](int h, Sum total) {
       if (pieces.count == 1) {
-        static_cast<T*>(a.out)[to + h] = round_to<T>(total);
+        static_cast<typename Terms::Out*>(a.out)[row * a.row_stride + (head + h) * a.head_stride] =
+            round_to<typename Terms::Out>(total);
       } else {
-        static_cast<accumulator_t<T>*>(a.partial)[(to + h) * pieces.count + piece] = total;
+        static_cast<Sum*>(a.partial)[(row * a.heads + head + h) * pieces.count + piece] = total;
       }
     });
   }
@@ -63,20 +94,36 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
 
 // Launch 2 of 2, where rows are cut. Reads the sums of the pieces, writes rows x heads. A warp owns a row and
 // a head; its lanes walk over the pieces, and their sums are added in a fixed order.
-template <class T, class Scheme>
+template <class Out, class Scheme>
 __global__ void __launch_bounds__(kThreads)
-    bias_reduce_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ BiasBackward a,
+    bias_reduce_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ RowSums a,
                        const __grid_constant__ Pieces pieces) {
-  using Sum = accumulator_t<T>;
+  using Sum = accumulator_t<Out>;
   const int64_t count = scheme.rows() * a.heads;
   for (int64_t i = this_warp(); i < count; i += warp_count()) {
-    const int64_t own = (scheme.slots(i / a.heads).count + pieces.size - 1) / pieces.size;
+    const int64_t row = i / a.heads, head = i - row * a.heads;
+    const int64_t own = (a.batch * scheme.slots(row).count + pieces.size - 1) / pieces.size;
     const Sum* partial = static_cast<const Sum*>(a.partial) + i * pieces.count;
     Sum sum = 0;
     for (int64_t piece = threadIdx.x; piece < own; piece += kWarp) sum += partial[piece];
     sum = warp_sum(sum);
-    if (threadIdx.x == 0) static_cast<T*>(a.out)[i] = round_to<T>(sum);
+    if (threadIdx.x == 0) {
+      static_cast<Out*>(a.out)[row * a.row_stride + head * a.head_stride] = round_to<Out>(sum);
+    }
   }
+}
+
+template <class Terms, class Scheme>
+void launch_row_sums(const Scheme& scheme, const Terms& terms, const RowSums& sums, cudaStream_t stream) {
+  const Pieces pieces = cut_rows(scheme, sums.batch);
+  auto device = make_device_scheme(scheme);
+  const int64_t units =
+      pieces.count * scheme.rows() * divide_up(sums.heads, kHeadsPerWarp<typename Terms::Type>);
+  launch_warps(bias_backward_kernel<Terms, decltype(device)>, units, stream, device, terms, sums, pieces,
+               units);
+  if (pieces.count == 1) return;
+  launch_warps(bias_reduce_kernel<typename Terms::Out, decltype(device)>, scheme.rows() * sums.heads, stream,
+               device, sums, pieces);
 }
 
 }  // namespace

@@ -10,10 +10,10 @@ namespace posenc_ext::cuda {
 
 using namespace args;
 
-// Pieces of the longest row; others have fewer.
+// Pieces of the longest row, of the slots of all samples; others have fewer.
 template <class Scheme>
-Pieces cut_rows(const Scheme& scheme) {
-  return cut(core::make_device_scheme(scheme).max_slots());
+Pieces cut_rows(const Scheme& scheme, int64_t batch = 1) {
+  return cut(batch * core::make_device_scheme(scheme).max_slots());
 }
 
 // Each needs at least one element of work. BiasBackward::partial is [rows, heads, pieces] in the

@@ -118,17 +118,17 @@ __device__ __forceinline__ uint64_t seed_of(const args::SeededDropout& d) {
   return d.seed != nullptr ? static_cast<uint64_t>(*d.seed) : 0;
 }
 
-// Of x, and of what dropout keeps: as doubles, or float pairs.
+// Of x, and of what dropout retains: as doubles, or float pairs.
 template <class Number>
 struct Scales {
-  Number x, kept;
+  Number x, retained;
 };
 
 inline Scales<core::FloatPair> to_float_pairs(const Scales<double>& s) {
-  return {core::to_float_pair(s.x), core::to_float_pair(s.kept)};
+  return {core::to_float_pair(s.x), core::to_float_pair(s.retained)};
 }
 
-// core::keeps() for the kWidth elements from linear index `first`, a multiple of kWidth: one counter serves
+// core::retains() for the kWidth elements from linear index `first`, a multiple of kWidth: one counter serves
 // them all. Sets those that are dropped to zero.
 template <class Real, int kWidth>
 __device__ __forceinline__ void clear_dropped(const core::Dropout& dropout, uint64_t seed, int64_t first,
@@ -146,13 +146,21 @@ __device__ __forceinline__ void clear_dropped(const core::Dropout& dropout, uint
   }
 }
 
-// Dropout of the same: what is kept is scaled.
+// Dropout of the same: what is retained is scaled.
 template <int kWidth>
 __device__ __forceinline__ void drop(const core::Dropout& dropout, uint64_t seed, int64_t first,
                                      double (&value)[kWidth]) {
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) value[i] *= dropout.scale;
   clear_dropped(dropout, seed, first, value);
+}
+
+// All lanes' values put together by f, by halves, in each of them. f gives the same for (a, b) and (b, a).
+template <class T, class F>
+__device__ __forceinline__ T warp_total(T value, F f) {
+#pragma unroll
+  for (int bits = kWarp / 2; bits > 0; bits /= 2) value = f(value, __shfl_xor_sync(0xffffffffu, value, bits));
+  return value;
 }
 
 // The sum over the lanes of a warp, in lane 0; always added in the same order.
