@@ -2,7 +2,8 @@
 
 Options, method and columns are those of run.py.
 - eager: the code of torchvision, timm and transformers, which gathers the bias, adds it, adds the mask and
-  calls softmax. best eager: adds in place; in inference the sum of bias and mask is cached.
+  calls softmax. best eager: in inference a cached sum of bias and mask is added in place; in training the
+  bias is gathered by index_select.
 - posenc_ext: writes over the scores, as after a matrix product. out of place: with a new result.
 - SDPA: scaled_dot_product_attention, in inference with a cached mask (its flash path), in training with one
   that has a gradient (its math path).
@@ -98,25 +99,24 @@ def softmax(make: partial[Source], differentiable: bool, dtype: torch.dtype, dev
     scores, table = torch.randn(*source.shape, tokens).to(dtype), source.table.to(dtype)
     mask = None if source.mask is None else source.mask.to(dtype)
 
-    def with_mask(bias):
-        return bias if mask is None else bias + mask
-
-    cached = None if differentiable else with_mask(source.best_bias(source.given.to(dtype)).contiguous())
-
     def eager(scores, given):
         return plus_mask(scores + source.bias(given), mask).softmax(-1)
 
+    def best(scores, given):
+        return plus_mask(scores + source.best_bias(given), mask).softmax(-1)
+
+    cached = source.best_bias(source.given.to(dtype)).contiguous()
+    cached = cached if mask is None else cached + mask
     signs = itertools.cycle([1, -1])  # or the sums grow from call to call
 
-    def best(scores, given):
-        bias = with_mask(source.best_bias(given)) if cached is None else cached
-        x = like_a_product(scores)
-        x.view(-1, source.windows, heads, tokens, tokens).add_(bias, alpha=next(signs))
-        return x.softmax(-1)
+    def best_inference(scores, given):
+        x = scores.view(-1, source.windows, heads, tokens, tokens).add_(cached, alpha=next(signs))
+        return x.view(scores.shape).softmax(-1)
 
     def ours(scores, table):
         return source.softmax_(like_a_product(scores), table, **source.arguments)
 
+    best = best if differentiable else best_inference
     forms = {"eager": eager, "best eager": best, "out of place": partial(source.softmax, **source.arguments)}
     forms |= {"posenc_ext": ours}
     given = table if source.given is source.table else source.given.to(dtype).contiguous()
