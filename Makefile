@@ -29,7 +29,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # The cache of torch.compile is in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
 
-.PHONY: demo test bench build versions lint format wheel clean cuda-check gpu-test gpu-bench gpu-day clang-check aarch64-check
+.PHONY: demo test bench bench-attention build versions lint format wheel clean cuda-check gpu-test gpu-bench gpu-day clang-check aarch64-check
 
 demo: $(BUILD)
 	$(BIN)/python examples/train_digits.py $(ARGS)
@@ -38,7 +38,11 @@ test: $(BUILD)
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(BUILD) $(PLOTS)
-	$(BIN)/python bench/run.py $(or $(ARGS),--write)
+	$(BIN)/python bench/run.py $(or $(ARGS),--compile --write)
+
+# The same for softmax with a bias and for attention.
+bench-attention: $(BUILD)
+	$(BIN)/python bench/attention.py $(ARGS)
 
 build: $(BUILD)
 

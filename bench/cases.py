@@ -12,8 +12,9 @@ import posenc_ext
 from posenc_ext import reference
 
 Contender = Callable[[], object]
-# The forms of one computation, by contender, and their arguments; every floating-point argument is a leaf.
-Forms = tuple[dict[str, Callable[..., Tensor]], list[object]]
+# The forms of one computation, by contender, and their arguments, or those of each contender; every
+# floating-point argument is a leaf.
+Forms = tuple[dict[str, Callable[..., Tensor]], list[object] | dict[str, list[object]]]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Case:
     dropout_p: float = 0.0
     dtype: torch.dtype = torch.float32
     in_readme: bool = True
+    own_leaves: int = 0  # so many of the last arguments differ from contender to contender: not compared
 
     @property
     def name(self) -> str:
@@ -38,26 +40,33 @@ def contenders(
 ) -> tuple[dict[str, Contender], int]:
     """The contenders of a case, or the one named `only`, bound to their arguments; the bytes of a result."""
     forms, arguments = case.make(case.dtype, device)
+    own = arguments if isinstance(arguments, dict) else dict.fromkeys(forms, arguments)
     forms = {name: form for name, form in forms.items() if only in (None, name)}
     if compiled:
-        forms["torch.compile"] = torch.compile(forms["eager"], dynamic=False)
-    bound = {name: partial(form, *arguments) for name, form in forms.items()}
-    result = bound["posenc_ext"]()
+        forms["torch.compile"], own["torch.compile"] = (
+            torch.compile(forms["eager"], dynamic=False),
+            own["eager"],
+        )
+    bound = {name: partial(form, *own[name]) for name, form in forms.items()}
+    result = next(iter(bound.values()))()  # eager: others may write over their arguments
     if case.direction == "forward":
         return bound, result.nbytes
-    leaves = [a.requires_grad_() for a in arguments if isinstance(a, Tensor) and a.is_floating_point()]
+    tensors = {n: [a for a in own[n] if isinstance(a, Tensor) and a.is_floating_point()] for n in bound}
+    leaves = {name: [a.requires_grad_() for a in found] for name, found in tensors.items()}
     upstream = torch.rand_like(result).add_(0.5)  # without zeros, which mark what dropout drops
     if case.direction == "both":
         grad = torch.autograd.grad
-        return {n: lambda f=f: grad(f(), leaves, upstream) for n, f in bound.items()}, result.nbytes
-    backward = partial(torch.autograd.grad, inputs=leaves, grad_outputs=upstream, retain_graph=True)
-    return {name: partial(backward, form()) for name, form in bound.items()}, result.nbytes
+        return {n: lambda n=n, f=f: grad(f(), leaves[n], upstream) for n, f in bound.items()}, result.nbytes
+    backward = partial(torch.autograd.grad, grad_outputs=upstream, retain_graph=True)
+    return {name: partial(backward, form(), leaves[name]) for name, form in bound.items()}, result.nbytes
 
 
 def disagreement(case: Case, expected: object, actual: object) -> float:
     """The largest difference, relative to the largest value; infinite for other dtypes, shapes or drops."""
     worst = 0.0
-    pairs = zip(*([r] if isinstance(r, Tensor) else r for r in (expected, actual)), strict=True)
+    pairs = list(zip(*([r] if isinstance(r, Tensor) else r for r in (expected, actual)), strict=True))
+    if case.direction != "forward":
+        pairs = pairs[: len(pairs) - case.own_leaves]
     for a, b in pairs:
         if a.dtype != b.dtype or a.shape != b.shape:
             return math.inf

@@ -77,6 +77,7 @@ def factor(value: float | None) -> str:
 def markdown(results: list[Result]) -> str:
     """One thread / all threads."""
     columns = {"eager": "times faster than eager", "best eager": "than the best eager"}
+    columns |= {"out of place": "than out of place", "SDPA": "than SDPA"}
     columns |= {"torch.compile": "than torch.compile", "limit": "of the memory's limit"}
     columns |= {"other": "than --against"}
     columns = {name: head for name, head in columns.items() if any(name in r["seconds"] for r in results)}

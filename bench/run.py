@@ -60,9 +60,9 @@ def interleaved(blocks: dict[str, Block], seconds: float) -> dict[str, float]:
 class Child:
     """The posenc_ext of a checkout, in a process that times blocks on request."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, program: str = __file__) -> None:
         environment = {**os.environ, "PYTHONPATH": str(path)}
-        command = [sys.executable, __file__, "--serve"]
+        command = [sys.executable, program, "--serve"]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
         found = Path(json.loads(self.process.stdout.readline()))
@@ -175,17 +175,22 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--against", type=Path, metavar="PATH", help="time another checkout, built in place")
     parser.add_argument("--check", action="store_true", help="exit 1 where a bound is broken, twice")
     parser.add_argument("--json", type=Path, metavar="FILE", help="results, saved after each case")
-    parser.add_argument("--write", action="store_true", help="--compile; renews README.md and results")
+    parser.add_argument("--write", action="store_true", help="renew README.md and results, or ATTENTION.md")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(
+    arguments: list[str] | None = None,
+    cases: list[Case] | None = None,
+    write: Callable[[dict], None] = report.write,
+    program: str = __file__,
+) -> int:
     chosen = options(arguments)
     warnings.filterwarnings("ignore", module="torch")
     torch.manual_seed(0)
-    cases = everything()
+    cases = everything() if cases is None else cases
     if chosen.serve:
         serve({case.name: case for case in cases})
         return 0
@@ -197,13 +202,13 @@ def main(arguments: list[str] | None = None) -> int:
     every = [1] if chosen.device != "cpu" else sorted({1, torch.get_num_threads()})
     threads = [int(n) for n in chosen.threads.split(",")] if chosen.threads else every
     paths = {"posenc_ext": report.ROOT, "other": chosen.against.resolve()} if chosen.against else {}
-    children = {name: Child(path) for name, path in paths.items()}
+    children = {name: Child(path, program) for name, path in paths.items()}
     record = {"setting": setting(chosen.regime, threads, chosen.device), "results": []}
     print(record["setting"], flush=True)
     if children:
         timed = partial(against, children=children)
     else:
-        timed = partial(measure, device=chosen.device, compiled=chosen.compile or chosen.write)
+        timed = partial(measure, device=chosen.device, compiled=chosen.compile)
     faults = []
     for case in cases:
         if not re.search(chosen.only, case.name):
@@ -224,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"\none thread / all threads\n\n{report.markdown(record['results'])}")
     print(*(f"BROKEN: {fault}" for fault in faults), sep="\n")
     if chosen.write:
-        report.write(record)
+        write(record)
     return 1 if faults else 0
 
 

@@ -16,6 +16,7 @@ import posenc_ext
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 sys.path.append(str(BENCH))
 
+import attention  # noqa: E402
 import cases  # noqa: E402
 import memory  # noqa: E402
 import report  # noqa: E402
@@ -60,6 +61,26 @@ def test_contenders_of_every_case_agree():
         assert {"eager", "posenc_ext"} <= set(made), case.name
         for name, contender in made.items():
             error = cases.disagreement(case, made["eager"](), contender())
+            assert error <= case.tolerance, f"{case.name}, {name}: {error}"
+
+
+def test_contenders_of_attention_agree():
+    """Each in its own memory: those that write in place are compared at their first call."""
+    sources = {
+        "Swin": partial(attention.Window, 3, 2, 4, 2, 0, True),
+        "BEiT": partial(attention.Window, 3, 2, 1, 2, 1, False),
+        "T5": partial(attention.Diagonals, 2, 12, 3),
+    }
+    for case in attention.everything():
+        if case.make.func is attention.t5_layers:
+            make = partial(attention.t5_layers, 2, 12, 3)
+        else:
+            kind, differentiable = case.title.split()[1], case.make.args[1]
+            make = partial(case.make.func, sources[kind], differentiable)
+        made, _ = cases.contenders(replace(case, make=make))
+        expected = made["eager"]()
+        for name, contender in made.items():
+            error = cases.disagreement(case, expected, contender())
             assert error <= case.tolerance, f"{case.name}, {name}: {error}"
 
 
