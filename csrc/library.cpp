@@ -49,7 +49,8 @@ void def_attention(torch::Library& m, const std::string& name, const std::string
                                 (source.find('*') == std::string::npos ? ", *, " : ", ");
   const std::string options =
       ", Tensor? mask=None, Tensor? regions=None, bool causal=False, SymInt q_offset=0";
-  m.def((name + arguments + scale + options + ", float dropout_p=0.0, bool training=False) -> Tensor").c_str());
+  m.def(
+      (name + arguments + scale + options + ", float dropout_p=0.0, bool training=False) -> Tensor").c_str());
   if (!with_inference) return;
   m.def(("_" + name + arguments + "float scale" + options + ") -> Tensor").c_str());
 }

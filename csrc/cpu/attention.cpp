@@ -33,7 +33,8 @@ struct FillAttention {
     const int64_t plane = queries * keys * q.element_size();
     const int64_t tile_heads = core::min_of(heads, core::max_of<int64_t>(1, kTileBytes / plane));
     const int64_t tile_samples =
-        tile_heads < heads ? 1 : core::min_of(samples, core::max_of<int64_t>(1, kTileBytes / (heads * plane)));
+        tile_heads < heads ? 1
+                           : core::min_of(samples, core::max_of<int64_t>(1, kTileBytes / (heads * plane)));
     const int64_t tiles_of_sample = (heads + tile_heads - 1) / tile_heads;
     const int64_t tiles = (samples + tile_samples - 1) / tile_samples * tiles_of_sample;
 

@@ -27,8 +27,9 @@ struct FillSoftmax {
     const at::Tensor scores = arguments.scores.contiguous();
     a.scores = scores.const_data_ptr();
     a.out = out.mutable_data_ptr();
-    parallel_for(a.bias.heads * a.batch * scheme.queries(), 2 * scheme.keys(),
-                 [&](int64_t begin, int64_t end) { kernels().softmax[scheme].forward(scheme, a, begin, end); });
+    parallel_for(
+        a.bias.heads * a.batch * scheme.queries(), 2 * scheme.keys(),
+        [&](int64_t begin, int64_t end) { kernels().softmax[scheme].forward(scheme, a, begin, end); });
   }
 };
 
@@ -62,15 +63,14 @@ struct FillSoftmaxBackward {
     const at::Tensor& grad = arguments.grad;
     const int64_t heads = grad.size(-3), rows = scheme.rows(), plane = scheme.queries() * scheme.keys();
     const int64_t batch = grad.numel() / (heads * plane);
-    const Pieces blocks =
-        kPairs ? Pieces{1, scheme.queries()} : cut_softmax(scheme, batch, heads);
+    const Pieces blocks = kPairs ? Pieces{1, scheme.queries()} : cut_softmax(scheme, batch, heads);
     at::Tensor partial;
     if (blocks.count > 1 && !kPairs) {
       partial = at::empty({heads, blocks.count, rows}, grad_table.options());
     }
     std::vector<at::Tensor> storage;
-    BiasSoftmaxBackward a = ops::softmax_backward_args(grad, arguments.result, Op::kHeadsFirst, arguments.scale,
-                                                       grad_scores, partial, grad_table, storage);
+    BiasSoftmaxBackward a = ops::softmax_backward_args(
+        grad, arguments.result, Op::kHeadsFirst, arguments.scale, grad_scores, partial, grad_table, storage);
     a.non_temporal = wants_non_temporal_stores(grad_scores);
     parallel_for(heads * blocks.count, batch * plane / blocks.count, [&](int64_t begin, int64_t end) {
       kernels().softmax[scheme].backward(scheme, a, blocks, begin, end);

@@ -13,9 +13,9 @@ at::Tensor new_result(at::IntArrayRef sizes, at::ScalarType type);
 // long.
 void prepare_result(const at::Tensor& out);
 
-// Whether to write `out` with non-temporal stores: where it is larger than 1 / `share` of the last-level cache.
-// Without them add 512x32x512 and window 32x32 take 1.5 times as long, table 5000x512 1.4 times. POSENC_NT=0:
-// never; 1: always.
+// Whether to write `out` with non-temporal stores: where it is larger than 1 / `share` of the last-level
+// cache. Without them add 512x32x512 and window 32x32 take 1.5 times as long, table 5000x512 1.4 times.
+// POSENC_NT=0: never; 1: always.
 bool wants_non_temporal_stores(const at::Tensor& out, size_t share = 4);
 
 // Of a bias, which is read next: ALiBi 512x512 of 12 heads takes half the time in a cache of 32 MiB.

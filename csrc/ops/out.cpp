@@ -37,8 +37,7 @@ void resize_out(const char* op, c10::SymIntArrayRef shape, const at::Tensor& out
   out.resize__symint(shape);
 }
 
-bool check_inputs(const char* op, const std::vector<Input>& inputs, const at::Tensor& out,
-                  const char* name) {
+bool check_inputs(const char* op, const std::vector<Input>& inputs, const at::Tensor& out, const char* name) {
   bool separate = true;
   for (const Input& input : inputs) separate &= check_overlap(op, input, out, name) != Overlap::unknown;
   return separate;

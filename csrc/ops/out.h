@@ -19,8 +19,9 @@ struct Input {
   bool may_be_out = false;  // an element of the result is computed from the element at its place alone
 };
 
-// `out`, which errors call `name`, must not overlap an input, except for one that may be `out`. False where it may share memory with an
-// input in a way that cannot be determined: the result must then be computed in separate memory.
+// `out`, which errors call `name`, must not overlap an input, except for one that may be `out`. False where
+// it may share memory with an input in a way that cannot be determined: the result must then be computed in
+// separate memory.
 bool check_inputs(const char* op, const std::vector<Input>& inputs, const at::Tensor& out,
                   const char* name = "out");
 

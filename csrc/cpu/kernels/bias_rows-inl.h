@@ -75,8 +75,8 @@ inline void copy_rows(const Scheme& scheme, const BiasForward& a, bool non_tempo
   if (stream) finish_streams();
 }
 
-// The rows of queries are slices of one strip where they depend on key - query alone. `Strip` writes that of a
-// head: fill(first, last, to), where query q begins at place last - 1 - q.
+// The rows of queries are slices of one strip where they depend on key - query alone. `Strip` writes that of
+// a head: fill(first, last, to), where query q begins at place last - 1 - q.
 template <class T, class Strip>
 struct StripSource : Strip {
   static constexpr int64_t kMaxQueries = 512;  // few enough for the strip to stay in the caches

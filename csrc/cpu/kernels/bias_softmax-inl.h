@@ -138,8 +138,8 @@ struct IndexSums {
   void finish() {}
 };
 
-// Rows are added up in slabs, where a row is one run: 14x14 takes two thirds of the time. Windows whose queries
-// share cells are one tile, others have lines of cells.
+// Rows are added up in slabs, where a row is one run: 14x14 takes two thirds of the time. Windows whose
+// queries share cells are one tile, others have lines of cells.
 template <class T>
 struct WindowTileSums : WindowSums<T> {
   static constexpr int64_t kMaxSlabs = 1 << 16;  // elements, which stay in L2
@@ -312,9 +312,9 @@ POSENC_ALONE void short_softmax_row(const Argument& x, int64_t keys, T* out) {
   for (int i = 0; i < kVecs; ++i) store(out + start(i), round_to<T>(e[i] * inverse));
 }
 
-// A row by way of `z`, which has room for it and three vectors. `count`: how many keys a causal mask shows. The
-// last vector overlaps the one before: a partial store over scores that the next row loads takes 1.9 times as
-// long.
+// A row by way of `z`, which has room for it and three vectors. `count`: how many keys a causal mask shows.
+// The last vector overlaps the one before: a partial store over scores that the next row loads takes 1.9
+// times as long.
 template <class Sum, class T, class Argument>
 POSENC_ALONE void long_softmax_row(const Argument& x, int64_t count, int64_t keys, Sum* z, T* out) {
   constexpr int N = kRowVec<Sum>;
@@ -375,9 +375,8 @@ template <class T, class Sum>
 POSENC_ALONE void softmax_backward_row(const T* grad, const T* result, int64_t keys, Sum* __restrict sums) {
   constexpr int N = kRowVec<Sum>;
   const int64_t ahead = max_of<int64_t>(keys, 512);
-  const auto wide = [keys](const T* from, int64_t k) POSENC_LAMBDA {
-    return widen(load_up_to<N>(from + k, min_of<int64_t>(N, keys)));
-  };
+  const auto wide = [keys](const T* from, int64_t k)
+                        POSENC_LAMBDA { return widen(load_up_to<N>(from + k, min_of<int64_t>(N, keys))); };
   Vec<Sum, N> dot[2] = {};
   int64_t k = 0;
   for (; k + 2 * N <= keys; k += 2 * N) {
@@ -427,8 +426,8 @@ void bias_softmax_typed(const Scheme& scheme, const BiasSoftmax& a, int64_t begi
     with_masks<Sum>(a.mask, a.first_sample + sample, head, keys, [&](auto mask_of) {
       int64_t query = first, at = ((sample * a.bias.heads + head) * queries + first) * keys;
       source.for_each_row(first, last, [&](const Sum* bias) {
-        const SoftmaxArgument<T, Sum, decltype(mask_of(query))> x{static_cast<const T*>(a.scores) + at, scale, bias,
-                                                                  mask_of(query)};
+        const SoftmaxArgument<T, Sum, decltype(mask_of(query))> x{static_cast<const T*>(a.scores) + at, scale,
+                                                                  bias, mask_of(query)};
         softmax_row(x, a.mask.shown(query, keys), keys, z.data(), static_cast<T*>(a.out) + at);
         ++query, at += keys;
       });
@@ -471,16 +470,18 @@ void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, 
       int64_t at = (i / tiles * a.heads + head) * plane + tile.query * keys;
       Sum* to = scratch.data();
       for (int64_t query = tile.query; query < tile.end; ++query, at += keys, to += keys) {
-        softmax_backward_row(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys, to);
+        softmax_backward_row(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys,
+                             to);
       }
       const int64_t count = to - scratch.data();
-      write_scaled(scratch.data(), static_cast<Sum>(a.scale), count, static_cast<T*>(a.grad_scores) + at - count,
-                   a.non_temporal);
+      write_scaled(scratch.data(), static_cast<Sum>(a.scale), count,
+                   static_cast<T*>(a.grad_scores) + at - count, a.non_temporal);
       adjoint.add(scratch.data() - tile.query * keys, tile.first, tile.last);
     }
     adjoint.finish();
     if (blocks.count > 1) {
-      memcpy(static_cast<Sum*>(a.partial) + item * rows, sums.data(), static_cast<size_t>(rows) * sizeof(Sum));
+      memcpy(static_cast<Sum*>(a.partial) + item * rows, sums.data(),
+             static_cast<size_t>(rows) * sizeof(Sum));
     } else {
       Sum* table = static_cast<Sum*>(a.grad_table) + head * a.head_stride;
       for (int64_t row = 0; row < rows; ++row) table[row * a.row_stride] = sums.data()[row];
@@ -502,7 +503,8 @@ void softmax_backward_typed(const PairScheme& scheme, const BiasSoftmaxBackward&
     for (int64_t sample = 0; sample < a.batch; ++sample) {
       const int64_t at = ((sample * a.heads + head) * queries + query) * keys;
       Sum* to = sample == 0 ? table : row.data();
-      softmax_backward_row(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys, to);
+      softmax_backward_row(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys,
+                           to);
       write_scaled(to, static_cast<Sum>(a.scale), keys, static_cast<T*>(a.grad_scores) + at, a.non_temporal);
       if (sample != 0) add_row(row.data(), 1, keys, table);
     }

@@ -25,8 +25,8 @@ struct BiasKernels {
   void (*backward)(const Scheme&, const BiasBackward&, const Pieces& blocks, int64_t begin, int64_t end);
 };
 
-// Of the result an item is a query of a sample of a head, in the order head, sample, query; of the gradients it
-// is a block of the tiles of a head's samples, or of PairScheme a query of a head.
+// Of the result an item is a query of a sample of a head, in the order head, sample, query; of the gradients
+// it is a block of the tiles of a head's samples, or of PairScheme a query of a head.
 template <class Scheme>
 struct SoftmaxKernels {
   void (*forward)(const Scheme&, const BiasSoftmax&, int64_t begin, int64_t end);
@@ -57,7 +57,8 @@ struct Kernels {
   void (*alibi_backward)(const core::AlibiScheme&, const BiasBackward&, int64_t begin, int64_t end);
   void (*alibi_reduce)(const core::AlibiScheme&, const BiasBackward&, int64_t begin, int64_t end);
   core::SchemeTable<SoftmaxKernels, SoftmaxSchemes> softmax;  // softmax[scheme]
-  void (*softmax_reduce)(const BiasSoftmaxBackward&, int64_t rows, int64_t blocks, int64_t begin, int64_t end);
+  void (*softmax_reduce)(const BiasSoftmaxBackward&, int64_t rows, int64_t blocks, int64_t begin,
+                         int64_t end);
 };
 
 namespace baseline {

@@ -24,8 +24,8 @@ struct TableStrip {
   }
 };
 
-// Adds rows of queries in a strip. The order of sums is that of passes over kRowsPerPass queries, of which the
-// sums are made first.
+// Adds rows of queries in a strip. The order of sums is that of passes over kRowsPerPass queries, of which
+// the sums are made first.
 template <class T>
 struct StripRows {
   using Sum = accumulator_t<T>;

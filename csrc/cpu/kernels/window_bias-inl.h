@@ -193,7 +193,7 @@ struct WindowSums {
         slab_runs(s, width),
         in_slabs(in_slabs),
         scratch(in_slabs ? width * lines * width + lines * (2 * width - 1) + 2 * kSumSlack
-                            : line_sums() + kSumSlack + 16 + (s.is_expanded() ? width * s.keys() : 0)) {}
+                         : line_sums() + kSumSlack + 16 + (s.is_expanded() ? width * s.keys() : 0)) {}
 
   // Sums that the queries of a line of cells reach.
   int64_t line_sums() const { return scheme.window[0] * scheme.window[1] * (2 * width - 1); }
@@ -237,8 +237,8 @@ struct WindowSums {
     }
     if (prefix == 0) return;
     if (first == 0) add_first_query(grad);
-    from_last[-1] += lane_sum<Sum>((last - first) * width,
-                                   [=](int64_t i) { return widen(queries[i * query_stride]); });
+    from_last[-1] +=
+        lane_sum<Sum>((last - first) * width, [=](int64_t i) { return widen(queries[i * query_stride]); });
   }
 
   void add_slabs() {
