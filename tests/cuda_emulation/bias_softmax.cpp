@@ -292,7 +292,7 @@ void test_backward(const Scheme& scheme, int64_t batch, int64_t heads, bool whol
   if (whole && *std::max_element(size.begin(), size.end()) >= 0x1p24)
     report("%s: numbers that are too large", what.c_str());
   args::BiasSoftmaxBackward a{kType,   batch,   heads,   grad.data(), result.data(), scale,
-                              nullptr, nullptr, nullptr, row_stride,  head_stride};
+                              nullptr, nullptr, nullptr, row_stride,  head_stride,   /*non_temporal=*/false};
   const int64_t pieces = cuda::cut_table(scheme, batch).count;
   constexpr bool kIndexed = std::is_same_v<Scheme, IndexScheme>;
   std::vector<Sum> first_run;
@@ -407,7 +407,7 @@ void test_index_outside_the_table() {
       if (got[0] != got[1]) report("softmax by an index outside the table");
     });
     args::BiasSoftmaxBackward a{DType::float32, 1, 1, scores.data(), got.data(), 1.0, nullptr, nullptr,
-                                nullptr,        1, 1};
+                                nullptr,        1, 1, false};
     on_all_machines("float32", [&] {
       Buffer<float> grad(queries * keys), partial(7), dots(queries), sums(7);
       a.grad_scores = grad.data();
@@ -449,9 +449,19 @@ void test_large_counts() {
   // The result in place of the gradient, whose row's number is then 1.
   SparseMemory dots(static_cast<size_t>(count) * sizeof(float)),
       scores(static_cast<size_t>(count) * sizeof(BFloat16));
-  const args::BiasSoftmaxBackward a{
-      DType::bfloat16, batch, 1, memory.as<void>(), memory.as<void>(), 1.0, scores.as<void>(), nullptr,
-      nullptr,         1,     2, dots.as<void>()};
+  const args::BiasSoftmaxBackward a{DType::bfloat16,
+                                    batch,
+                                    1,
+                                    memory.as<void>(),
+                                    memory.as<void>(),
+                                    1.0,
+                                    scores.as<void>(),
+                                    nullptr,
+                                    nullptr,
+                                    1,
+                                    2,
+                                    false,
+                                    dots.as<void>()};
   on_the_ends_of_a_large_grid("bfloat16", [&] {
     cuda::launch_warps(cuda::softmax_backward_kernel<BFloat16>, count, nullptr, a, count, 1);
   });
