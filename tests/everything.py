@@ -49,8 +49,8 @@ class Everything(torch.nn.Module):
         rows = (rows.unsqueeze(1) + rows) % 18
         diagonals = self.diagonals[:, : 2 * length - 1]
         pairs = posenc_ext.gather_bias_softmax(scores, self.rows[:18], rows, scale=0.5, mask=shown)
-        pairs = posenc_ext.bias_softmax(pairs, posenc_ext.gather_bias(self.rows[18:], rows), inplace=True)
-        wide = posenc_ext.diagonal_bias_softmax(pairs, diagonals, inplace=True)
+        pairs = posenc_ext.bias_softmax(pairs * 2, posenc_ext.gather_bias(self.rows[18:], rows), inplace=True)
+        wide = posenc_ext.diagonal_bias_softmax(pairs * 2, diagonals, inplace=True)
         wide = wide + posenc_ext.alibi_bias_softmax(scores, self.rates, causal=True, q_offset=step)
         wide = wide + posenc_ext.t5_bias_softmax(scores, self.t5, max_distance=16, q_offset=step)
         window = posenc_ext.window_bias_softmax(scores[:, :, :4, :4], self.window[:9], [2, 2], inplace=True)

@@ -83,18 +83,25 @@ class SoftmaxOfScores(Applied):
         return self.module(x * self.gain) * self.gain
 
 
-class MaskedSoftmax(Applied):
-    """The last key takes no part, where there is another."""
+class SoftmaxOfItsInput(Applied):
+    """Not in place: FSDP2, where it shards this very module, gives it views that must not be overwritten."""
 
     def forward(self, x: Tensor) -> Tensor:
-        last = torch.arange(x.size(-1), device=x.device) < max(x.size(-1) - 1, 1)
-        return self.module(x * self.gain, last, scale=0.5, inplace=False) * self.gain
+        return self.module(x * self.gain, inplace=False) * self.gain
+
+
+class MaskedSoftmax(Applied):
+    """The last key takes no part."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shown = torch.arange(x.size(-1), device=x.device) < x.size(-1) - 1
+        return self.module(x * self.gain, shown, scale=0.5, inplace=False) * self.gain
 
 
 class SoftmaxOfRegions(Applied):
     def forward(self, x: Tensor) -> Tensor:
         regions = torch.arange(x.size(-1), device=x.device).unsqueeze(0) // 2
-        return self.module(x * self.gain, regions=regions) * self.gain
+        return self.module(x * self.gain, regions=regions, inplace=False) * self.gain
 
 
 class SoftmaxOfSharedDiagonals(Applied):
@@ -283,7 +290,7 @@ ROWS = (
         MAPS,
         frozen=True,
     ),
-    Row("WindowBiasSoftmax", lambda: WindowBiasSoftmax((2, 3), 2), SoftmaxOfScores, WINDOWS),
+    Row("WindowBiasSoftmax", lambda: WindowBiasSoftmax((2, 3), 2), SoftmaxOfItsInput, WINDOWS),
     Row(
         "WindowBiasSoftmax, prefix_tokens, emit_index, mask",
         lambda: WindowBiasSoftmax((2, 3), 2, prefix_tokens=1, emit_index="square"),

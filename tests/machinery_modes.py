@@ -1,7 +1,7 @@
 """Machineries that change dtype, device or the way a module is differentiated."""
 
 import torch
-from machinery import Row, compare, cotangent, machinery, no_parameters, run
+from machinery import Row, SoftmaxOfSharedDiagonals, compare, cotangent, machinery, no_parameters, run
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call, grad, stack_module_state, vmap
@@ -13,7 +13,8 @@ DTYPES = "Dtypes and devices"
 ITS_OWN_DTYPE = {
     "has a fixed result dtype, like the replaced module": lambda row: isinstance(
         row.build(), TimestepEmbedding
-    )
+    ),
+    "diagonals are in float32 or wider": lambda row: row.host is SoftmaxOfSharedDiagonals,
 }
 
 

@@ -31,7 +31,8 @@ class WindowBiasSoftmax(WindowRelativePositionBias):
             windows, in place of Swin's mask [windows, N, N]. window is a smaller window, as in
             :class:`WindowRelativePositionBias`.
         inplace: writes the result over the scores, which is safe after a matrix product. Pass False if the
-            scores are used again or are a leaf that requires a gradient.
+            scores are used again or are a leaf that requires a gradient, or if FSDP2 is applied to this
+            module itself, and not to a module around it: it gives the module a view of the scores.
 
     Raises:
         ValueError: as in :class:`WindowRelativePositionBias`.

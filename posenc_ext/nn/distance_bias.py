@@ -42,9 +42,8 @@ class T5RelativePositionBias(CallsChildren):
         diagonals(q_len, k_len, q_offset=0, device=None): [num_heads, q_len + k_len - 1] in float32 (float64
             for a float64 weight), the same bias for :func:`posenc_ext.diagonal_bias_softmax` and
             :func:`posenc_ext.diagonal_attention`. Compute it once for all layers of a stack: backward then
-            adds the gradients of the layers as diagonals and sums them per bucket once. If FSDP2 is applied
-            to this module itself, and not to a module around it, its hooks have to know the method:
-            ``torch.distributed.fsdp.register_fsdp_forward_method(module, "diagonals")``.
+            adds the gradients of the layers as diagonals and sums them per bucket once. It is a call of the
+            module, ``bias(q_len, k_len, as_diagonals=True)``, with its hooks.
 
     Raises:
         ValueError: num_heads, num_buckets or max_distance is too small.
@@ -89,18 +88,27 @@ class T5RelativePositionBias(CallsChildren):
         self.reset_parameters()
 
     def forward(
-        self, q_len: int, k_len: int, q_offset: int = 0, device: torch.device | None = None
+        self,
+        q_len: int,
+        k_len: int,
+        q_offset: int = 0,
+        device: torch.device | None = None,
+        as_diagonals: bool = False,
     ) -> Tensor:
-        return self._bias(self._table(device), q_len, k_len, q_offset).unsqueeze(0)
+        table = self._table(device)
+        if as_diagonals:  # those of one query that is before all keys
+            table = table.to(torch.float64 if table.dtype == torch.float64 else torch.float32)
+            return self._bias(table, 1, q_len + k_len - 1, q_offset + q_len - 1).squeeze(1)
+        return self._bias(table, q_len, k_len, q_offset).unsqueeze(0)
 
     @torch.jit.export
     def diagonals(
         self, q_len: int, k_len: int, q_offset: int = 0, device: torch.device | None = None
     ) -> Tensor:
-        table = self._table(device)
-        table = table.to(torch.float64 if table.dtype == torch.float64 else torch.float32)
-        # One query that is before all keys.
-        return self._bias(table, 1, q_len + k_len - 1, q_offset + q_len - 1).squeeze(1)
+        if torch.jit.is_scripting():  # TorchScript cannot compile a call of self
+            return self.forward(q_len, k_len, q_offset, device, True)
+        else:
+            return self(q_len, k_len, q_offset, device, True)
 
     def _bias(self, table: Tensor, q_len: int, k_len: int, q_offset: int) -> Tensor:
         return t5_bias(
