@@ -58,8 +58,7 @@ void train(const char* module_path, const char* inputs_path, int steps, double l
   const at::Tensor mask = inputs.unsqueeze(1).slice(2, 0, 1).slice(3, 0, 6).gt(0);
   const at::Tensor slopes = table[0], buckets = table.slice(0, 0, 8);
   const Options options{.scale = 0.5, .causal = true, .q_offset = 1};
-  print("window_bias_softmax",
-        posenc_ext::window_bias_softmax(scores, table, {2, 3}, {}, 0, {.mask = mask}));
+  print("window_bias_softmax", posenc_ext::window_bias_softmax(scores, table, {2, 3}, {}, 0, {.mask = mask}));
   print("bias_softmax", posenc_ext::bias_softmax(scores, scores[0], options));
   const at::Tensor index = inputs[0].slice(1, 0, 6).gt(0).to(at::kLong);
   print("gather_bias_softmax", posenc_ext::gather_bias_softmax(scores, table, index, options));
@@ -70,10 +69,8 @@ void train(const char* module_path, const char* inputs_path, int steps, double l
   const at::Tensor diagonals = posenc_ext::alibi_bias(slopes, 1, 11).squeeze(1);
   print("diagonal_attention", posenc_ext::diagonal_attention(scores, scores, scores, diagonals, options));
   print("t5_attention", posenc_ext::t5_attention(scores, scores, scores, buckets, true, 16));
-  print("alibi_attention",
-        posenc_ext::alibi_attention(scores, scores, scores, slopes, {.causal = true}));
-  print("diagonal_bias_softmax",
-        posenc_ext::diagonal_bias_softmax(scores, diagonals, {.inplace = true}));
+  print("alibi_attention", posenc_ext::alibi_attention(scores, scores, scores, slopes, {.causal = true}));
+  print("diagonal_bias_softmax", posenc_ext::diagonal_bias_softmax(scores, diagonals, {.inplace = true}));
   print("scores", scores);
 }
 
