@@ -369,3 +369,15 @@ def test_errors_of_the_ops():
         expanded()(3, 8)
     with pytest.raises(RuntimeError, match=r"add_sinusoidal: x must have 2 or 3 dimensions .*, got 1"):
         sinusoidal()(torch.zeros(6))
+
+
+@each("build", [posenc_ext.nn.T5RelativePositionBias, posenc_ext.nn.T5BiasSoftmax])
+def test_t5_diagonals_hold_the_bias(build):
+    """For layers that share them, also in TorchScript: diagonals[h, k - q + Q - 1] is the bias of (q, k)."""
+    module = build(3, bidirectional=False).to(torch.bfloat16)
+    expected = posenc_ext.t5_bias(module.relative_attention_bias.weight, 4, 6, 5, bidirectional=False)
+    index = torch.arange(6) - torch.arange(4)[:, None] + 3
+    for source in (module, saved_and_loaded(module)):
+        diagonals = source.diagonals(4, 6, 5)
+        assert (diagonals.shape, diagonals.dtype) == ((3, 9), torch.float32)
+        assert torch.equal(diagonals[:, index], expected.float())

@@ -132,6 +132,12 @@ class T5BiasSoftmax(T5RelativePositionBias):
             inplace=inplace,
         )
 
+    @torch.jit.export
+    def diagonals(
+        self, q_len: int, k_len: int, q_offset: int = 0, device: Optional[torch.device] = None
+    ) -> Tensor:
+        return self._diagonals(q_len, k_len, q_offset, device)
+
 
 class AlibiBiasSoftmax(AlibiBias):
     """Softmax of attention scores with ALiBi, whose bias is never stored.

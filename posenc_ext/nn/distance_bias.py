@@ -95,20 +95,24 @@ class T5RelativePositionBias(CallsChildren):
         device: torch.device | None = None,
         as_diagonals: bool = False,
     ) -> Tensor:
-        table = self._table(device)
-        if as_diagonals:  # those of one query that is before all keys
-            table = table.to(torch.float64 if table.dtype == torch.float64 else torch.float32)
-            return self._bias(table, 1, q_len + k_len - 1, q_offset + q_len - 1).squeeze(1)
-        return self._bias(table, q_len, k_len, q_offset).unsqueeze(0)
+        if as_diagonals:
+            return self._diagonals(q_len, k_len, q_offset, device)
+        return self._bias(self._table(device), q_len, k_len, q_offset).unsqueeze(0)
 
     @torch.jit.export
     def diagonals(
         self, q_len: int, k_len: int, q_offset: int = 0, device: torch.device | None = None
     ) -> Tensor:
         if torch.jit.is_scripting():  # TorchScript cannot compile a call of self
-            return self.forward(q_len, k_len, q_offset, device, True)
+            return self._diagonals(q_len, k_len, q_offset, device)
         else:
             return self(q_len, k_len, q_offset, device, True)
+
+    def _diagonals(self, q_len: int, k_len: int, q_offset: int, device: torch.device | None) -> Tensor:
+        """The bias of one query that is before all keys."""
+        table = self._table(device)
+        table = table.to(torch.float64 if table.dtype == torch.float64 else torch.float32)
+        return self._bias(table, 1, q_len + k_len - 1, q_offset + q_len - 1).squeeze(1)
 
     def _bias(self, table: Tensor, q_len: int, k_len: int, q_offset: int) -> Tensor:
         return t5_bias(
