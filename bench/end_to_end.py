@@ -252,7 +252,11 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.manual_seed(0)
     transformers.utils.logging.set_verbosity_error()
-    rows = (compare(*work, chosen.rounds) for work in works() if re.search(chosen.only, work[0]))
+    rows = []
+    for work in works():
+        if re.search(chosen.only, work[0]):
+            rows.append(compare(*work, chosen.rounds))
+            print(rows[-1], flush=True)
     where = setting("D", [torch.get_num_threads()], "cpu")
     page = TEXT.format(
         setting=where, rounds=chosen.rounds, table="\n".join(rows), timm=timm, transformers=transformers
