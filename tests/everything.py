@@ -36,7 +36,7 @@ class Everything(torch.nn.Module):
         slopes = posenc_ext.alibi_slopes(2, dtype=x.dtype) * self.slopes
         alibi = posenc_ext.alibi_bias(slopes, x.size(1), x.size(1), causal=True)
         y = y + (t5 + gathered + alibi).mean()
-        y = y + self.attend(y, step)
+        y = y + self.attend(torch.tanh(0.1 * y), step)
         return y * bias.mean() + wide.sum()
 
     def attend(self, x: Tensor, step: int) -> Tensor:
