@@ -34,10 +34,10 @@ from transformers.models.t5.modeling_t5 import (
 import posenc_ext
 
 PAGE = Path(__file__).with_name("END_TO_END.md")
-TOLERANCE = 1e-5  # between the losses, or the root mean squares of the outputs, of two models; relative
+TOLERANCE = 1e-5  # of losses or outputs, relative to the root mean square of eager's
 VARIANTS = ("eager", "equal copy", "SDPA", "posenc_ext bias", "posenc_ext attention")
 WINDOWED = (swin_transformer.WindowAttention, beit.Attention)
-Step = Callable[[nn.Module], float]  # returns a number in which the models must agree
+Step = Callable[[nn.Module], Tensor]  # returns the loss or the outputs, in which the models must agree
 ops = torch.ops.posenc_ext
 
 
@@ -118,22 +118,22 @@ def change(model: nn.Module, variant: str) -> None:
 def trained(loss: Callable[[nn.Module], Tensor]) -> Step:
     optimizers: dict[int, torch.optim.Optimizer] = {}
 
-    def step(model: nn.Module) -> float:
+    def step(model: nn.Module) -> Tensor:
         if id(model) not in optimizers:
             optimizers[id(model)] = torch.optim.AdamW(model.train().parameters(), lr=1e-5)
         value = loss(model)
         value.backward()
         optimizers[id(model)].step()
         model.zero_grad()
-        return float(value.detach())
+        return value.detach()
 
     return step
 
 
 def inferred(run: Callable[[nn.Module], Tensor]) -> Step:
     @torch.no_grad()
-    def step(model: nn.Module) -> float:
-        return float(run(model.eval()).double().square().mean().sqrt())
+    def step(model: nn.Module) -> Tensor:
+        return run(model.eval())
 
     return step
 
@@ -203,8 +203,9 @@ def compare(name: str, make: Callable[[], nn.Module], step: Step, rounds: int) -
             begin = perf_counter()
             values[variant] = step(models[variant])
             seconds[variant].append(perf_counter() - begin)
-        furthest = max(abs(value - values["eager"]) for value in values.values())
-        difference = max(difference, furthest / max(abs(values["eager"]), 1e-30))
+        eager = values["eager"].double()
+        furthest = max(float((value - eager).abs().max()) for value in values.values())
+        difference = max(difference, furthest / float(eager.square().mean().sqrt()))
     if not difference <= TOLERANCE:
         raise SystemExit(f"{name}: the models differ by {difference:.2g}")
     base = seconds["eager"][1:]
@@ -238,9 +239,9 @@ transformers {transformers.__version__}; `python bench/end_to_end.py --write`.
 
 The columns in per cent: the change of a step's time, the median of the rounds, and its 95 % confidence
 interval. Bold: the whole interval is further from 0 than that of the equal copy, which is noise. Difference:
-the largest of the losses (training) or the outputs' root mean squares, relative to eager. MiB: the most that
-a step allocates above the weights and the optimizer's state: eager / SDPA / posenc_ext bias / posenc_ext
-attention.
+the largest of the losses (training) or of any output, relative to the root mean square of eager's. MiB: the
+most that a step allocates above the weights and the optimizer's state: eager / SDPA / posenc_ext bias /
+posenc_ext attention.
 """
 
 
