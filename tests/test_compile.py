@@ -98,7 +98,7 @@ def window_softmax(size, x):
 
 def t5_softmax(size, x):
     scores = x.unflatten(2, (2, 4))[:, 0].transpose(1, 2)  # [samples, 4, 2]
-    scores = scores.unsqueeze(1) @ x[:, None, :2, :size]
+    scores = scores.unsqueeze(1) @ x[:, None, :size, :2].transpose(-2, -1)
     return posenc_ext.t5_bias_softmax(scores, x[:16, 0, :1], q_offset=size, causal=True, inplace=True)
 
 

@@ -350,7 +350,7 @@ POSENC_ALONE void long_softmax_row(const Argument& x, int64_t count, int64_t key
   for (k = count; k < keys; ++k) out[k] = round_to<T>(Sum(0) * inverse);  // NaN where the others are
 }
 
-// Both have the same bits: sums are those of every second vector.
+// Which one serves a row depends on its keys alone: they add the last elements in different lanes.
 template <class Sum, class T, class Argument>
 inline void softmax_row(const Argument& x, int64_t count, int64_t keys, Sum* z, T* out) {
   constexpr int N = kRowVec<Sum>;
