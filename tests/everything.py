@@ -14,7 +14,7 @@ class Everything(torch.nn.Module):
         self.table = torch.nn.Parameter(torch.randn(18, 2, generator=generator))
         self.buckets = torch.nn.Parameter(torch.randn(18, 2, generator=generator))
         self.slopes = torch.nn.Parameter(torch.randn(2, generator=generator))
-        self.window = torch.nn.Parameter(torch.randn(18, 2, generator=generator))
+        self.window = torch.nn.Parameter(torch.randn(6, 2, generator=generator))
         self.diagonals = torch.nn.Parameter(torch.randn(2, 1023, generator=generator))
         self.rows = torch.nn.Parameter(torch.randn(36, 2, generator=generator))
         self.t5 = torch.nn.Parameter(torch.randn(16, 2, generator=generator))
@@ -53,12 +53,9 @@ class Everything(torch.nn.Module):
         wide = posenc_ext.diagonal_bias_softmax(pairs * 2, diagonals, inplace=True)
         wide = wide + posenc_ext.alibi_bias_softmax(scores, self.rates, causal=True, q_offset=step)
         wide = wide + posenc_ext.t5_bias_softmax(scores, self.t5, max_distance=16, q_offset=step)
-        window = posenc_ext.window_bias_softmax(scores[:, :, :4, :4], self.window[:9], [2, 2], inplace=True)
-        four = x[:, :, :4]
-        y = (
-            posenc_ext.window_attention(four, four, four, self.window[9:], [2, 2]).sum()
-            + window.square().sum()
-        )
+        window = posenc_ext.window_bias_softmax(scores[:, :, :2, :2], self.window[:3], [2, 1], inplace=True)
+        two = x[:, :, :2]
+        y = posenc_ext.window_attention(two, two, two, self.window[3:], [2, 1]).sum() + window.square().sum()
         y = y + posenc_ext.t5_attention(x, x, x, self.t5, max_distance=16, causal=True)
         y = y + posenc_ext.alibi_attention(x, x, x, self.rates, mask=shown)
         y = y + posenc_ext.diagonal_attention(x, x, x, diagonals) + torch.matmul(wide, x)

@@ -169,4 +169,4 @@ def test_compiled_autograd():
     expected = values_and_gradients(dropped)
     with compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
         actual = values_and_gradients(dropped)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    torch.testing.assert_close(actual, expected)  # the uses of x are added in another order
