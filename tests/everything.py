@@ -15,7 +15,7 @@ class Everything(torch.nn.Module):
         self.buckets = torch.nn.Parameter(torch.randn(18, 2, generator=generator))
         self.slopes = torch.nn.Parameter(torch.randn(2, generator=generator))
         self.window = torch.nn.Parameter(torch.randn(6, 2, generator=generator))
-        self.diagonals = torch.nn.Parameter(torch.randn(2, 1023, generator=generator))
+        self.diagonals = torch.nn.Parameter(torch.randn(2, 2047, generator=generator))
         self.rows = torch.nn.Parameter(torch.randn(36, 2, generator=generator))
         self.t5 = torch.nn.Parameter(torch.randn(16, 2, generator=generator))
         self.rates = torch.nn.Parameter(torch.randn(2, generator=generator))

@@ -11,7 +11,7 @@ SIZES = [(2, 4, 6), (5, 9, 6)]
 
 
 def exported(module):
-    batch, length = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("length", min=2, max=512)
+    batch, length = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("length", min=3, max=512)
     shapes = {"x": {0: batch, 1: length}, "timesteps": {0: batch}, "step": None}
     with torch.no_grad():
         return torch.export.export(module, (*plain_inputs(), 3), dynamic_shapes=shapes)
