@@ -254,7 +254,7 @@ class WindowRelativePositionBias(ComputesKeys):
         if self.heads_first:
             table = table.flatten(1).flip(1).t()
         if window is not None:
-            table = table.index_select(0, replicated_like(self._rows_of(window, table.device), table))
+            table = table.index_select(0, replicated_like(self._rows_of(list(window), table.device), table))
         return table
 
     def forward(self, window: Optional[list[int]] = None) -> Tensor:
