@@ -567,6 +567,11 @@ def alibi_bias(slopes: Tensor, q_len: int, k_len: int, q_offset: int = 0, causal
     return torch.ops.posenc_ext.alibi_bias(slopes, q_len, k_len, q_offset=q_offset, causal=causal)
 
 
+def _check_inplace(op: str, dropout_p: float, training: bool) -> None:
+    if training and dropout_p != 0.0:
+        raise RuntimeError(f"posenc_ext::{op}: inplace must be False with dropout, got True")
+
+
 @traceable
 @forwards_given_arguments()
 def window_bias_softmax(
@@ -640,10 +645,7 @@ def window_bias_softmax(
              [1., 0.]]])
     """
     if inplace:
-        if training and dropout_p != 0.0:
-            raise RuntimeError(
-                "posenc_ext::window_bias_softmax: inplace must be False with dropout, got True"
-            )
+        _check_inplace("window_bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.window_bias_softmax_(
             scores,
             table,
@@ -713,10 +715,7 @@ def diagonal_bias_softmax(
              [0.2689, 0.7311]]])
     """
     if inplace:
-        if training and dropout_p != 0.0:
-            raise RuntimeError(
-                "posenc_ext::diagonal_bias_softmax: inplace must be False with dropout, got True"
-            )
+        _check_inplace("diagonal_bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.diagonal_bias_softmax_(
             scores, diagonals, scale=scale, mask=mask, regions=regions, causal=causal, q_offset=q_offset
         )
@@ -773,10 +772,7 @@ def gather_bias_softmax(
     tensor([[[0.7311, 0.2689]]])
     """
     if inplace:
-        if training and dropout_p != 0.0:
-            raise RuntimeError(
-                "posenc_ext::gather_bias_softmax: inplace must be False with dropout, got True"
-            )
+        _check_inplace("gather_bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.gather_bias_softmax_(
             scores,
             table,
@@ -839,8 +835,7 @@ def bias_softmax(
     tensor([[[0.7311, 0.2689]]])
     """
     if inplace:
-        if training and dropout_p != 0.0:
-            raise RuntimeError("posenc_ext::bias_softmax: inplace must be False with dropout, got True")
+        _check_inplace("bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.bias_softmax_(
             scores, bias, scale=scale, mask=mask, regions=regions, causal=causal, q_offset=q_offset
         )
@@ -902,8 +897,7 @@ def t5_bias_softmax(
              [0.2689, 0.7311]]])
     """
     if inplace:
-        if training and dropout_p != 0.0:
-            raise RuntimeError("posenc_ext::t5_bias_softmax: inplace must be False with dropout, got True")
+        _check_inplace("t5_bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.t5_bias_softmax_(
             scores,
             table,
@@ -971,8 +965,7 @@ def alibi_bias_softmax(
              [0.2689, 0.7311]]])
     """
     if inplace:
-        if training and dropout_p != 0.0:
-            raise RuntimeError("posenc_ext::alibi_bias_softmax: inplace must be False with dropout, got True")
+        _check_inplace("alibi_bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.alibi_bias_softmax_(
             scores, slopes, scale=scale, mask=mask, regions=regions, causal=causal, q_offset=q_offset
         )
@@ -1034,7 +1027,7 @@ def window_attention(
 
     Complexity: O(scores.numel() (channels + channels of v)). If a gradient is needed, the scores are stored
     once, and overwritten by the result of softmax, which is saved. Otherwise, on the CPU, they are computed
-    in tiles of 1 MiB and never stored whole. Matrix products are those of torch.
+    in tiles of 512 KiB and never stored whole. Matrix products are those of torch.
 
     Gradients: with respect to q, k, v, table and an added mask, of any order, in reverse and forward mode;
     sums of the table as in :func:`window_bias_softmax`.

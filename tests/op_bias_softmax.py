@@ -376,7 +376,7 @@ def table_errors(op, kind, queries, keys, call, device) -> Iterator[Error]:
 def in_place_errors(op, call, queries, keys, kind) -> Iterator[Error]:
     inputs = call()
     inputs["scores"] = inputs["scores"][:1].expand(2, -1, -1, -1)
-    text = "a tensor that is written must not overlap itself, got strides"
+    text = "scores must not overlap itself, got strides"
     yield Error("overlap", inputs, f"{op}: {text} {list(inputs['scores'].stride())}")
     inputs = call()
     table = inputs[TABLES[kind]]

@@ -6,8 +6,8 @@
 
 namespace posenc_ext::args {
 
-// Besides the schemes of core/schemes.h, what a bias may be given as. place(q, k) is where the values of a
-// head have that of a pair.
+// Besides the schemes of core/schemes.h, what a bias may be given as. row(q, k): which of a head's values is
+// that of a pair.
 
 // A value for each diagonal: of the bias of T5, of ALiBi, and of every other that depends on key - query.
 struct DiagonalScheme {

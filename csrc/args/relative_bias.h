@@ -37,7 +37,8 @@ struct BiasReduce {
   core::DType dtype;
   int64_t rows, heads, blocks;
   const void* partial;  // in the accumulator's type
-  void* out;            // contiguous
+  void* out;
+  int64_t row_stride, head_stride;
 };
 
 }  // namespace posenc_ext::args

@@ -4,6 +4,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include "cpu/blocks.h"
 #include "cpu/device.h"
 #include "cpu/gather_bias.h"
 #include "cpu/kernels/kernels.h"
@@ -33,23 +34,6 @@ struct FillSoftmax {
   }
 };
 
-// Blocks of at least as many elements as this, and of many times a table's rows, whose sums each block makes
-// anew; and no more of them than occupy many cores.
-constexpr int64_t kMinSoftmaxBlock = 65536;
-constexpr int64_t kMinSoftmaxBlockRows = 32;
-constexpr int64_t kEnoughSoftmaxBlocks = 64;
-
-template <class Scheme>
-Pieces cut_softmax(const Scheme& scheme, int64_t batch, int64_t heads) {
-  const int64_t tiles = batch * kernels().softmax[scheme].tiles(scheme);
-  const int64_t elements = batch * scheme.queries() * scheme.keys();
-  const int64_t least = core::max_of(kMinSoftmaxBlock, kMinSoftmaxBlockRows * scheme.rows());
-  const int64_t blocks = core::max_of<int64_t>(
-      1, core::min_of(core::min_of(tiles, elements / least), (kEnoughSoftmaxBlocks + heads - 1) / heads));
-  const int64_t size = (tiles + blocks - 1) / blocks;
-  return {size, (tiles + size - 1) / size};
-}
-
 struct FillSoftmaxBackward {
   template <class Op, class... Args>
   void operator()(ops::BiasSoftmaxBackward<Op, Args...>& arguments, const at::Tensor& grad_scores,
@@ -63,7 +47,9 @@ struct FillSoftmaxBackward {
     const at::Tensor& grad = arguments.grad;
     const int64_t heads = grad.size(-3), rows = scheme.rows(), plane = scheme.queries() * scheme.keys();
     const int64_t batch = grad.numel() / (heads * plane);
-    const Pieces blocks = kPairs ? Pieces{1, scheme.queries()} : cut_softmax(scheme, batch, heads);
+    const Pieces blocks =
+        kPairs ? Pieces{1, scheme.queries()}
+               : cut_into_blocks(batch * kernels().softmax[scheme].tiles(scheme), batch * plane, rows, heads);
     at::Tensor partial;
     if (blocks.count > 1 && !kPairs) {
       partial = at::empty({heads, blocks.count, rows}, grad_table.options());
@@ -76,9 +62,16 @@ struct FillSoftmaxBackward {
       kernels().softmax[scheme].backward(scheme, a, blocks, begin, end);
     });
     if (!partial.defined()) return;
-    parallel_for(heads, blocks.count * rows, [&](int64_t begin, int64_t end) {
-      kernels().softmax_reduce(a, rows, blocks.count, begin, end);
-    });
+    const BiasReduce reduce{ops::to_core(grad_table.scalar_type()),
+                            rows,
+                            heads,
+                            blocks.count,
+                            a.partial,
+                            a.grad_table,
+                            a.row_stride,
+                            a.head_stride};
+    parallel_for(heads, blocks.count * rows,
+                 [&](int64_t begin, int64_t end) { kernels().bias_reduce(reduce, begin, end); });
   }
 };
 

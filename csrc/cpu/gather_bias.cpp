@@ -84,7 +84,7 @@ void gather_backward(ops::GatherBiasBackward& arguments, const at::Tensor& out) 
   const GatherBackward a = ops::gather_backward_args(grad, index, partial, out, storage);
   parallel_for(heads * blocks.count, core::min_of(block_pairs, pairs),
                [&](int64_t begin, int64_t end) { kernels().gather_backward(a, blocks, begin, end); });
-  const BiasReduce reduce{a.dtype, rows, heads, blocks.count, a.partial, a.out};
+  const BiasReduce reduce{a.dtype, rows, heads, blocks.count, a.partial, a.out, heads, 1};
   parallel_for(heads, blocks.count * rows,
                [&](int64_t begin, int64_t end) { kernels().bias_reduce(reduce, begin, end); });
 }

@@ -4,6 +4,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include "cpu/blocks.h"
 #include "cpu/device.h"
 #include "cpu/memory.h"
 #include "cpu/parallel.h"
@@ -12,21 +13,6 @@
 
 namespace posenc_ext::cpu {
 namespace {
-
-// Blocks of at least as many elements as this, and of many times a table's rows, whose sums each block makes
-// anew; and no more of them than occupy many cores.
-constexpr int64_t kMinBlockElements = 65536;
-constexpr int64_t kMinBlockRows = 32;
-constexpr int64_t kEnoughBlocks = 64;
-
-template <class Scheme>
-Pieces cut_into_blocks(const Scheme& scheme, int64_t heads) {
-  const int64_t elements = scheme.queries() * scheme.keys(), parts = kernels().bias[scheme].parts(scheme);
-  const int64_t least = core::max_of(kMinBlockElements, kMinBlockRows * scheme.rows());
-  const int64_t blocks = core::min_of(elements / least, (kEnoughBlocks + heads - 1) / heads);
-  const int64_t size = blocks <= 1 ? parts : (parts + blocks - 1) / blocks;
-  return {size, (parts + size - 1) / size};
-}
 
 struct Fill {
   template <class Arguments>
@@ -48,7 +34,8 @@ struct FillBackward {
     if (grad.numel() == 0) return void(out.zero_());
     const auto scheme = arguments.scheme();
     const int64_t heads = grad.size(0), rows = scheme.rows();
-    const Pieces blocks = cut_into_blocks(scheme, heads);
+    const Pieces blocks =
+        cut_into_blocks(kernels().bias[scheme].parts(scheme), scheme.queries() * scheme.keys(), rows, heads);
     at::Tensor partial;
     if (blocks.count > 1) {
       partial =
@@ -60,7 +47,7 @@ struct FillBackward {
       kernels().bias[scheme].backward(scheme, a, blocks, begin, end);
     });
     if (blocks.count == 1) return;
-    const BiasReduce reduce{a.dtype, rows, heads, blocks.count, a.partial, a.out};
+    const BiasReduce reduce{a.dtype, rows, heads, blocks.count, a.partial, a.out, heads, 1};
     parallel_for(heads, blocks.count * rows,
                  [&](int64_t begin, int64_t end) { kernels().bias_reduce(reduce, begin, end); });
   }

@@ -104,6 +104,7 @@ void check_softmax(const char* op, const at::Tensor& scores, const char* table_n
 
 template <class Op, class... Args>
 struct BiasSoftmax : Result {
+  static constexpr const char* kWritten = "scores";  // by the op in place
   at::Tensor scores, table;
   std::tuple<std::decay_t<Args>...> rest;
   SoftmaxOptions softmax;

@@ -80,15 +80,15 @@ struct Kernel<Device, check, fill, Arguments (*)(Args...)> {
     return out;
   }
 
-  // Of a check whose first argument is replaced by the result.
+  // Of a check whose first argument, Arguments::kWritten, is replaced by the result.
   static at::Tensor& call_in_place(Args... args) {
     at::Tensor& self = std::get<0>(std::tie(args...));
     Arguments arguments = check(std::forward<Args>(args)...);
     Device::check_values(arguments);
     const typename Device::Guard guard(self.device());
-    POSENC_CHECK(at::has_internal_overlap(self) != at::MemOverlap::Yes, arguments.op,
-                 "a tensor that is written must not overlap itself, got strides ", self.sym_strides());
-    const bool separate = check_inputs(arguments.op, arguments.inputs, self, "scores");
+    POSENC_CHECK(at::has_internal_overlap(self) != at::MemOverlap::Yes, arguments.op, Arguments::kWritten,
+                 " must not overlap itself, got strides ", self.sym_strides());
+    const bool separate = check_inputs(arguments.op, arguments.inputs, self, Arguments::kWritten);
     if constexpr (Device::kComputes) {
       const bool direct = separate && self.is_contiguous();
       at::Tensor result = direct ? self : Device::empty(arguments.sizes, arguments.options);

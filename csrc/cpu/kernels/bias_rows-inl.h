@@ -7,7 +7,6 @@
 //                                        to the values of its keys until the next call
 // A sum, its adjoint, has
 //   parts(scheme)                        how many parts the queries are grouped into
-//   queries(scheme, first, last)         the queries of the parts [first, last)
 //   begin(sums)                          before the rows of a head: `sums` of the table's rows are zero
 //   add(grad, first, last)               adds the rows of the parts [first, last)
 //   finish()                             after the last of them

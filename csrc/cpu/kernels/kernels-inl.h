@@ -36,7 +36,6 @@ const Kernels kKernels = {
     .alibi_backward = alibi_backward,
     .alibi_reduce = alibi_reduce,
     .softmax = softmax_kernels(SoftmaxSchemes()),
-    .softmax_reduce = softmax_reduce,
 };
 
 }  // namespace posenc_ext::cpu::POSENC_LEVEL

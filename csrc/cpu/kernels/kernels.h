@@ -57,8 +57,6 @@ struct Kernels {
   void (*alibi_backward)(const core::AlibiScheme&, const BiasBackward&, int64_t begin, int64_t end);
   void (*alibi_reduce)(const core::AlibiScheme&, const BiasBackward&, int64_t begin, int64_t end);
   core::SchemeTable<SoftmaxKernels, SoftmaxSchemes> softmax;  // softmax[scheme]
-  void (*softmax_reduce)(const BiasSoftmaxBackward&, int64_t rows, int64_t blocks, int64_t begin,
-                         int64_t end);
 };
 
 namespace baseline {

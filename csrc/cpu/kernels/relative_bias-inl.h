@@ -49,11 +49,11 @@ void bias_reduce_typed(const BiasReduce& a, int64_t begin, int64_t end) {
   using Sum = accumulator_t<T>;
   for (int64_t head = begin; head < end; ++head) {
     const Sum* partial = static_cast<const Sum*>(a.partial) + head * a.blocks * a.rows;
-    T* out = static_cast<T*>(a.out) + head;
+    T* out = static_cast<T*>(a.out) + head * a.head_stride;
     for (int64_t row = 0; row < a.rows; ++row) {
       Sum sum = partial[row];
       for (int64_t block = 1; block < a.blocks; ++block) sum += partial[block * a.rows + row];
-      out[row * a.heads] = round_to<T>(sum);
+      out[row * a.row_stride] = round_to<T>(sum);
     }
   }
 }
