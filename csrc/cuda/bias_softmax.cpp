@@ -58,7 +58,7 @@ struct FillSoftmaxBackward {
     }
     const int64_t pieces = cut_table(scheme, batch).count;
     const at::Tensor partial =
-        at::empty({pieces > 1 || kGathered ? pieces * heads * scheme.rows() : 0}, grad_table.options());
+        at::empty({pieces > 1 || kGathered ? pieces * grad_table.numel() : 0}, grad_table.options());
     const at::Tensor dots = at::empty({lines}, grad_table.options());
     std::vector<at::Tensor> storage;
     BiasSoftmaxBackward a =

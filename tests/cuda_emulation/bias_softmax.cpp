@@ -308,6 +308,13 @@ void test_backward(const Scheme& scheme, int64_t batch, int64_t heads, bool whol
     if ((take_failed_assertions() > 0) != (bad_place >= 0))
       report("%s: an index outside the table and an assertion go together", what.c_str());
     all_same(got, wanted, what);
+    if constexpr (std::is_same_v<Scheme, PairScheme>) {
+      Buffer<T> of_scores_alone(grad.size());
+      a.grad_scores = of_scores_alone.data();
+      a.grad_table = nullptr;
+      cuda::kSoftmaxKernels[scheme].backward(scheme, a, nullptr);
+      all_same(of_scores_alone, wanted, what + ", of scores alone");
+    }
     if (!table.guard_is_intact()) report("%s: wrote in front of the table", what.c_str());
     for (int64_t i = 0; i < table.size(); ++i) {
       const size_t at = static_cast<size_t>(i);

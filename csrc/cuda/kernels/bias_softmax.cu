@@ -84,6 +84,7 @@ template <class T, class Scheme>
 void launch_softmax_backward(const Scheme& scheme, const BiasSoftmaxBackward& a, cudaStream_t stream) {
   const int64_t rows = a.batch * a.heads * scheme.queries();
   launch_warps(softmax_backward_kernel<T>, rows, stream, a, rows, static_cast<int>(scheme.keys()));
+  if (a.grad_table == nullptr) return;
   const SoftmaxTerms<T> terms{static_cast<const T*>(a.grad),
                               static_cast<const T*>(a.result),
                               static_cast<const accumulator_t<T>*>(a.dots),
