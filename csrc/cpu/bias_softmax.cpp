@@ -1,5 +1,5 @@
-// softmax(scores * scale + bias + mask) on the CPU: from tensors to pointers, and threads. No work is cut by
-// thread count.
+// softmax(scores * scale + bias + mask) on the CPU: from tensors to pointers, and threads. No work is split
+// by thread count.
 #include "ops/bias_softmax.h"
 
 #include <ATen/ops/empty.h>
@@ -50,9 +50,9 @@ struct FillSoftmaxBackward {
     int64_t heads = grad.size(-3);
     const int64_t rows = scheme.rows(), plane = scheme.queries() * scheme.keys();
     const int64_t batch = grad.numel() / (heads * plane);
-    const Pieces blocks =
-        kPairs ? Pieces{1, scheme.queries()}
-               : cut_into_blocks(batch * kernels().softmax[scheme].tiles(scheme), batch * plane, rows, heads);
+    const Chunks blocks = kPairs ? Chunks{1, scheme.queries()}
+                                 : split_into_blocks(batch * kernels().softmax[scheme].tiles(scheme),
+                                                     batch * plane, rows, heads);
     at::Tensor partial;
     if (blocks.count > 1 && !kPairs) {
       partial = at::empty({heads, blocks.count, rows}, grad_table.options());

@@ -433,7 +433,7 @@ int64_t softmax_tiles(const Scheme& scheme) {
 }
 
 template <class T, class Scheme>
-void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, const Pieces& blocks,
+void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, const Chunks& blocks,
                             int64_t begin, int64_t end) {
   using Sum = accumulator_t<T>;
   using Sums = typename SoftmaxRows<Sum, Scheme>::Sums;
@@ -478,7 +478,7 @@ void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, 
 
 // An item is a query of a head: the sum over samples, if it is needed, is that of the pair.
 template <class T>
-void softmax_backward_typed(const PairScheme& scheme, const BiasSoftmaxBackward& a, const Pieces&,
+void softmax_backward_typed(const PairScheme& scheme, const BiasSoftmaxBackward& a, const Chunks&,
                             int64_t begin, int64_t end) {
   using Sum = accumulator_t<T>;
   const int64_t queries = scheme.queries(), keys = scheme.keys();
@@ -499,7 +499,7 @@ void softmax_backward_typed(const PairScheme& scheme, const BiasSoftmaxBackward&
 }
 
 template <class Scheme>
-void softmax_backward(const Scheme& scheme, const BiasSoftmaxBackward& a, const Pieces& blocks, int64_t begin,
+void softmax_backward(const Scheme& scheme, const BiasSoftmaxBackward& a, const Chunks& blocks, int64_t begin,
                       int64_t end) {
   POSENC_DISPATCH_DTYPE(a.dtype, softmax_backward_typed<scalar_t>(scheme, a, blocks, begin, end))
 }

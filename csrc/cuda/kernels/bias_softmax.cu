@@ -65,19 +65,19 @@ template <class T>
 void launch_table(const PairScheme& scheme, const BiasSoftmaxBackward& a, const SoftmaxTerms<T>& terms,
                   cudaStream_t stream) {
   using Sum = accumulator_t<T>;
-  const Pieces pieces = cut_table(scheme, a.batch);
+  const Chunks chunks = split_table(scheme, a.batch);
   const int64_t count = a.heads * scheme.rows();
   launch(pair_backward_kernel<T>,
-         clamped_grid(divide_up(count * pieces.count, kThreads), kBlocksPerMultiprocessor), dim3(kThreads),
-         stream, terms, a.batch, static_cast<Sum*>(pieces.count == 1 ? a.grad_table : a.partial), pieces);
-  if (pieces.count == 1) return;
+         clamped_grid(divide_up(count * chunks.count, kThreads), kBlocksPerMultiprocessor), dim3(kThreads),
+         stream, terms, a.batch, static_cast<Sum*>(chunks.count == 1 ? a.grad_table : a.partial), chunks);
+  if (chunks.count == 1) return;
   GatherBackward sums{};
   sums.rows = scheme.rows();
   sums.heads = a.heads;
   sums.partial = a.partial;
   sums.out = a.grad_table;
   launch(gather_reduce_kernel<Sum>, clamped_grid(divide_up(count, kWarp), kBlocksPerMultiprocessor),
-         dim3(kWarp, kWarpsPerBlock), stream, sums, pieces);
+         dim3(kWarp, kWarpsPerBlock), stream, sums, chunks);
 }
 
 template <class T, class Scheme>
