@@ -512,11 +512,12 @@ int main(int argc, char** argv) {
   // A table that is not staged in shared memory; one whose columns are, and rows longer than registers.
   test_long_rows(StridedIndex(3, 600, 5000, false, false).scheme);
   test_long_rows(WindowScheme{{1, 1, 600}, {1, 1, 3}, 0}, /*with_cpu=*/false);
-  test_cut(WindowScheme{{1, 1, 5}, {1, 1, 5}, 1}, 240);
-  test_cut(WindowScheme{{1, 2, 2}, {1, 2, 2}, 0}, 1030);
-  test_cut(DiagonalScheme{3, 40}, 400);
   test_cut(StridedIndex(5, 6, 700, false, true).scheme, 80);  // blocks go on to more sums, too
   test_cut(PairScheme{2, 3}, 130);
+  test_cut(DiagonalScheme{3, 40}, 400);
+  test_cut(WindowScheme{{1, 1, 5}, {1, 1, 5}, 1}, 240);
+  // The same barriers, and 50 s under ThreadSanitizer.
+  if (!emulation::kFindsRaces) test_cut(WindowScheme{{1, 2, 2}, {1, 2, 2}, 0}, 520);
   test_index_outside_the_table();
   return finish();
 }
