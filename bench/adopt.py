@@ -1,4 +1,4 @@
-"""What posenc_ext.accelerate changes in whole models: python bench/accelerate.py [--only PATTERN] [--write]
+"""What posenc_ext.accelerate changes in whole models: python bench/adopt.py [--only PATTERN] [--write]
 
 Each model with random weights, as its library has it and accelerated, takes training steps in turn. --write
 puts the rows measured into docs/adopt.md. Models of libraries that are not installed are left out.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import posenc_ext
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/adopt.md"
-BEGIN, END = "<!-- begin: python bench/accelerate.py --write -->\n", "<!-- end -->"
+BEGIN, END = "<!-- begin: python bench/adopt.py --write -->\n", "<!-- end -->"
 COLUMNS = (
     "library",
     "model, input",
