@@ -56,17 +56,15 @@ def models() -> list[tuple[str, str, Callable[[], nn.Module], tuple, dict[str, T
     """Library, name with the input, how it is made, and arguments of its call."""
     torchvision, timm = partial(partial, new), partial(partial, new, "timm.create_model")
     two, one = torch.randn(2, 3, 224, 224), torch.randn(1, 3, 224, 224)
-    depth = {"stochastic_depth_prob": 0.0}
-    swin = {"attention_probs_dropout_prob": 0.0, "drop_path_rate": 0.0}
     t5 = {"dropout_rate": 0.0, "is_encoder_decoder": False}
     tokens = {"input_ids": torch.randint(2, 32000, (2, 256))}
     unetr = {"in_channels": 1, "out_channels": 2, "feature_size": 12}
     return [
-        ("torchvision", "swin_t, 2 images", torchvision("torchvision.models.swin_t", **depth), (two,), {}),
+        ("torchvision", "swin_t, 2 images", torchvision("torchvision.models.swin_t"), (two,), {}),
         (
             "torchvision",
             "swin_v2_t, 2 images",
-            torchvision("torchvision.models.swin_v2_t", **depth),
+            torchvision("torchvision.models.swin_v2_t"),
             (two,),
             {},
         ),
@@ -74,14 +72,14 @@ def models() -> list[tuple[str, str, Callable[[], nn.Module], tuple, dict[str, T
         (
             "timm",
             "swin_tiny_patch4_window7_224, 2 images",
-            timm("swin_tiny_patch4_window7_224", drop_path_rate=0.0),
+            timm("swin_tiny_patch4_window7_224"),
             (two,),
             {},
         ),
         (
             "timm",
             "beit_base_patch16_224, 1 image",
-            timm("beit_base_patch16_224", drop_path_rate=0.0),
+            timm("beit_base_patch16_224"),
             (one,),
             {},
         ),
@@ -97,7 +95,7 @@ def models() -> list[tuple[str, str, Callable[[], nn.Module], tuple, dict[str, T
         (
             "transformers",
             "SwinModel, 2 images",
-            partial(config, "SwinModel", "SwinConfig", **swin),
+            partial(config, "SwinModel", "SwinConfig"),
             (two,),
             {},
         ),
@@ -143,6 +141,9 @@ def compare(
     """A row of the table."""
     torch.manual_seed(0)
     model = make()
+    for module in model.modules():  # no dropout, no stochastic depth
+        for probability in {"p", "drop_prob"} & set(vars(module)):
+            setattr(module, probability, 0.0)
     with torch.no_grad():  # libraries fill biases, and some layers, with zeros
         for key, parameter in model.named_parameters():
             if POSITIONS.search(key) or not parameter.any():
