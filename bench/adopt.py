@@ -15,17 +15,18 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from end_to_end import interval, peak, trained
+from report import markdown_block
 from run import setting
 from torch import Tensor, nn
 
 import posenc_ext
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/adopt.md"
-BEGIN, END = "<!-- begin: python bench/adopt.py --write -->\n", "<!-- end -->"
+COMMAND = "python bench/adopt.py --write"
 COLUMNS = (
     "library",
     "model, input",
@@ -52,79 +53,54 @@ def config(model: str, config: str, **options: Any) -> nn.Module:
     return new(f"transformers.{model}", new(f"transformers.{config}", **options))
 
 
-def models() -> list[tuple[str, str, Callable[[], nn.Module], tuple, dict[str, Tensor]]]:
-    """Library, name with the input, how it is made, and arguments of its call."""
-    torchvision, timm = partial(partial, new), partial(partial, new, "timm.create_model")
-    two, one = torch.randn(2, 3, 224, 224), torch.randn(1, 3, 224, 224)
-    t5 = {"dropout_rate": 0.0, "is_encoder_decoder": False}
-    tokens = {"input_ids": torch.randint(2, 32000, (2, 256))}
-    unetr = {"in_channels": 1, "out_channels": 2, "feature_size": 12}
+class Work(NamedTuple):
+    library: str
+    name: str  # of the model, with the input
+    make: Callable[[], nn.Module]
+    arguments: tuple[Tensor, ...]
+    call: Callable[..., Tensor]  # of the model and the arguments
+
+
+def works() -> list[Work]:
+    two, one = (torch.randn(2, 3, 224, 224),), (torch.randn(1, 3, 224, 224),)
+    volume, tokens = (torch.randn(1, 1, 64, 64, 64),), (torch.randint(2, 32000, (2, 256)),)
+    tv = partial(partial, new)
+    timm = partial(partial, new, "timm.create_model")
+    unetr = partial(new, "monai.networks.nets.SwinUNETR", in_channels=1, out_channels=2, feature_size=12)
+    swin = partial(config, "SwinModel", "SwinConfig")
+    t5 = partial(config, "T5EncoderModel", "T5Config", is_encoder_decoder=False)
     return [
-        ("torchvision", "swin_t, 2 images", torchvision("torchvision.models.swin_t"), (two,), {}),
-        (
-            "torchvision",
-            "swin_v2_t, 2 images",
-            torchvision("torchvision.models.swin_v2_t"),
-            (two,),
-            {},
-        ),
-        ("torchvision", "vit_b_16, 1 image", torchvision("torchvision.models.vit_b_16"), (one,), {}),
-        (
-            "timm",
-            "swin_tiny_patch4_window7_224, 2 images",
-            timm("swin_tiny_patch4_window7_224"),
-            (two,),
-            {},
-        ),
-        (
-            "timm",
-            "beit_base_patch16_224, 1 image",
-            timm("beit_base_patch16_224"),
-            (one,),
-            {},
-        ),
-        ("timm", "levit_256, 2 images", timm("levit_256"), (two,), {}),
-        ("timm", "vit_small_patch16_224, 2 images", timm("vit_small_patch16_224"), (two,), {}),
-        (
-            "monai",
-            "SwinUNETR, 64 x 64 x 64",
-            partial(new, "monai.networks.nets.SwinUNETR", **unetr),
-            (torch.randn(1, 1, 64, 64, 64),),
-            {},
-        ),
-        (
-            "transformers",
-            "SwinModel, 2 images",
-            partial(config, "SwinModel", "SwinConfig"),
-            (two,),
-            {},
-        ),
-        (
-            "transformers",
-            "T5EncoderModel (small), 2 x 256 tokens",
-            partial(config, "T5EncoderModel", "T5Config", **t5),
-            (),
-            tokens,
-        ),
+        Work("torchvision", "swin_t, 2 images", tv("torchvision.models.swin_t"), two, plain),
+        Work("torchvision", "swin_v2_t, 2 images", tv("torchvision.models.swin_v2_t"), two, plain),
+        Work("torchvision", "vit_b_16, 1 image", tv("torchvision.models.vit_b_16"), one, plain),
+        Work("timm", "Swin-T, 2 images", timm("swin_tiny_patch4_window7_224"), two, plain),
+        Work("timm", "BEiT-base, 1 image", timm("beit_base_patch16_224"), one, plain),
+        Work("timm", "levit_256, 2 images", timm("levit_256"), two, plain),
+        Work("timm", "ViT-small, 2 images", timm("vit_small_patch16_224"), two, plain),
+        Work("monai", "SwinUNETR, 64 x 64 x 64", unetr, volume, plain),
+        Work("transformers", "SwinModel, 2 images", swin, two, hidden_state),
+        Work("transformers", "T5EncoderModel (small), 2 x 256 tokens", t5, tokens, hidden_state),
     ]
 
 
-def results(
-    model: nn.Module, arguments: tuple, options: dict[str, Tensor], dtype: torch.dtype
-) -> tuple[Tensor, dict[str, Tensor]]:
+def plain(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x)
+
+
+def hidden_state(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x).last_hidden_state
+
+
+def results(model: nn.Module, work: Work, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
     """The output of a model in training mode, and its gradients, in float64."""
     model = copy.deepcopy(model).to(dtype)
     model.train()
-    arguments = [value.to(dtype) for value in arguments]
-    output = first(model(*arguments, **options))
+    arguments = [value.to(dtype) if value.is_floating_point() else value for value in work.arguments]
+    output = work.call(model, *arguments)
     upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
     output.backward(upstream.to(dtype))
     gradients = {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
     return output.detach().double(), gradients
-
-
-def first(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else output[0]
 
 
 def error(actual: Tensor, exact: Tensor) -> float:
@@ -135,12 +111,10 @@ def flat(gradients: dict[str, Tensor], chosen: re.Pattern[str] = re.compile(""))
     return torch.cat([value.flatten() for name, value in gradients.items() if chosen.search(name)])
 
 
-def compare(
-    library: str, name: str, make: Callable[[], nn.Module], arguments: tuple, options: dict, rounds: int
-) -> str:
+def compare(work: Work, rounds: int) -> str:
     """A row of the table."""
     torch.manual_seed(0)
-    model = make()
+    model = work.make()
     for module in model.modules():  # no dropout, no stochastic depth
         for probability in {"p", "drop_prob"} & set(vars(module)):
             setattr(module, probability, 0.0)
@@ -152,9 +126,9 @@ def compare(
     replaced = len(posenc_ext.accelerate(ours, strict=True).replaced)
 
     both = (model, ours)
-    exact, exact_gradients = results(model, arguments, options, torch.float64)
-    single = [results(m, arguments, options, torch.float32) for m in both]
-    half = [results(m, arguments, options, torch.bfloat16)[1] for m in both]
+    exact, exact_gradients = results(model, work, torch.float64)
+    single = [results(m, work, torch.float32) for m in both]
+    half = [results(m, work, torch.bfloat16)[1] for m in both]
     outputs = [error(output, exact) for output, _ in single]
     gradients = [error(flat(g), flat(exact_gradients)) for _, g in single]
     positions = [error(flat(g, POSITIONS), flat(exact_gradients, POSITIONS)) for g in half]
@@ -163,7 +137,7 @@ def compare(
         (flat(single[0][1]) - flat(single[1][1])).abs().max() / flat(exact_gradients).abs().max(),
     )
 
-    step = trained(lambda m: first(m(*arguments, **options)).square().mean())
+    step = trained(lambda m: work.call(m, *work.arguments).square().mean())
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds + 1):  # the first is to warm up
         for which in (0, 1) if turn % 2 else (1, 0):
@@ -175,8 +149,8 @@ def compare(
     low, high = interval(changes)
     times = " / ".join(f"{statistics.median(values) * 1e3:.0f}" for values in (base, changed))
     cells = [
-        f"{library} {importlib.metadata.version(library)}",
-        name,
+        f"{work.library} {importlib.metadata.version(work.library)}",
+        work.name,
         str(replaced),
         ", ".join(f"{float(value):.0e}" for value in differences),
         *(" / ".join(f"{value:.1e}" for value in values) for values in (outputs, gradients, positions)),
@@ -188,16 +162,14 @@ def compare(
 
 
 def write(rows: list[str], where: str) -> None:
-    """Replaces the rows of the page that are of the same library and model, or adds them."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    old, _, after = rest.partition(END)
+    """Puts rows into the page, in place of those of the same library and model."""
 
-    def key(row: str) -> tuple[str, ...]:
-        return tuple(cell.strip() for cell in row.split("|")[1:3])
+    def key(row: str) -> list[str]:
+        return [cell.strip() for cell in row.split("|")[1:3]]
 
-    table = {key(row): row for row in [*old.splitlines(keepends=True), *rows] if row.startswith("| ")}
-    body = "".join(row for row in table.values() if not HEADER.startswith(row))
-    PAGE.write_text(f"{before}{BEGIN}{HEADER}{body}\n{where}\n{END}{after}")
+    old = markdown_block.parts(PAGE, COMMAND)[1].removeprefix(HEADER).splitlines(keepends=True)
+    table = {tuple(key(row)): row for row in [*old, *rows] if row.startswith("|")}
+    markdown_block.write(PAGE, COMMAND, HEADER + "".join(table.values()) + f"\n{where}\n")
 
 
 def main() -> None:
@@ -207,9 +179,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the rows into docs/adopt.md")
     chosen = parser.parse_args()
     rows = []
-    for library, name, *rest in models():
-        if importlib.util.find_spec(library) and re.search(chosen.only, f"{library} {name}"):
-            rows.append(compare(library, name, *rest, chosen.rounds))
+    for work in works():
+        wanted = re.search(chosen.only, f"{work.library} {work.name}")
+        if wanted and importlib.util.find_spec(work.library):
+            rows.append(compare(work, chosen.rounds))
             print(rows[-1], end="", flush=True)
     where = f"{setting('D', [torch.get_num_threads()], 'cpu')}; {chosen.rounds} steps of each model in turn."
     print(where)
