@@ -23,7 +23,7 @@ from torch import nn
 
 __all__ = ["Report", "accelerate", "restore"]
 
-LIBRARIES = ("monai", "timm", "torchvision")
+LIBRARIES = ("diffusers", "monai", "timm", "torchvision", "transformers")
 
 Class = TypeVar("Class", bound=type[nn.Module])
 
@@ -141,7 +141,8 @@ def _obstacle(module: nn.Module, original: type, known: _Replacement) -> str:
     if type(module) is not original:
         reason = f"{type(module).__name__} is a subclass of {original.__name__}"
         return f"{reason}: call accelerate before what wraps modules, such as fully_shard or parametrize"
-    for name in vars(known.ours):
+    kinds = known.ours.__mro__
+    for name in (name for kind in kinds[: kinds.index(original)] for name in vars(kind)):
         if name in vars(module):
             return f"{name} is set on the module itself"
     return _unknown_source(original, known) or known.unless(module)
