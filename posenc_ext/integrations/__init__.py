@@ -98,8 +98,8 @@ def replaces(
         uses: what the report says: the ops, and what changes for the better where that is not obvious.
         version: the library and the versions in which ``sources`` were read: "torchvision 0.29".
         sources: the code that the subclass replaces or relies on: names of methods of ``original`` or of
-            functions of its file, each with its fingerprint (several, separated by spaces, for versions whose
-            sources differ). Where another one is found, modules are skipped, and the reason gives it.
+            functions of its file (".name" where a method has that name as well), each with its fingerprint
+            (several, separated by spaces, for versions whose sources differ). Where another one is found, modules are skipped, and the reason gives it.
         unless: returns why a module of that class is not replaced, or "".
     """
 
@@ -126,7 +126,7 @@ def _unknown_source(original: type, known: _Replacement) -> str:
     """Why the code of a class is not the known one, or ""."""
     for name, fingerprints in known.sources.items():
         method = getattr(original, name, None)
-        function = method or getattr(sys.modules[original.__module__], name, None)
+        function = method or getattr(sys.modules[original.__module__], name.lstrip("."), None)
         full_name = f"{original.__name__}.{name}" if method else name
         try:
             found = _fingerprint(function)

@@ -195,14 +195,12 @@ def _layout_2d(module: Any, boxes: Tensor, bucket: Callable[..., Tensor]) -> Ten
     return x + _bucket_bias(module.rel_pos_y_bias, boxes[..., 3], bucket, **sizes)
 
 
-class _PPDocLayoutV2Encoder:
+class _LayoutLMv3Encoder:
     def _cal_1d_pos_emb(self, position_ids: Tensor) -> Tensor:
         if not is_plain(self.rel_pos_bias, nn.Linear):
             return super()._cal_1d_pos_emb(position_ids)
         return _layout_1d(self, position_ids, self.relative_position_bucket)
 
-
-class _LayoutLMv3Encoder(_PPDocLayoutV2Encoder):
     def _cal_2d_pos_emb(self, bbox: Tensor) -> Tensor:
         if not (is_plain(self.rel_pos_x_bias, nn.Linear) and is_plain(self.rel_pos_y_bias, nn.Linear)):
             return super()._cal_2d_pos_emb(bbox)
@@ -253,13 +251,6 @@ _replace(
         "relative_position_bucket": "65d2d5e50e46",
     },
     _unless_layout,
-)
-_replace(
-    _PPDocLayoutV2Encoder,
-    "pp_doclayout_v2.PPDocLayoutV2ReadingOrderEncoder",
-    "gather_bias; its table of distances gets a gradient, which transformers leaves out",
-    {"_cal_1d_pos_emb": "d4dca17056d1", "relative_position_bucket": "32433658283a"},
-    lambda module: "" if module.has_relative_attention_bias else "it has no table",
 )
 
 
@@ -544,8 +535,17 @@ _replace(
     _BloomModel,
     "bloom.BloomModel",
     "alibi_slopes, rounded once",
-    {"build_alibi_tensor": "103fd6b6d36c", "_get_alibi_slopes": "7a650538a888"},
+    {
+        "build_alibi_tensor": "103fd6b6d36c",
+        ".build_alibi_tensor": "b174520b2bc0",
+        "_get_alibi_slopes": "7a650538a888",
+    },
 )
-_replace(_MptModel, "mpt.MptModel", "alibi_bias, rounded once", {"build_mpt_alibi_tensor": "31a8329daad3"})
+_replace(
+    _MptModel,
+    "mpt.MptModel",
+    "alibi_bias, rounded once",
+    {"build_mpt_alibi_tensor": "31a8329daad3", ".build_mpt_alibi_tensor": "ceac1cf0eb0d"},
+)
 for _original in _originals("whisper.WhisperEncoder"):
     keeps(_original, "its sinusoids are a weight of the checkpoint")
