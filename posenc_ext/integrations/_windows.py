@@ -65,3 +65,26 @@ def shifted_regions(sizes: list[int], window: list[int], shift: list[int], devic
         part = cells.ge(full - size).to(torch.int64) + cells.ge(full - step).to(torch.int64)
         regions = (regions.unsqueeze(-1) * 3 + part).flatten()
     return partition(regions.reshape([1] + sizes + [1]), window).squeeze(-1).squeeze(0)
+
+
+def softmax(
+    scores: Tensor,
+    table: Tensor,
+    window: list[int],
+    scale: float = 1.0,
+    mask: Optional[Tensor] = None,
+    index: Optional[Tensor] = None,
+) -> Tensor:
+    """Softmax over the keys of [B * windows, heads, N, N], written over scores; mask: [windows, N, N], added.
+
+    The bias is that of the window, or with index [N, N] that of these rows of the table.
+    """
+    windows = scores
+    if mask is not None:
+        windows = scores.unflatten(0, [-1, mask.size(0)])
+        mask = mask.unsqueeze(1)
+    if index is None:
+        torch.ops.posenc_ext.window_bias_softmax_(windows, table, window, scale=scale, mask=mask)
+    else:
+        torch.ops.posenc_ext.gather_bias_softmax_(windows, table, index, scale=scale, mask=mask)
+    return scores
