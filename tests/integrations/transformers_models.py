@@ -1,4 +1,4 @@
-"""Small models of transformers with random weights: name, model, inputs, and how many modules are replaced."""
+"""Small models of transformers with random weights, at least one for each piece of our code."""
 
 import importlib
 from collections.abc import Callable
@@ -14,8 +14,9 @@ class Case(NamedTuple):
     build: Callable[[], nn.Module]
     inputs: Callable[[], dict[str, Any]]
     replaced: int
-    equal: bool = True  # bit for bit, where ours only gathers
-    sinusoids: bool = False  # those of the library are float32, whatever the dtype of the model
+    equal: bool = True  # the outputs are, bit for bit
+    complete: bool = True  # in float64 the library has no float32 sinusoids or slopes, and every gradient
+    float64: bool = True  # the library can run the model in float64
 
 
 def original(path: str) -> type[nn.Module]:
@@ -28,15 +29,14 @@ def original(path: str) -> type[nn.Module]:
 def build(
     path: str, config: transformers.PreTrainedConfig, attention: str = "", **arguments: Any
 ) -> nn.Module:
-    """With weights that show every bias: libraries initialize tables with zeros."""
     if attention:
         config._attn_implementation = attention
+    torch.manual_seed(0)
     model = original(path)(config, **arguments)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
+    with torch.no_grad():  # tables, and scales of layers, begin as zeros or nearly
         for name, parameter in model.named_parameters():
-            if "bias" in name or "lambda" in name or "cpb" in name:
-                parameter.normal_(0, 0.5, generator=generator)
+            if "bias" in name or "lambda" in name:
+                parameter.normal_(0, 0.5)
     return model
 
 
@@ -104,10 +104,10 @@ def pair() -> dict[str, Tensor]:
 def t5(name: str, replaced: int = 2, model: str = "ForConditionalGeneration", **options: Any) -> list[Case]:
     path = {"Switch": "switch_transformers.SwitchTransformers"}.get(name, f"{name.lower()}.{name}")
     config = getattr(transformers, path.split(".")[1] + "Config")
-    attentions = ("",) if name == "LongT5" else ("eager", "sdpa")
+    attentions = {"LongT5": ("",), "Switch": ("",)}.get(name, ("eager", "sdpa"))
     return [
         Case(
-            f"{name} {attention}",
+            f"{name} {attention}".strip(),
             lambda attention=attention: build(path + model, config(**{**T5, **options}), attention),
             pair,
             replaced,
@@ -140,29 +140,32 @@ def layoutlmv2_encoder() -> nn.Module:
     return build("layoutlmv2.LayoutLMv2Encoder", transformers.LayoutLMv2Config(**BERT))
 
 
+M2M100 = {
+    "vocab_size": 50,
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "encoder_layerdrop": 0.0,
+    "decoder_layerdrop": 0.0,
+    "max_position_embeddings": 30,  # shorter than the input
+}
+
+
 def m2m(path: str, config: str, **options: Any) -> Case:
-    sizes = {
-        "vocab_size": 50,
-        "d_model": 16,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 16,
-        "decoder_ffn_dim": 16,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-        "activation_dropout": 0.0,
-        "encoder_layerdrop": 0.0,
-        "decoder_layerdrop": 0.0,
-        "max_position_embeddings": 30,  # shorter than the input
-    }
     return Case(
         path.rpartition(".")[2],
-        lambda: build(path, getattr(transformers, config)(**{**sizes, **options})),
+        lambda: build(path, getattr(transformers, config)(**{**M2M100, **options})),
         lambda: {"input_ids": tokens(2, 40, padding=9), "decoder_input_ids": tokens(2, 20, padding=3)},
         2,
-        sinusoids=True,
+        equal=False,
+        complete=False,
     )
 
 
@@ -189,7 +192,13 @@ CASES = [
     *t5("T5"),
     *t5("MT5"),
     *t5("UMT5", 4),
-    *t5("Switch", num_experts=2, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1),
+    *t5(
+        "Switch",
+        num_experts=2,
+        num_sparse_encoder_layers=1,
+        num_sparse_decoder_layers=1,
+        router_jitter_noise=0.0,
+    ),
     *t5("LongT5", local_radius=7, encoder_attention_type="local"),
     *(
         case._replace(name="LongT5 transient-global")
@@ -213,6 +222,7 @@ CASES = [
         ),
         lambda: {"input_ids": tokens(2, 40), "bbox": layout_boxes()},
         1,
+        complete=False,
     ),
     Case(
         "LayoutLMv2Encoder",
@@ -224,6 +234,7 @@ CASES = [
             "position_ids": torch.arange(40).repeat(2, 1),
         },
         1,
+        float64=False,
     ),
     Case(
         "WavLMModel",
@@ -272,7 +283,9 @@ CASES = [
         ),
         lambda: {"input_ids": tokens(2, 40)},
         1,
-        sinusoids=True,
+        equal=False,
+        complete=False,
+        float64=False,
     ),
     Case(
         "MusicgenForCausalLM",
@@ -293,28 +306,31 @@ CASES = [
         ),
         lambda: {"input_ids": tokens(4, 40)},
         1,
-        sinusoids=True,
+        equal=False,
+        complete=False,
     ),
     Case(
         "BloomModel",
         lambda: build(
             "bloom.BloomModel",
             transformers.BloomConfig(
-                vocab_size=50, hidden_size=36, n_layer=2, n_head=6, hidden_dropout=0.0, attention_dropout=0.0
+                vocab_size=50, hidden_size=48, n_layer=2, n_head=12, hidden_dropout=0.0, attention_dropout=0.0
             ),
         ),
         lambda: {key: value for key, value in pair().items() if key != "decoder_input_ids"},
         1,
-        sinusoids=True,
+        equal=False,
+        complete=False,
     ),
     Case(
         "MptModel",
         lambda: build(
             "mpt.MptModel",
-            transformers.MptConfig(vocab_size=50, d_model=36, n_layers=2, n_heads=6, max_seq_len=64),
+            transformers.MptConfig(vocab_size=50, d_model=48, n_layers=2, n_heads=12, max_seq_len=64),
         ),
         lambda: {"input_ids": tokens(2, 40)},
         1,
-        sinusoids=True,
+        equal=False,
+        complete=False,
     ),
 ]
