@@ -34,10 +34,10 @@ replaces = partial(replaces, version="timm 1.0.31")
     swin_transformer.WindowAttention,
     "window_bias_softmax, or window_bias where fused_attn is True",
     sources={
-        "__init__": "6a40506bd714",
-        "set_window_size": "e0e227d77fe5",
-        "_get_rel_pos_bias": "1255eb2e5e53",
-        "forward": "82f0d270c294",
+        "__init__": "5f70f27daaa7",
+        "set_window_size": "7f8a64ac8a68",
+        "_get_rel_pos_bias": "28d9cb9d886b",
+        "forward": "25ecc84950d1",
         "get_relative_position_index": "b9c04895299c",
     },
 )
@@ -65,9 +65,9 @@ class SwinWindowAttention(swin_transformer.WindowAttention):
     swin_transformer_v2.WindowAttention,
     "window_bias_softmax",
     sources={
-        "__init__": "88d8f2b6add8",
+        "__init__": "e23b710edc79",
         "_make_pair_wise_relative_positions": "c9c031679861",
-        "set_window_size": "4249ad63ad7b",
+        "set_window_size": "b182230d3f26",
         "forward": "127a2e4fdaaa",
     },
 )
@@ -96,9 +96,9 @@ class SwinV2WindowAttention(swin_transformer_v2.WindowAttention):
     beit.Attention,
     "window_bias",
     sources={
-        "__init__": "e06a6fd33c86",
-        "_get_rel_pos_bias": "28d9cb9d886b",
-        "gen_relative_position_index": "6b5d9e0fef53",
+        "__init__": "e65c888492df",
+        "_get_rel_pos_bias": "1255eb2e5e53",
+        "gen_relative_position_index": "0dbe4dddb585",
     },
     unless=lambda module: "" if module.window_size else "it has no bias",
 )
@@ -113,8 +113,8 @@ class BeitAttention(beit.Attention):
     "window_bias",
     sources={
         "__init__": "3003032fab80",
-        "forward": "25ecc84950d1",
-        "gen_relative_position_index": "6b5d9e0fef53",
+        "forward": "82f0d270c294",
+        "gen_relative_position_index": "0dbe4dddb585",
     },
 )
 class BeitRelativePositionBias(beit.RelativePositionBias):
@@ -126,10 +126,10 @@ class BeitRelativePositionBias(beit.RelativePositionBias):
     pos_embed_rel.RelPosBias,
     "window_bias",
     sources={
-        "__init__": "e65c888492df",
+        "__init__": "e06a6fd33c86",
         "set_window_size": "a455f18ec1bc",
         "get_bias": "7ed143e0fc7e",
-        "gen_relative_position_index": "0dbe4dddb585",
+        "gen_relative_position_index": "6b5d9e0fef53",
     },
 )
 class RelPosBias(pos_embed_rel.RelPosBias):
@@ -142,10 +142,10 @@ class RelPosBias(pos_embed_rel.RelPosBias):
     pos_embed_rel.RelPosMlp,
     "window_bias",
     sources={
-        "__init__": "e23b710edc79",
-        "set_window_size": "b182230d3f26",
+        "__init__": "88d8f2b6add8",
+        "set_window_size": "4249ad63ad7b",
         "get_bias": "15b27c252e3a",
-        "gen_relative_position_index": "0dbe4dddb585",
+        "gen_relative_position_index": "6b5d9e0fef53",
     },
 )
 class RelPosMlp(pos_embed_rel.RelPosMlp):
@@ -163,8 +163,8 @@ class RelPosMlp(pos_embed_rel.RelPosMlp):
     pos_embed_rel.RelPosBiasTf,
     "window_bias",
     sources={
-        "__init__": "5f70f27daaa7",
-        "set_window_size": "7f8a64ac8a68",
+        "__init__": "6a40506bd714",
+        "set_window_size": "e0e227d77fe5",
         "get_bias": "e41e5d012248",
         "generate_lookup_tensor": "ae90de94ed93",
         "reindex_2d_einsum_lookup": "e2d64a033588",
