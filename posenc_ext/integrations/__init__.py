@@ -98,8 +98,9 @@ def replaces(
         uses: what the report says: the ops, and what changes for the better where that is not obvious.
         version: the library and the versions in which ``sources`` were read: "torchvision 0.29".
         sources: the code that the subclass replaces or relies on: names of methods of ``original`` or of
-            functions of its file (".name" where a method has that name as well), each with its fingerprint
-            (several, separated by spaces, for versions whose sources differ). Where another one is found, modules are skipped, and the reason gives it.
+            functions and classes of its file (".name" if a method has that name as well), each with its
+            fingerprint (several, separated by spaces, for versions whose sources differ). Where another one
+            is found, modules are skipped, and the reason gives it.
         unless: returns why a module of that class is not replaced, or "".
     """
 

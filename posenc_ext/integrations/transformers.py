@@ -257,28 +257,28 @@ _replace(
 # Windows
 
 
-def _by_sample(x: Tensor, mask: Tensor) -> Tensor:
-    """[samples * windows, ...] as [samples, windows, ...], for a mask [windows, N, N]."""
-    return x.unflatten(0, (-1, mask.size(0)))
+def _by_sample(mask: Optional[Tensor], *windows: Tensor) -> tuple[Any, ...]:
+    """A mask [windows, N, N] with a dimension for heads, and [samples * windows, ...] to go with it."""
+    if mask is None:
+        return None, *windows
+    return mask.unsqueeze(1), *(x.unflatten(0, (-1, mask.size(0))) for x in windows)
 
 
 def _softmax(
     q: Tensor, k: Tensor, table: Tensor, window: Any, scale: float, mask: Optional[Tensor]
 ) -> Tensor:
+    mask, q, k = _by_sample(mask, q, k)
     scores = q @ k.transpose(-2, -1)
-    if mask is None:
-        return ops.window_bias_softmax(scores, table, window, scale=scale, inplace=True)
-    scores, mask = _by_sample(scores, mask), mask.unsqueeze(1)
-    return ops.window_bias_softmax(scores, table, window, scale=scale, mask=mask, inplace=True).flatten(0, 1)
+    weights = ops.window_bias_softmax(scores, table, window, scale=scale, mask=mask, inplace=True)
+    return weights if mask is None else weights.flatten(0, 1)
 
 
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, table: Tensor, window: Any, scale: float, mask: Optional[Tensor]
 ) -> Tensor:
-    if mask is None:
-        return ops.window_attention(q, k, v, table, window, scale=scale)
-    q, k, v = (_by_sample(x, mask) for x in (q, k, v))
-    return ops.window_attention(q, k, v, table, window, scale=scale, mask=mask.unsqueeze(1)).flatten(0, 1)
+    mask, q, k, v = _by_sample(mask, q, k, v)
+    context = ops.window_attention(q, k, v, table, window, scale=scale, mask=mask)
+    return context if mask is None else context.flatten(0, 1)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
@@ -291,20 +291,22 @@ class _SwinRelativePositionBias:
 
 
 class _SwinAttention:
+    """With sdpa, the library's call remains on CUDA, where ours was not measured, and for its dropout masks."""
+
     def forward(
         self, hidden_states: Tensor, attention_mask: Optional[Tensor] = None, **kwargs: Any
     ) -> tuple[Tensor, Optional[Tensor]]:
-        eager = self.config._attn_implementation == "eager"  # it returns the result of softmax
+        eager, sdpa = (self.config._attn_implementation == name for name in ("eager", "sdpa"))
         dropout = self.training and self.attention_dropout > 0
+        fused = sdpa and not dropout and hidden_states.device.type == "cpu"
         bias = self.relative_position_bias
-        known = eager or (self.config._attn_implementation == "sdpa" and not dropout)
-        if not known or not is_plain(bias, type(bias)):
+        if not (eager or fused) or not is_plain(bias, type(bias)):
             return super().forward(hidden_states, attention_mask, **kwargs)
         projections = self.q_proj, self.k_proj, self.v_proj
         q, k, v = (_heads(project(hidden_states), self.num_attention_heads) for project in projections)
         arguments = bias.relative_position_bias_table, bias.window_size, self.scaling, attention_mask
         probabilities = None
-        if eager:
+        if eager:  # which returns them
             probabilities = F.dropout(_softmax(q, k, *arguments), self.attention_dropout, self.training)
             context = probabilities @ v
         else:
@@ -371,8 +373,12 @@ _replace(
 _replace(
     _SwinAttention,
     "swin.SwinAttention",
-    "window_attention; in eager mode, window_bias_softmax",
-    {"forward": "d002167133cc", "eager_attention_forward": "23b87df58f90"},
+    "window_bias_softmax in eager mode; window_attention on the CPU",
+    {
+        "forward": "d002167133cc",
+        "SwinRelativePositionBias": "6309690db872",
+        "eager_attention_forward": "23b87df58f90",
+    },
 )
 _replace(
     _DonutSwinSelfAttention,
