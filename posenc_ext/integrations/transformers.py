@@ -291,14 +291,15 @@ class _SwinRelativePositionBias:
 
 
 class _SwinAttention:
-    """With sdpa, the library's call remains on CUDA, where ours was not measured, and for its dropout masks."""
+    """sdpa stays as it is on CUDA, where ours was not measured, and for dropout, whose masks would differ."""
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Optional[Tensor] = None, **kwargs: Any
     ) -> tuple[Tensor, Optional[Tensor]]:
-        eager, sdpa = (self.config._attn_implementation == name for name in ("eager", "sdpa"))
+        implementation = self.config._attn_implementation
+        eager = implementation == "eager"
         dropout = self.training and self.attention_dropout > 0
-        fused = sdpa and not dropout and hidden_states.device.type == "cpu"
+        fused = implementation == "sdpa" and not dropout and hidden_states.device.type == "cpu"
         bias = self.relative_position_bias
         if not (eager or fused) or not is_plain(bias, type(bias)):
             return super().forward(hidden_states, attention_mask, **kwargs)
