@@ -348,7 +348,8 @@ class _Swinv2SelfAttention(_WindowSelfAttention):
         scale = self.logit_scale.clamp(max=math.log(100.0)).exp()
         table = self.continuous_position_bias_mlp(self.relative_coords_table).flatten(0, -2)
         mask = None if mask is None else 2 * mask  # transformers adds it twice
-        q, k = F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
+        k = F.normalize(k, dim=-1)
+        q = (F.normalize(q, dim=-1) * scale).type_as(k)  # autocast leaves scale in float32
         return q, k, 16 * torch.sigmoid(table), self.window_size, 1.0, mask
 
 
