@@ -181,44 +181,44 @@ _gathers_biases = partial(
 )
 
 
-def _get_attention_biases(self, device: torch.device) -> Tensor:
+def get_attention_biases(self, device: torch.device) -> Tensor:
     # timm's cache of evaluation is not used: it is stale after load_state_dict, and differentiable only once.
     return gather_bias(self.attention_biases.t(), self.attention_bias_idxs)
 
 
 @_gathers_biases(levit.Attention)
 class LevitAttention(levit.Attention):
-    get_attention_biases = _get_attention_biases
+    get_attention_biases = get_attention_biases
 
 
 @_gathers_biases(levit.AttentionDownsample)
 class LevitAttentionDownsample(levit.AttentionDownsample):
-    get_attention_biases = _get_attention_biases
+    get_attention_biases = get_attention_biases
 
 
 @_gathers_biases(tiny_vit.Attention)
 class TinyVitAttention(tiny_vit.Attention):
-    get_attention_biases = _get_attention_biases
+    get_attention_biases = get_attention_biases
 
 
 @_gathers_biases(efficientformer.Attention)
 class EfficientFormerAttention(efficientformer.Attention):
-    get_attention_biases = _get_attention_biases
+    get_attention_biases = get_attention_biases
 
 
 @_gathers_biases(efficientformer_v2.Attention2d)
 class EfficientFormerV2Attention2d(efficientformer_v2.Attention2d):
-    get_attention_biases = _get_attention_biases
+    get_attention_biases = get_attention_biases
 
 
 @_gathers_biases(efficientformer_v2.Attention2dDownsample)
 class EfficientFormerV2Attention2dDownsample(efficientformer_v2.Attention2dDownsample):
-    get_attention_biases = _get_attention_biases
+    get_attention_biases = get_attention_biases
 
 
 @_gathers_biases(efficientvit_msra.CascadedGroupAttention)
 class CascadedGroupAttention(efficientvit_msra.CascadedGroupAttention):
-    get_attention_biases = _get_attention_biases
+    get_attention_biases = get_attention_biases
 
 
 def _no_pos_embed(module: nn.Module) -> str:

@@ -4,6 +4,7 @@ import collections
 import copy
 import io
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -20,7 +21,14 @@ from vision_models import CASES, Case
 import posenc_ext
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.library} {case.name}")
-SOME = ("torchvision Swin", "torchvision Swin v2", "timm Swin", "timm ViT", "timm LeViT", "monai Swin UNETR")
+SOME = (
+    "torchvision Swin",
+    "torchvision Swin v2",
+    "timm Swin",
+    "timm ViT",
+    "timm LeViT",
+    "monai Swin UNETR, a stage",
+)
 some_cases = pytest.mark.parametrize(
     "case",
     [case for case in CASES if f"{case.library} {case.name}" in SOME],
@@ -58,8 +66,8 @@ def step(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def error(actual: Tensor, exact: Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    return float((actual.double() - exact).abs().max() / exact.abs().max())
+    """The largest difference, relative to the largest value, or to 1 if that is larger."""
+    return float((actual.double() - exact).abs().max() / exact.abs().max().clamp_min(1.0))
 
 
 def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -130,7 +138,7 @@ def test_the_model_can_be_compiled_and_scripted(case):
     with torch.no_grad():
         expected = ours(x)
         torch._dynamo.reset()
-        assert same_bits(torch.compile(ours, backend="eager", fullgraph=True)(x), expected)
+        assert error(torch.compile(ours, backend="eager", fullgraph=True)(x), expected.double()) < 1e-6
         if case.script:
             assert error(torch.jit.script(ours)(x), expected.double()) < 1e-6
 
@@ -157,7 +165,7 @@ def test_the_model_can_be_checkpointed(case):
     for name, module in ours.named_modules():
         if any(row.name == name for row in posenc_ext.accelerate(ours).rows):
             forward = module.forward
-            module.forward = lambda *args, forward=forward: checkpoint(forward, *args, use_reentrant=False)
+            module.forward = partial(checkpoint, forward, use_reentrant=False)
     assert_same(step(ours, case.input()), expected)
 
 
