@@ -59,6 +59,7 @@ def models() -> list[tuple[str, str, Callable[[], nn.Module], tuple, dict[str, T
     depth = {"stochastic_depth_prob": 0.0}
     swin = {"attention_probs_dropout_prob": 0.0, "drop_path_rate": 0.0}
     t5 = {"dropout_rate": 0.0, "is_encoder_decoder": False}
+    bert = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     tokens = {"input_ids": torch.randint(2, 32000, (2, 256))}
     unetr = {"in_channels": 1, "out_channels": 2, "feature_size": 12}
     return [
@@ -105,6 +106,20 @@ def models() -> list[tuple[str, str, Callable[[], nn.Module], tuple, dict[str, T
             "transformers",
             "T5EncoderModel (small), 2 x 256 tokens",
             partial(config, "T5EncoderModel", "T5Config", **t5),
+            (),
+            tokens,
+        ),
+        (
+            "transformers",
+            "Swinv2Model, 2 images",
+            partial(config, "Swinv2Model", "Swinv2Config", **swin),
+            (two,),
+            {},
+        ),
+        (
+            "transformers",
+            "MPNetModel, 2 x 256 tokens",
+            partial(config, "MPNetModel", "MPNetConfig", num_hidden_layers=6, **bert),
             (),
             tokens,
         ),

@@ -172,11 +172,11 @@ def _base(kind: type) -> Optional[type]:
 def accelerate(model: nn.Module, *, only: Optional[Collection[str]] = None, strict: bool = False) -> Report:
     """Replaces the position code of a model by that of posenc_ext, in place.
 
-    Every module whose class is known exactly (of torchvision, timm and MONAI: docs/adopt.md lists them) gets
-    a subclass of it that calls ops of posenc_ext. Parameters, buffers, names, ``state_dict`` keys, hooks and
-    ``isinstance`` stay as they were. Index buffers are kept for checkpoints, but not read. A second call
-    changes nothing and returns an equal report. Call it before ``torch.compile``, ``torch.jit.script``,
-    ``fully_shard``, ``DistributedDataParallel`` and parametrizations.
+    Every module whose class is known exactly (of torchvision, timm, MONAI, transformers and diffusers:
+    docs/adopt.md lists them) gets a subclass of it that calls ops of posenc_ext. Parameters, buffers, names,
+    ``state_dict`` keys, hooks and ``isinstance`` stay as they were. Index buffers are kept for checkpoints,
+    but not read. A second call changes nothing and returns an equal report. Call it before ``torch.compile``,
+    ``torch.jit.script``, ``fully_shard``, ``DistributedDataParallel`` and parametrizations.
 
     Modules are left alone, and the report says why, if their class is a subclass of a known one; if the
     library's source is not the one that the replacement was written for; or if nothing in posenc_ext computes

@@ -33,5 +33,5 @@ for _kept in ("PatchEmbed", "CogVideoXPatchEmbed"):
     if hasattr(embeddings, _kept):
         keeps(
             getattr(embeddings, _kept),
-            "its sin-cos grid is computed once, in float64, and stored in a buffer",
+            "its sin-cos grid is computed in float64 and stored in a buffer",
         )

@@ -406,13 +406,38 @@ def test_t5_biases_of_other_models():
                 assert torch.equal(mine, theirs), (path, decoder, lengths)
 
 
-def test_clap():
-    config = transformers.ClapAudioConfig(attention_probs_dropout_prob=0.0)
-    plain = build("clap.ClapAudioSelfAttention", config, dim=12, num_heads=3, window_size=4)
+def test_window_attention_with_any_mask():
+    """Whole models mask with -100 or 0 alone."""
+    sizes = {"dim": 12, "num_heads": 3, "window_size": 4}
     windows, mask = torch.randn(6, 16, 12), torch.randn(3, 16, 16)
-    for given in (None, mask):
-        (theirs,), (mine,) = plain(windows, given), accelerated(plain)(windows, given)
-        torch.testing.assert_close(mine, theirs, rtol=2**-20, atol=2**-20)
+    for path, config in (
+        ("clap.ClapAudioSelfAttention", transformers.ClapAudioConfig(attention_probs_dropout_prob=0.0)),
+        ("donut.donut_swin.DonutSwinSelfAttention", transformers.DonutSwinConfig()),
+        ("swinv2.Swinv2SelfAttention", transformers.Swinv2Config()),
+        ("swin2sr.Swin2SRSelfAttention", transformers.Swin2SRConfig()),
+    ):
+        plain = build(path, config, **sizes).eval()
+        ours = accelerated(plain)
+        for given in (None, mask):
+            (theirs,), (mine,) = plain(windows, given), ours(windows, given)
+            torch.testing.assert_close(mine, theirs, rtol=2**-18, atol=2**-18)
+
+
+def test_alibi():
+    mask = torch.ones(2, 30, dtype=torch.int64)
+    mask[1, :9] = 0
+    bound = (
+        (2 * 12 + 4) * 2**-24 * 30
+    )  # the library raises a float32 root to powers up to the number of heads
+    plain = CASES["BloomModel"].build()
+    theirs, mine = (
+        model.build_alibi_tensor(mask, 12, torch.float32) for model in (plain, accelerated(plain))
+    )
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=bound)
+    plain = CASES["MptModel"].build()
+    for most in (8, 4):
+        theirs, mine = (model.build_mpt_alibi_tensor(12, 30, most) for model in (plain, accelerated(plain)))
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=bound)
 
 
 def test_beit_at_another_size():

@@ -131,8 +131,8 @@ def windows(
 
 
 def layout_boxes() -> Tensor:
-    corner = torch.randint(0, 400, (2, 40, 2), generator=torch.Generator().manual_seed(3))
-    return torch.cat([corner, corner + 100], -1)
+    corner, extent = torch.randint(0, 250, (2, 2, 40, 2), generator=torch.Generator().manual_seed(3))
+    return torch.cat([corner, corner + extent], -1)
 
 
 def layoutlmv2_encoder() -> nn.Module:
