@@ -68,6 +68,8 @@ def works() -> list[Work]:
     timm = partial(partial, new, "timm.create_model")
     unetr = partial(new, "monai.networks.nets.SwinUNETR", in_channels=1, out_channels=2, feature_size=12)
     swin = partial(config, "SwinModel", "SwinConfig")
+    swin_v2 = partial(config, "Swinv2Model", "Swinv2Config")
+    mpnet = partial(config, "MPNetModel", "MPNetConfig", num_hidden_layers=6)
     t5 = partial(config, "T5EncoderModel", "T5Config", is_encoder_decoder=False)
     return [
         Work("torchvision", "swin_t, 2 images", tv("torchvision.models.swin_t"), two, plain),
@@ -79,7 +81,9 @@ def works() -> list[Work]:
         Work("timm", "ViT-small, 2 images", timm("vit_small_patch16_224"), two, plain),
         Work("monai", "SwinUNETR, 64 x 64 x 64", unetr, volume, plain),
         Work("transformers", "SwinModel, 2 images", swin, two, hidden_state),
+        Work("transformers", "Swinv2Model, 2 images", swin_v2, two, hidden_state),
         Work("transformers", "T5EncoderModel (small), 2 x 256 tokens", t5, tokens, hidden_state),
+        Work("transformers", "MPNetModel, 6 layers, 2 x 256 tokens", mpnet, tokens, hidden_state),
     ]
 
 

@@ -24,7 +24,7 @@ from torch import nn
 
 __all__ = ["Report", "accelerate", "restore"]
 
-LIBRARIES = ("monai", "timm", "torchvision")
+LIBRARIES = ("diffusers", "monai", "timm", "torchvision", "transformers")
 
 Class = TypeVar("Class", bound=type[nn.Module])
 
@@ -98,8 +98,9 @@ def replaces(
         uses: what the report says: the ops, and what changes for the better where that is not obvious.
         version: the library and the versions in which ``sources`` were read: "torchvision 0.29".
         sources: the code that the subclass replaces or relies on: names of methods of ``original`` or of
-            functions of its file, each with its fingerprint (several, separated by spaces, for versions whose
-            sources differ). Where another one is found, modules are skipped, and the reason gives it.
+            functions and classes of its file (".name" if a method has that name as well), each with its
+            fingerprint (several, separated by spaces, for versions whose sources differ). Where another one
+            is found, modules are skipped, and the reason gives it.
         unless: returns why a module of that class is not replaced, or "".
     """
 
@@ -126,7 +127,7 @@ def _unknown_source(original: type, known: _Replacement) -> str:
     """Why the code of a class is not the known one, or ""."""
     for name, fingerprints in known.sources.items():
         method = getattr(original, name, None)
-        function = method or getattr(sys.modules[original.__module__], name, None)
+        function = method or getattr(sys.modules[original.__module__], name.lstrip("."), None)
         full_name = f"{original.__name__}.{name}" if method else name
         try:
             found = _fingerprint(function)
@@ -144,7 +145,8 @@ def _obstacle(module: nn.Module, original: type, known: _Replacement) -> str:
     if type(module) is not original:
         reason = f"{type(module).__name__} is a subclass of {original.__name__}"
         return f"{reason}: call accelerate before what wraps modules, such as fully_shard or parametrize"
-    for name in vars(known.ours):
+    kinds = known.ours.__mro__
+    for name in (name for kind in kinds[: kinds.index(original)] for name in vars(kind)):
         if name in vars(module):
             return f"{name} is set on the module itself"
     return _unknown_source(original, known) or known.unless(module)
@@ -170,11 +172,11 @@ def _base(kind: type) -> Optional[type]:
 def accelerate(model: nn.Module, *, only: Optional[Collection[str]] = None, strict: bool = False) -> Report:
     """Replaces the position code of a model by that of posenc_ext, in place.
 
-    Every module whose class is known exactly (of torchvision, timm and MONAI: docs/adopt.md lists them) gets
-    a subclass of it that calls ops of posenc_ext. Parameters, buffers, names, ``state_dict`` keys, hooks and
-    ``isinstance`` stay as they were. Index buffers are kept for checkpoints, but not read. A second call
-    changes nothing and returns an equal report. Call it before ``torch.compile``, ``torch.jit.script``,
-    ``fully_shard``, ``DistributedDataParallel`` and parametrizations.
+    Every module whose class is known exactly (of torchvision, timm, MONAI, transformers and diffusers:
+    docs/adopt.md lists them) gets a subclass of it that calls ops of posenc_ext. Parameters, buffers, names,
+    ``state_dict`` keys, hooks and ``isinstance`` stay as they were. Index buffers are kept for checkpoints,
+    but not read. A second call changes nothing and returns an equal report. Call it before ``torch.compile``,
+    ``torch.jit.script``, ``fully_shard``, ``DistributedDataParallel`` and parametrizations.
 
     Modules are left alone, and the report says why, if their class is a subclass of a known one; if the
     library's source is not the one that the replacement was written for; or if nothing in posenc_ext computes
