@@ -169,6 +169,24 @@ def test_the_model_can_be_checkpointed(case):
     assert_same(step(ours, case.input()), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "attribute"),
+    [("timm Swin", "fused_attn"), ("monai Swin UNETR, a stage", "use_flash_attention")],
+)
+def test_a_fused_path_is_kept(name, attribute):
+    (case,) = (case for case in CASES if f"{case.library} {case.name}" == name)
+    model, ours = pair(case)
+    for module in [*model.modules(), *ours.modules()]:
+        if hasattr(module, attribute):
+            setattr(module, attribute, True)
+    x = case.input()
+    with torch.no_grad():
+        assert same_bits(mode(ours, False)(x), mode(model, False)(x))
+    theirs, actual = step(mode(model, True), x), step(mode(ours, True), x)
+    for name, value in theirs.items():
+        assert error(actual[name], value.double()) < 1e-5, name
+
+
 @pytest.fixture(scope="module")
 def group(tmp_path_factory):
     file = tmp_path_factory.mktemp("group") / "store"
