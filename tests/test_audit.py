@@ -258,7 +258,7 @@ def test_measured_error_is_that_of_torch():
 
 def test_modules_of_posenc_ext_have_no_findings():
     modules = nn.Sequential(
-        posenc_ext.nn.SinusoidalPositionalEncoding(64, emit_pe=True),
+        posenc_ext.nn.SinusoidalPositionalEncoding(64, 0.0, emit_pe=True),
         posenc_ext.nn.WindowRelativePositionBias([7, 7], 32, emit_index=True),
         posenc_ext.nn.T5RelativePositionBias(32, 8),
         posenc_ext.nn.LogCoordinatePositionBias([7, 7], 32),
@@ -283,7 +283,7 @@ def test_nothing_is_changed():
 
 
 def test_printed_and_as_json():
-    model = nn.Sequential(Window(heads=14), Window(heads=14), T5().half())
+    model = nn.Sequential(Window(heads=14), Window(heads=14), T5().bfloat16())
     result = posenc_ext.audit(model)
     text = str(result)
     first = "torch.Sequential: 1 error, 2 warnings, 2 info (checked: 3 bias tables, 2 indices)"

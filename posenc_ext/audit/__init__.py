@@ -131,10 +131,9 @@ def _check_positions(path: str, module: nn.Module, audited: _Audited) -> Iterato
             continue
         what = _biases.describe(name, tensor)
         if is_position and tensor.is_floating_point() and tensor.numel() > 16 and not tensor.any():
-            yield (
-                what,
-                Finding("all zeros, and not trained: it was not filled", "error", "its initial values"),
-            )
+            audited.checked["constant tables"] += 1
+            finding, fix = "all zeros, and not trained: it was not filled", "posenc_ext.sinusoidal_grid"
+            yield what, Finding(finding, "error", f"{fix} or another initialization")
             continue
         for kind, check in _CHECKS.items():
             try:

@@ -45,10 +45,10 @@ def build(name: str) -> nn.Module:
     try:
         if library in ("transformers", "diffusers"):  # defaults are often those of the largest model
             with torch.device("meta"):
-                _check_memory(name, builders[library](module))
+                _check_memory(builders[library](module))
         return builders[library](module)
     except (AttributeError, KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{library} has no model {model} with default arguments: {error}") from None
+        raise ValueError(f"{name} cannot be built with default arguments: {error}") from None
 
 
 def _transformers(lib, name: str) -> nn.Module:
@@ -60,13 +60,13 @@ def _transformers(lib, name: str) -> nn.Module:
     )
 
 
-def _check_memory(name: str, model: nn.Module) -> None:
+def _check_memory(model: nn.Module) -> None:
     needed = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     available = 1024 * int(re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())[1])
     if needed > available / 2:
         advice = "build a smaller one, and call posenc_ext.audit(model)"
         raise ValueError(
-            f"{name} takes {needed / 1e9:.0f} GB, half of the memory is {available / 2e9:.0f}: {advice}"
+            f"it takes {needed / 1e9:.0f} GB, half of the memory is {available / 2e9:.0f}: {advice}"
         )
 
 

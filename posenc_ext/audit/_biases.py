@@ -134,7 +134,7 @@ def check_index(index: Tensor, table: Optional[Table]) -> Finding:
 @functools.cache
 def cut(cls: type) -> frozenset[str]:
     """Attributes of self that the source of a class reads only without gradient: in no_grad or detached."""
-    read, cut_off = set(), set()
+    read, cut_off, seen = set(), set(), set()
     for base in cls.__mro__:
         if base.__module__.partition(".")[0] in ("builtins", "torch"):
             continue
@@ -143,9 +143,10 @@ def cut(cls: type) -> frozenset[str]:
         except (OSError, TypeError, SyntaxError):
             continue
         for function in functions:
-            if isinstance(function, ast.FunctionDef) and not re.match(
-                r"__init__|_?init|_?reset", function.name
-            ):
+            if not isinstance(function, ast.FunctionDef) or function.name in seen:  # overridden
+                continue
+            seen.add(function.name)
+            if not re.match(r"__init__|_?init|_?reset", function.name):
                 without = [part for node in ast.walk(function) if _cuts(node) for part in ast.walk(node)]
                 cut_off.update(_attributes(without))
                 read.update(_attributes(set(ast.walk(function)).difference(without)))
