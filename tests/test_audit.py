@@ -259,7 +259,7 @@ def test_measured_error_is_that_of_torch():
 def test_modules_of_posenc_ext_have_no_findings():
     modules = nn.Sequential(
         posenc_ext.nn.SinusoidalPositionalEncoding(64, 0.0, emit_pe=True),
-        posenc_ext.nn.WindowRelativePositionBias([7, 7], 32, emit_index=True),
+        posenc_ext.nn.WindowRelativePositionBias([7, 7], 32, emit_index="flat"),
         posenc_ext.nn.T5RelativePositionBias(32, 8),
         posenc_ext.nn.LogCoordinatePositionBias([7, 7], 32),
         posenc_ext.nn.AlibiBias(8),
