@@ -1,4 +1,4 @@
-// Every op of the library. Names with an underscore are the pieces that the public ops and their gradients
+// Every op of the library. Names with an underscore are the parts that the public ops and their gradients
 // are made of.
 #include <torch/csrc/jit/frontend/function_schema_parser.h>
 #include <torch/library.h>

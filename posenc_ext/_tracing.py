@@ -55,6 +55,12 @@ def _as_tensors(value: Any) -> Any:
     return value
 
 
+# TorchScript looks up here what a traceable function calls.
+def check_inplace(op: str, dropout_p: float, training: bool) -> None:
+    if training and dropout_p != 0.0:
+        raise RuntimeError(f"posenc_ext::{op}: inplace must be False with dropout, got True")
+
+
 def default_device(device: Optional[torch.device]) -> Optional[torch.device]:
     """Replaces None by torch's current default device, except in TorchScript, which ignores that device."""
     if device is None and not torch.jit.is_scripting():

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from ._calls import forwards_given_arguments
-from ._tracing import default_device, traceable
+from ._tracing import check_inplace, default_device, traceable
 
 __all__ = [
     "add_position_embedding",
@@ -567,11 +567,6 @@ def alibi_bias(slopes: Tensor, q_len: int, k_len: int, q_offset: int = 0, causal
     return torch.ops.posenc_ext.alibi_bias(slopes, q_len, k_len, q_offset=q_offset, causal=causal)
 
 
-def _check_inplace(op: str, dropout_p: float, training: bool) -> None:
-    if training and dropout_p != 0.0:
-        raise RuntimeError(f"posenc_ext::{op}: inplace must be False with dropout, got True")
-
-
 @traceable
 @forwards_given_arguments()
 def window_bias_softmax(
@@ -645,7 +640,7 @@ def window_bias_softmax(
              [1., 0.]]])
     """
     if inplace:
-        _check_inplace("window_bias_softmax", dropout_p, training)
+        check_inplace("window_bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.window_bias_softmax_(
             scores,
             table,
@@ -715,7 +710,7 @@ def diagonal_bias_softmax(
              [0.2689, 0.7311]]])
     """
     if inplace:
-        _check_inplace("diagonal_bias_softmax", dropout_p, training)
+        check_inplace("diagonal_bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.diagonal_bias_softmax_(
             scores, diagonals, scale=scale, mask=mask, regions=regions, causal=causal, q_offset=q_offset
         )
@@ -772,7 +767,7 @@ def gather_bias_softmax(
     tensor([[[0.7311, 0.2689]]])
     """
     if inplace:
-        _check_inplace("gather_bias_softmax", dropout_p, training)
+        check_inplace("gather_bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.gather_bias_softmax_(
             scores,
             table,
@@ -835,7 +830,7 @@ def bias_softmax(
     tensor([[[0.7311, 0.2689]]])
     """
     if inplace:
-        _check_inplace("bias_softmax", dropout_p, training)
+        check_inplace("bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.bias_softmax_(
             scores, bias, scale=scale, mask=mask, regions=regions, causal=causal, q_offset=q_offset
         )
@@ -897,7 +892,7 @@ def t5_bias_softmax(
              [0.2689, 0.7311]]])
     """
     if inplace:
-        _check_inplace("t5_bias_softmax", dropout_p, training)
+        check_inplace("t5_bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.t5_bias_softmax_(
             scores,
             table,
@@ -965,7 +960,7 @@ def alibi_bias_softmax(
              [0.2689, 0.7311]]])
     """
     if inplace:
-        _check_inplace("alibi_bias_softmax", dropout_p, training)
+        check_inplace("alibi_bias_softmax", dropout_p, training)
         return torch.ops.posenc_ext.alibi_bias_softmax_(
             scores, slopes, scale=scale, mask=mask, regions=regions, causal=causal, q_offset=q_offset
         )

@@ -115,7 +115,7 @@ struct BiasSoftmaxBackward {
   double scale;
   void* grad_scores;
   void* partial;     // [heads, blocks, rows], in the accumulator's type
-  void* grad_table;  // in the accumulator's type
+  void* grad_table;  // in the accumulator's type; null: not needed, for pairs
   int64_t row_stride, head_stride;
   bool non_temporal;     // stores of grad_scores, on the CPU
   void* dots = nullptr;  // on CUDA: [batch, heads, queries] in the accumulator's type, sums of result * grad

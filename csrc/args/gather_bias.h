@@ -37,7 +37,7 @@ struct GatherBackward {
   core::Strided grad_at;  // without heads
   int64_t grad_key_stride;
   int64_t head_stride;
-  void* partial;  // the sums of the pieces that the index is cut into, in the accumulator's type
+  void* partial;  // the sums of the chunks that the index is split into, in the accumulator's type
   void* out;      // contiguous
 };
 

@@ -27,8 +27,8 @@ struct BiasBackward {
   void* out;      // contiguous [rows, heads]
 };
 
-// Where a long sum is cut into pieces: by its length alone, so that results do not depend on the machine.
-struct Pieces {
+// Where a long sum is split into chunks: by its length alone, so that results do not depend on the machine.
+struct Chunks {
   int64_t size, count;
 };
 

@@ -51,9 +51,12 @@ struct BiasSoftmax<Op, void (*)(const char*, const at::Tensor&, const ops::BiasS
     variable_list gradients(needs.size());
     if (needs[kMask])
       gradients[kMask] = to_type(at::sum_to(grad_of_sums(grad, result), mask_sizes), mask_type);
-    // One kernel for both, whichever is needed: the bits of one do not depend on whether the other is, nor,
-    // as those of torch's softmax backward do, on the number of threads.
-    if (needs[kScores] || needs[kTable]) {
+    // torch's softmax backward is not used for scores alone: its bits depend on the number of threads.
+    if (needs[kScores] && !needs[kTable]) {
+      const c10::SymInt no_bias = 0;
+      gradients[kScores] = std::get<0>(
+          ops::call_bias_softmax_backward<ops::PairSoftmax>(grad, result, {&no_bias, 1}, scale));
+    } else if (needs[kTable]) {
       auto [scores, table] =
           ops::call_bias_softmax_backward<Op, Args...>(grad, result, table_sizes, args..., scale);
       if (needs[kScores]) gradients[kScores] = std::move(scores);

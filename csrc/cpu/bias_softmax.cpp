@@ -1,8 +1,10 @@
-// softmax(scores * scale + bias + mask) on the CPU: from tensors to pointers, and threads. No work is cut by
-// thread count.
+// softmax(scores * scale + bias + mask) on the CPU: from tensors to pointers, and threads. No work is split
+// by thread count.
 #include "ops/bias_softmax.h"
 
 #include <ATen/ops/empty.h>
+
+#include <utility>
 
 #include "cpu/blocks.h"
 #include "cpu/device.h"
@@ -45,11 +47,12 @@ struct FillSoftmaxBackward {
     }
     constexpr bool kPairs = std::is_same_v<typename Op::Scheme, PairScheme>;
     const at::Tensor& grad = arguments.grad;
-    const int64_t heads = grad.size(-3), rows = scheme.rows(), plane = scheme.queries() * scheme.keys();
+    int64_t heads = grad.size(-3);
+    const int64_t rows = scheme.rows(), plane = scheme.queries() * scheme.keys();
     const int64_t batch = grad.numel() / (heads * plane);
-    const Pieces blocks =
-        kPairs ? Pieces{1, scheme.queries()}
-               : cut_into_blocks(batch * kernels().softmax[scheme].tiles(scheme), batch * plane, rows, heads);
+    const Chunks blocks = kPairs ? Chunks{1, scheme.queries()}
+                                 : split_into_blocks(batch * kernels().softmax[scheme].tiles(scheme),
+                                                     batch * plane, rows, heads);
     at::Tensor partial;
     if (blocks.count > 1 && !kPairs) {
       partial = at::empty({heads, blocks.count, rows}, grad_table.options());
@@ -58,7 +61,11 @@ struct FillSoftmaxBackward {
     BiasSoftmaxBackward a = ops::softmax_backward_args(
         grad, arguments.result, Op::kHeadsFirst, arguments.scale, grad_scores, partial, grad_table, storage);
     a.non_temporal = wants_non_temporal_stores(grad_scores);
-    parallel_for(heads * blocks.count, batch * plane / blocks.count, [&](int64_t begin, int64_t end) {
+    if (a.grad_table == nullptr) {  // in the order of memory
+      a.heads *= std::exchange(a.batch, 1);
+      heads = a.heads;
+    }
+    parallel_for(heads * blocks.count, a.batch * plane / blocks.count, [&](int64_t begin, int64_t end) {
       kernels().softmax[scheme].backward(scheme, a, blocks, begin, end);
     });
     if (!partial.defined()) return;

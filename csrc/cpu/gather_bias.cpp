@@ -1,4 +1,4 @@
-// The bias of any index on the CPU: from tensors to pointers, and threads. No work is cut by thread count.
+// The bias of any index on the CPU: from tensors to pointers, and threads. No work is split by thread count.
 #include "cpu/gather_bias.h"
 
 #include <ATen/ops/empty.h>
@@ -77,7 +77,7 @@ void gather_backward(ops::GatherBiasBackward& arguments, const at::Tensor& out) 
   const int64_t block_pairs =
       core::max_of(core::max_of(kMinBlockPairs, 8 * rows), (pairs + kMaxBlocks - 1) / kMaxBlocks);
   const int64_t block_lines = (block_pairs + index.keys - 1) / index.keys;
-  const Pieces blocks{block_lines, (index.lines() + block_lines - 1) / block_lines};
+  const Chunks blocks{block_lines, (index.lines() + block_lines - 1) / block_lines};
   const at::Tensor partial =
       at::empty({heads, blocks.count, rows}, grad.options().dtype(ops::sum_type(grad.scalar_type())));
   at::Tensor storage;

@@ -1,4 +1,4 @@
-// Threads: how a range of items is cut. Never by what an item computes, so results do not depend on it.
+// Threads: how a range of items is split. Never by what an item computes, so results do not depend on it.
 #pragma once
 
 #include <c10/util/FunctionRef.h>

@@ -1,4 +1,4 @@
-// The relative-position biases on the CPU: from tensors to pointers, and threads. No work is cut by thread
+// The relative-position biases on the CPU: from tensors to pointers, and threads. No work is split by thread
 // count.
 #include "cpu/kernels/kernels.h"
 
@@ -34,8 +34,8 @@ struct FillBackward {
     if (grad.numel() == 0) return void(out.zero_());
     const auto scheme = arguments.scheme();
     const int64_t heads = grad.size(0), rows = scheme.rows();
-    const Pieces blocks =
-        cut_into_blocks(kernels().bias[scheme].parts(scheme), scheme.queries() * scheme.keys(), rows, heads);
+    const Chunks blocks = split_into_blocks(kernels().bias[scheme].parts(scheme),
+                                            scheme.queries() * scheme.keys(), rows, heads);
     at::Tensor partial;
     if (blocks.count > 1) {
       partial =

@@ -19,8 +19,8 @@ void fill_alibi_backward(ops::AlibiBiasBackward& arguments, const at::Tensor& ou
   const at::Tensor& grad = arguments.grad;
   if (grad.numel() == 0) return void(out.zero_());
   const int64_t heads = grad.size(0), queries = grad.size(1), keys = grad.size(2);
-  const int64_t pieces = cut(queries * keys).count;
-  const at::Tensor partial = at::empty({heads, pieces == 1 ? 0 : pieces}, grad.options().dtype(at::kDouble));
+  const int64_t chunks = split(queries * keys).count;
+  const at::Tensor partial = at::empty({heads, chunks == 1 ? 0 : chunks}, grad.options().dtype(at::kDouble));
   const core::AlibiScheme scheme{queries, keys, arguments.q_offset.expect_int(), arguments.causal};
   launched<alibi_backward>(scheme, ops::bias_backward_args(grad, partial, out));
 }

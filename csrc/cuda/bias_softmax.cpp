@@ -56,9 +56,9 @@ struct FillSoftmaxBackward {
                    arguments.op, "grad must have fewer than 2**31 elements of a head on CUDA, got shape ",
                    grad_scores.sizes());
     }
-    const int64_t pieces = cut_table(scheme, batch).count;
+    const int64_t chunks = split_table(scheme, batch).count;
     const at::Tensor partial =
-        at::empty({pieces > 1 || kGathered ? pieces * heads * scheme.rows() : 0}, grad_table.options());
+        at::empty({chunks > 1 || kGathered ? chunks * grad_table.numel() : 0}, grad_table.options());
     const at::Tensor dots = at::empty({lines}, grad_table.options());
     std::vector<at::Tensor> storage;
     BiasSoftmaxBackward a =

@@ -23,8 +23,8 @@ void gather(ops::GatherBias& arguments, const at::Tensor& out) {
 }
 
 // Nothing is sorted but, by each block in shared memory, the places of a tile by their rows. The sums of the
-// pieces of the index take rows x heads of the accumulator's type each: all together no more than the
-// gradient has elements, or one piece.
+// chunks of the index take rows x heads of the accumulator's type each: all together no more than the
+// gradient has elements, or one chunk.
 void gather_backward_of(ops::GatherBiasBackward& arguments, const at::Tensor& out) {
   const at::Tensor& grad = arguments.grad;
   if (grad.numel() == 0) return void(out.zero_());
@@ -32,7 +32,7 @@ void gather_backward_of(ops::GatherBiasBackward& arguments, const at::Tensor& ou
   POSENC_CHECK(count <= std::numeric_limits<int32_t>::max(), arguments.op,
                "index must have fewer than 2**31 values on CUDA, got ", count);
   const at::Tensor index = ops::collapsible(arguments.index, arguments.index.dim());
-  const at::Tensor partial = at::empty({cut_index(count, rows).count, rows, heads},
+  const at::Tensor partial = at::empty({split_index(count, rows).count, rows, heads},
                                        grad.options().dtype(ops::sum_type(grad.scalar_type())));
   at::Tensor storage;
   launched<gather_backward>(ops::gather_backward_args(grad, ops::index_args(index), partial, out, storage));

@@ -28,8 +28,8 @@ struct FillBackward {
     const auto scheme = arguments.scheme();
     POSENC_CHECK(core::make_device_scheme(scheme).slots_fit, arguments.op,
                  "grad must have fewer than 2**32 queries and keys on CUDA, got shape ", grad.sizes());
-    const int64_t pieces = cut_rows(scheme).count;
-    const at::Tensor partial = at::empty({pieces == 1 ? 0 : out.numel() * pieces},
+    const int64_t chunks = split_rows(scheme).count;
+    const at::Tensor partial = at::empty({chunks == 1 ? 0 : out.numel() * chunks},
                                          grad.options().dtype(ops::sum_type(grad.scalar_type())));
     kBiasKernels[scheme].backward(scheme, ops::bias_backward_args(grad, partial, out),
                                   c10::cuda::getCurrentCUDAStream());

@@ -198,7 +198,9 @@ args::PairScheme PairSoftmax::scheme(at::IntArrayRef /*table_sizes*/, at::IntArr
 
 at::Tensor PairSoftmax::expand(const at::Tensor& bias, const BiasSizes& /*sizes*/) { return bias; }
 
-at::Tensor PairSoftmax::collect(const at::Tensor& grad, c10::SymIntArrayRef /*table_sizes*/) { return grad; }
+at::Tensor PairSoftmax::collect(const at::Tensor& grad, c10::SymIntArrayRef table_sizes) {
+  return is_no_bias(table_sizes) ? at::zeros_symint(table_sizes, grad.options()) : grad;
+}
 
 namespace {
 
@@ -268,7 +270,7 @@ args::BiasSoftmaxBackward softmax_backward_args(const at::Tensor& grad, const at
           scale,
           grad_scores.mutable_data_ptr(),
           partial.defined() ? partial.mutable_data_ptr() : nullptr,
-          grad_table.mutable_data_ptr(),
+          grad_table.numel() == 0 ? nullptr : grad_table.mutable_data_ptr(),
           heads_first ? 1 : heads,
           heads_first ? rows : 1,
           /*non_temporal=*/false};

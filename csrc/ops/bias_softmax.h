@@ -168,6 +168,11 @@ struct BiasSoftmaxBackward : Result {
   }
 };
 
+// The sizes of a bias of which no gradient is needed, for PairSoftmax.
+inline bool is_no_bias(c10::SymIntArrayRef table_sizes) {
+  return table_sizes.size() == 1 && table_sizes[0] == 0;
+}
+
 Result grad_of_table(const char* op, const at::Tensor& grad, const at::Tensor& result,
                      c10::SymIntArrayRef table_sizes, double scale);
 
@@ -176,8 +181,10 @@ BiasSoftmaxBackward<Op, Args...> check_bias_softmax_backward(const at::Tensor& g
                                                              c10::SymIntArrayRef table_sizes, Args... args,
                                                              double scale) {
   Result second = grad_of_table(Op::backward_name, grad, result, table_sizes, scale);
-  Op::check(Op::backward_name, at::empty_symint(table_sizes, second.options.device(at::kMeta)),
-            bias_sizes(grad), args...);
+  if (!std::is_same_v<Op, PairSoftmax> || !is_no_bias(table_sizes)) {
+    Op::check(Op::backward_name, at::empty_symint(table_sizes, second.options.device(at::kMeta)),
+              bias_sizes(grad), args...);
+  }
   return {
       {Op::backward_name, sizes_of(grad), grad.options()}, grad, result, {args...}, scale, std::move(second)};
 }

@@ -334,7 +334,7 @@ void bias(const std::string& name, const Scheme& scheme, DType type, bool cut = 
 
   const int64_t sum_size = type == DType::float64 ? 8 : 4, parts = cpu::kernels().bias[scheme].parts(scheme);
   for (const int64_t part : {parts, cut ? (parts + 2) / 3 : parts}) {
-    const cpu::Pieces blocks{part, (parts + part - 1) / part};
+    const cpu::Chunks blocks{part, (parts + part - 1) / part};
     Memory grad = numbers(type, heads * queries * keys), sums(rows * heads * element_size(type)),
            partial(heads * blocks.count * rows * sum_size);
     const cpu::BiasBackward b{type,       grad.data(),    1,
@@ -370,7 +370,7 @@ void expect_batch(const char* name, const Scheme& scheme, int64_t rows, Sum sum,
 template <class Scheme>
 void expect_batch(const char* name, const Scheme& scheme) {
   const auto sum = [&](const cpu::BiasBackward& a) {
-    const cpu::Pieces whole{cpu::kernels().bias[scheme].parts(scheme), 1};
+    const cpu::Chunks whole{cpu::kernels().bias[scheme].parts(scheme), 1};
     cpu::kernels().bias[scheme].backward(scheme, a, whole, 0, a.heads);
   };
   expect_batch<Scheme>(
@@ -434,7 +434,7 @@ void gather(DType type) {
   cpu::kernels().gather_forward(a, false, 0, lines);
   print("gather", type, out);
 
-  const cpu::Pieces blocks{(lines + 2) / 3, 3};
+  const cpu::Chunks blocks{(lines + 2) / 3, 3};
   Memory grad = numbers(type, heads * pairs), sums(rows * heads * size),
          partial(heads * blocks.count * rows * (type == DType::float64 ? 8 : 4));
   const Strided grad_at{3, {samples, queries, keys}, {heads * queries * keys, keys, 1}};
@@ -502,7 +502,7 @@ void softmax(const std::string& scheme_name, const Scheme& scheme, DType type) {
     constexpr bool kPairs = std::is_same_v<Scheme, cpu::PairScheme>;  // whose items are queries
     const int64_t tiles = batch * cpu::kernels().softmax[scheme].tiles(scheme);
     for (const int64_t cut : {tiles, (tiles + 2) / 3}) {
-      const cpu::Pieces blocks = kPairs ? cpu::Pieces{1, queries} : cpu::Pieces{cut, (tiles + cut - 1) / cut};
+      const cpu::Chunks blocks = kPairs ? cpu::Chunks{1, queries} : cpu::Chunks{cut, (tiles + cut - 1) / cut};
       for (const bool non_temporal : {false, true}) {
         Memory grad = numbers(type, count), grad_scores(count * size), sums(rows * heads * sum_size),
                partial(heads * blocks.count * rows * sum_size);

@@ -85,10 +85,10 @@ void test_backward(DType type, const Shape& s, bool key_major, int64_t gap) {
     }
     wanted[h] = round_to<T>(0.0 + sum);
   }
-  const int64_t pieces = cuda::cut(s.queries * s.keys).count;
+  const int64_t chunks = cuda::split(s.queries * s.keys).count;
   on_all_machines(name(type), [&] {
     Buffer<T> got(s.heads, 1);
-    Buffer<double> partial(pieces == 1 ? 0 : s.heads * pieces);
+    Buffer<double> partial(chunks == 1 ? 0 : s.heads * chunks);
     cuda::alibi_backward(s.scheme(),
                          {type, grad.data(), batch, s.heads * head_stride, head_stride, query_stride,
                           key_stride, s.heads, partial.data(), got.data()},
@@ -114,7 +114,7 @@ void test_backward_sums_in_float64() {
   }
   on_all_machines("float32", [&] {
     Buffer<float> got(1);
-    Buffer<double> partial(cuda::cut(s.keys).count);
+    Buffer<double> partial(cuda::split(s.keys).count);
     cuda::alibi_backward(
         s.scheme(), {DType::float32, grad.data(), 1, 0, 0, 0, 1, 1, partial.data(), got.data()}, nullptr);
     const double slack = size * 0x1p-52 * static_cast<double>(s.keys);
@@ -171,7 +171,7 @@ void test_large_counts() {
   for (const int64_t h : {int64_t{0}, heads - 1}) {
     if (!same(out[h], round_to<BFloat16>(alibi_slope(h, heads)))) report("alibi_slopes of many heads");
   }
-  // A sum of two pieces a head, and the pairs of a plane that is walked in one piece.
+  // A sum of two chunks a head, and the pairs of a plane that is walked in one chunk.
   const int64_t many = (int64_t{1} << 30) + 3;
   SparseMemory partial(static_cast<size_t>(2 * many) * sizeof(double));
   Buffer<float> grad(2000);
@@ -194,7 +194,7 @@ int main(int argc, char** argv) {
   read_arguments(argc, argv);
   test_large_counts();  // first: nothing else notices indices that are cut
   // Lines shorter and longer than a vector; several heads in a vector; offsets beyond the keys on both sides;
-  // gradients of one piece and of several, the last one short.
+  // gradients of one chunk and of several, the last one short.
   const Shape shapes[] = {
       {1, 1, 1, 0, false},    {7, 1, 1, -3, true},   {5, 3, 3, 0, true},     {3, 2, 70, 69, false},
       {2, 33, 20, -40, true}, {9, 17, 16, 5, false}, {2, 40, 60, 100, true}, {3, 64, 65, 0, false},

@@ -293,13 +293,13 @@ void test_backward(const Scheme& scheme, int64_t batch, int64_t heads, bool whol
     report("%s: numbers that are too large", what.c_str());
   args::BiasSoftmaxBackward a{kType,   batch,   heads,   grad.data(), result.data(), scale,
                               nullptr, nullptr, nullptr, row_stride,  head_stride,   /*non_temporal=*/false};
-  const int64_t pieces = cuda::cut_table(scheme, batch).count;
+  const int64_t chunks = cuda::split_table(scheme, batch).count;
   constexpr bool kIndexed = std::is_same_v<Scheme, IndexScheme>;
   std::vector<Sum> first_run;
   on_all_machines(name(kType), [&] {
     Buffer<T> got(grad.size(), draw.below(3));
     Buffer<Sum> table(rows * heads, 1), dots(batch * heads * queries, 1);
-    Buffer<Sum> partial(pieces > 1 || kIndexed ? pieces * rows * heads : 0);
+    Buffer<Sum> partial(chunks > 1 || kIndexed ? chunks * rows * heads : 0);
     a.grad_scores = got.data();
     a.grad_table = table.data();
     a.partial = partial.data();
@@ -308,6 +308,13 @@ void test_backward(const Scheme& scheme, int64_t batch, int64_t heads, bool whol
     if ((take_failed_assertions() > 0) != (bad_place >= 0))
       report("%s: an index outside the table and an assertion go together", what.c_str());
     all_same(got, wanted, what);
+    if constexpr (std::is_same_v<Scheme, PairScheme>) {
+      Buffer<T> of_scores_alone(grad.size());
+      a.grad_scores = of_scores_alone.data();
+      a.grad_table = nullptr;
+      cuda::kSoftmaxKernels[scheme].backward(scheme, a, nullptr);
+      all_same(of_scores_alone, wanted, what + ", of scores alone");
+    }
     if (!table.guard_is_intact()) report("%s: wrote in front of the table", what.c_str());
     for (int64_t i = 0; i < table.size(); ++i) {
       const size_t at = static_cast<size_t>(i);
@@ -357,10 +364,10 @@ void test_scheme(const Scheme& scheme) {
   }
 }
 
-// Rows of several pieces, the last one short; or samples.
+// Rows of several chunks, the last one short; or samples.
 template <class Scheme>
 void test_cut(const Scheme& scheme, int64_t batch) {
-  if (cuda::cut_table(scheme, batch).count < 2) report("%s is not cut", describe(scheme).c_str());
+  if (cuda::split_table(scheme, batch).count < 2) report("%s is not cut", describe(scheme).c_str());
   for (const DType type : kDTypes) {
     POSENC_DISPATCH_DTYPE(type, {
       test_backward<scalar_t>(scheme, batch, 1 + draw.below(2), /*whole=*/true);
@@ -471,7 +478,7 @@ void test_large_counts() {
   dots.as<float>()[count - 1] = 3.0f;
   const cuda::SoftmaxTerms<BFloat16> terms{
       memory.as<BFloat16>(), memory.as<BFloat16>(), dots.as<float>(), count, 1, 1};
-  const cuda::Pieces whole{1, 1};
+  const cuda::Chunks whole{1, 1};
   on_the_ends_of_a_large_grid("bfloat16", [&] {
     cuda::launch(cuda::pair_backward_kernel<BFloat16>, cuda::divide_up(count, cuda::kThreads),
                  dim3(cuda::kThreads), nullptr, terms, int64_t{1}, table.as<float>(), whole);

@@ -110,7 +110,7 @@ void test_backward(DType type, const Shape& s, bool whole, int64_t bad_value = -
   std::vector<T> first;
   on_all_machines(name(type), [&] {
     Buffer<T> got(s.rows * s.heads, 1);
-    Buffer<accumulator_t<T>> partial(s.rows * s.heads * cuda::cut_index(count, s.rows).count);
+    Buffer<accumulator_t<T>> partial(s.rows * s.heads * cuda::split_index(count, s.rows).count);
     cuda::gather_backward({index.argument(), s.rows, s.heads, type, grad.data(), at, 1, head_stride,
                            partial.data(), got.data()},
                           nullptr);
@@ -200,16 +200,16 @@ void test_large_counts() {
   });
   if (to_double(memory.as<BFloat16>()[rows * many - 1]) != 0.0 || to_double(memory.as<BFloat16>()[0]) != 19.0)
     report("gather_backward of many sums");
-  // The largest index, in pieces of a tile each: all of its values are the row 0 but the last three.
+  // The largest index, in chunks of a tile each: all of its values are the row 0 but the last three.
   const int64_t count = (int64_t{1} << 31) - 1;
-  const cuda::Pieces pieces{cuda::kPlaceTile, cuda::divide_up(count, cuda::kPlaceTile)};
+  const cuda::Chunks chunks{cuda::kPlaceTile, cuda::divide_up(count, cuda::kPlaceTile)};
   SparseMemory places(static_cast<size_t>(count) * sizeof(int32_t)),
       terms(static_cast<size_t>(count) * sizeof(float));
   for (int64_t i = count - 3; i < count; ++i) {
     places.as<int32_t>()[i] = 1;
     terms.as<float>()[i] = static_cast<float>(i - count + 4);
   }
-  SparseMemory sums(static_cast<size_t>(2 * pieces.count) * sizeof(float));
+  SparseMemory sums(static_cast<size_t>(2 * chunks.count) * sizeof(float));
   const Strided all{1, {count}, {1}};
   const FastStrided fast = make_fast_strided(all);
   const cuda::GatherBackward a{{places.as<void>(), false, all, 1, 1, 1, count},
@@ -224,10 +224,10 @@ void test_large_counts() {
                                nullptr};
   on_the_ends_of_a_large_grid("float32", [&] {
     using Terms = cuda::GradPlaces<float>;
-    cuda::launch(cuda::gather_backward_kernel<Terms>, pieces.count, dim3(32, 8), nullptr, a, fast,
-                 Terms{terms.as<float>(), 0, fast}, pieces, int64_t{1}, pieces.count);
+    cuda::launch(cuda::gather_backward_kernel<Terms>, chunks.count, dim3(32, 8), nullptr, a, fast,
+                 Terms{terms.as<float>(), 0, fast}, chunks, int64_t{1}, chunks.count);
   });
-  const float* last = sums.as<float>() + 2 * (pieces.count - 1);
+  const float* last = sums.as<float>() + 2 * (chunks.count - 1);
   if (last[0] != 0.0f || last[1] != 6.0f)
     report("gather_backward of many places: %g", static_cast<double>(last[1]));
 }
@@ -237,7 +237,7 @@ void test_large_counts() {
 int main(int argc, char** argv) {
   read_arguments(argc, argv);
   test_large_counts();  // first: nothing else notices indices that are cut
-  // One value to several tiles and pieces; more rows than values; more than a pass, and than a tile, of rows.
+  // One value to several tiles and chunks; more rows than values; more than a pass, and than a tile, of rows.
   for (const Shape& s : {Shape{1, 1, 1, 1, 1}, Shape{3, 2, 3, 5, 2}, Shape{1, 7, 7, 169, 9},
                          Shape{5, 4, 31, 3, 8}, Shape{1, 32, 64, 1, 3}, Shape{2, 40, 33, 300, 10},
                          Shape{1, 70, 61, 1030, 3}, Shape{1, 50, 130, 2500, 2}}) {

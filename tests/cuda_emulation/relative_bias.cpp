@@ -76,11 +76,11 @@ void test_backward(DType type, const Scheme& scheme, int64_t heads, bool key_maj
   const double epsilon = whole ? 0.0 : std::is_same_v<T, double> ? 0x1p-52 : 0x1p-24;
   cuda::BiasBackward a{type,         grad.data(), 1,     0,       head_stride,
                        query_stride, key_stride,  heads, nullptr, nullptr};
-  const int64_t pieces = cuda::cut_rows(scheme).count;
+  const int64_t chunks = cuda::split_rows(scheme).count;
   std::vector<T> first;
   on_all_machines(name(type), [&] {
     Buffer<T> got(rows * heads, 1);
-    Buffer<accumulator_t<T>> partial(pieces == 1 ? 0 : rows * heads * pieces);
+    Buffer<accumulator_t<T>> partial(chunks == 1 ? 0 : rows * heads * chunks);
     a.partial = partial.data();
     a.out = got.data();
     cuda::kBiasKernels[scheme].backward(scheme, a, nullptr);
@@ -119,10 +119,11 @@ void test_scheme(const Scheme& scheme) {
   }
 }
 
-// Rows of several pieces, the last one short, beside rows of one.
+// Rows of several chunks, the last one short, beside rows of one.
 template <class Scheme>
-void test_cut_rows(const Scheme& scheme) {
-  if (cuda::cut_rows(scheme).count < 2) report("%s has no cut rows", describe(scheme, 1).c_str());
+void test_split_rows(const Scheme& scheme) {
+  if (cuda::split_rows(scheme).count < 2)
+    report("%s has no rows that are split", describe(scheme, 1).c_str());
   for (const DType type : kDTypes) {
     POSENC_DISPATCH_DTYPE(type, {
       test_backward<scalar_t>(type, scheme, 1 + draw.below(3), false, 0, /*whole=*/true);
@@ -218,14 +219,14 @@ void test_large_counts() {
   test_large_forward(WindowScheme{{1, 1, 4}, {1, 1, (1 << 30) + 2}, 0}, 1);
   test_large_row(t5(32, true, 128, 1 << 20, 1 << 13, 0), 15);
   test_large_row(WindowScheme{{1, 1, 1}, {1, 3, 1 << 30}, 0}, 0);
-  // One gradient for all heads: in one piece, and in several, whose sums are more than 2^31.
+  // One gradient for all heads: in one chunk, and in several, whose sums are more than 2^31.
   for (const int64_t queries : {2, 2500}) {
     const WindowScheme scheme{{1, 1, 2}, {1, 1, queries}, 0};
     const int64_t heads = queries == 2 ? (int64_t{1} << 30) + 1 : (int64_t{1} << 28) + 1,
-                  pieces = cuda::cut_rows(scheme).count;
+                  chunks = cuda::split_rows(scheme).count;
     Buffer<BFloat16> grad(2 * queries);
     for (int64_t i = 0; i < grad.size(); ++i) grad[i] = round_to<BFloat16>(1.0);
-    SparseMemory partial(static_cast<size_t>(3 * heads * pieces) * sizeof(float));
+    SparseMemory partial(static_cast<size_t>(3 * heads * chunks) * sizeof(float));
     SparseMemory memory(static_cast<size_t>(3 * heads) * sizeof(BFloat16));
     on_the_ends_of_a_large_grid("bfloat16", [&] {
       cuda::kBiasKernels[scheme].backward(
@@ -252,10 +253,10 @@ int main(int argc, char** argv) {
     test_scheme(t5(9, bidirectional, 20, 5, 70, 3));
     test_scheme(t5(32, bidirectional, 128, 40, 33, -7));
     test_scheme(t5(32, bidirectional, 128, 1, 300, 299));
-    test_cut_rows(t5(6, bidirectional, 10, 60, 80, 5));
+    test_split_rows(t5(6, bidirectional, 10, 60, 80, 5));
   }
-  test_cut_rows(WindowScheme{{1, 1, 2}, {1, 1, 2500}, 1});
-  test_cut_rows(WindowScheme{{1, 2, 2}, {1, 52, 41}, 0});
+  test_split_rows(WindowScheme{{1, 1, 2}, {1, 1, 2500}, 1});
+  test_split_rows(WindowScheme{{1, 2, 2}, {1, 52, 41}, 0});
   // More tiles than a small device holds blocks: blocks go on to a second unit.
   test_forward<uint32_t>(WindowScheme{{1, 1, 100}, {1, 1, 100}, 0}, 2, false, 0, 1);
   // More heads than pass through shared memory together, in unequal numbers.

@@ -110,9 +110,9 @@ inline void add_row(const T* __restrict grad, int64_t stride, int64_t count, Sum
   for (; i < count; ++i) sums[i] += widen(grad[i * stride]);
 }
 
-// An item is a block of the parts of a head. Blocks are cut by size, never by thread count.
+// An item is a block of the parts of a head. Blocks are split by size, never by thread count.
 template <class T, class Adjoint, class Scheme>
-inline void sum_rows(const Scheme& scheme, const BiasBackward& a, const Pieces& blocks, int64_t begin,
+inline void sum_rows(const Scheme& scheme, const BiasBackward& a, const Chunks& blocks, int64_t begin,
                      int64_t end) {
   using Sum = accumulator_t<T>;
   const int64_t rows = scheme.rows(), parts = Adjoint::parts(scheme);

@@ -433,7 +433,7 @@ int64_t softmax_tiles(const Scheme& scheme) {
 }
 
 template <class T, class Scheme>
-void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, const Pieces& blocks,
+void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, const Chunks& blocks,
                             int64_t begin, int64_t end) {
   using Sum = accumulator_t<T>;
   using Sums = typename SoftmaxRows<Sum, Scheme>::Sums;
@@ -476,30 +476,30 @@ void softmax_backward_typed(const Scheme& scheme, const BiasSoftmaxBackward& a, 
   if (a.non_temporal) finish_streams();
 }
 
-// An item is a query of a head: the sum over samples is that of the pair.
+// An item is a query of a head: the sum over samples, if it is needed, is that of the pair.
 template <class T>
-void softmax_backward_typed(const PairScheme& scheme, const BiasSoftmaxBackward& a, const Pieces&,
+void softmax_backward_typed(const PairScheme& scheme, const BiasSoftmaxBackward& a, const Chunks&,
                             int64_t begin, int64_t end) {
   using Sum = accumulator_t<T>;
   const int64_t queries = scheme.queries(), keys = scheme.keys();
   Scratch<Sum> row(keys);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t head = item / queries, query = item % queries;
-    Sum* table = static_cast<Sum*>(a.grad_table) + item * keys;
+    Sum* table = a.grad_table == nullptr ? nullptr : static_cast<Sum*>(a.grad_table) + item * keys;
     for (int64_t sample = 0; sample < a.batch; ++sample) {
       const int64_t at = ((sample * a.heads + head) * queries + query) * keys;
-      Sum* to = sample == 0 ? table : row.data();
+      Sum* to = sample == 0 && table != nullptr ? table : row.data();
       softmax_backward_row(static_cast<const T*>(a.grad) + at, static_cast<const T*>(a.result) + at, keys,
                            to);
       write_scaled(to, static_cast<Sum>(a.scale), keys, static_cast<T*>(a.grad_scores) + at, a.non_temporal);
-      if (sample != 0) add_row(row.data(), 1, keys, table);
+      if (to != table && table != nullptr) add_row(row.data(), 1, keys, table);
     }
   }
   if (a.non_temporal) finish_streams();
 }
 
 template <class Scheme>
-void softmax_backward(const Scheme& scheme, const BiasSoftmaxBackward& a, const Pieces& blocks, int64_t begin,
+void softmax_backward(const Scheme& scheme, const BiasSoftmaxBackward& a, const Chunks& blocks, int64_t begin,
                       int64_t end) {
   POSENC_DISPATCH_DTYPE(a.dtype, softmax_backward_typed<scalar_t>(scheme, a, blocks, begin, end))
 }

@@ -188,7 +188,7 @@ inline void add_chains(const T* grad, int64_t stride, const Value* index, int64_
 
 // Sums of one head over one block of lines, [heads, blocks, rows]; an item is such a block.
 template <class T>
-void gather_backward_typed(const GatherBackward& a, const Pieces& blocks, int64_t begin, int64_t end) {
+void gather_backward_typed(const GatherBackward& a, const Chunks& blocks, int64_t begin, int64_t end) {
   using Sum = accumulator_t<T>;
   const bool apart = a.rows <= kMaxChainRows;
   Sum others[(kChains - 1) * kMaxChainRows];
@@ -212,7 +212,7 @@ void gather_backward_typed(const GatherBackward& a, const Pieces& blocks, int64_
   }
 }
 
-void gather_backward(const GatherBackward& a, const Pieces& blocks, int64_t begin, int64_t end) {
+void gather_backward(const GatherBackward& a, const Chunks& blocks, int64_t begin, int64_t end) {
   POSENC_DISPATCH_DTYPE(a.dtype, gather_backward_typed<scalar_t>(a, blocks, begin, end))
 }
 

@@ -22,7 +22,7 @@ template <class Scheme>
 struct BiasKernels {
   void (*forward)(const Scheme&, const BiasForward&, bool non_temporal, int64_t begin, int64_t end);
   int64_t (*parts)(const Scheme&);  // what queries are grouped into, before blocks are
-  void (*backward)(const Scheme&, const BiasBackward&, const Pieces& blocks, int64_t begin, int64_t end);
+  void (*backward)(const Scheme&, const BiasBackward&, const Chunks& blocks, int64_t begin, int64_t end);
 };
 
 // Of the result an item is a query of a sample of a head, in the order head, sample, query; of the gradients
@@ -31,7 +31,7 @@ template <class Scheme>
 struct SoftmaxKernels {
   void (*forward)(const Scheme&, const BiasSoftmax&, int64_t begin, int64_t end);
   int64_t (*tiles)(const Scheme&);  // of a sample
-  void (*backward)(const Scheme&, const BiasSoftmaxBackward&, const Pieces& blocks, int64_t begin,
+  void (*backward)(const Scheme&, const BiasSoftmaxBackward&, const Chunks& blocks, int64_t begin,
                    int64_t end);
 };
 
@@ -51,7 +51,7 @@ struct Kernels {
   core::SchemeTable<BiasKernels> bias;  // bias[scheme]
   void (*find_out_of_range)(const Index&, int64_t rows, int64_t begin, int64_t end, int64_t* place);
   void (*gather_forward)(const GatherForward&, bool non_temporal, int64_t begin, int64_t end);
-  void (*gather_backward)(const GatherBackward&, const Pieces& blocks, int64_t begin, int64_t end);
+  void (*gather_backward)(const GatherBackward&, const Chunks& blocks, int64_t begin, int64_t end);
   void (*alibi_forward)(const core::AlibiScheme&, const BiasForward&, bool non_temporal, int64_t begin,
                         int64_t end);
   void (*alibi_backward)(const core::AlibiScheme&, const BiasBackward&, int64_t begin, int64_t end);

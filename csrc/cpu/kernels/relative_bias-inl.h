@@ -34,7 +34,7 @@ int64_t bias_parts(const Scheme& s) {
 }
 
 template <class Scheme>
-void bias_backward(const Scheme& s, const BiasBackward& a, const Pieces& blocks, int64_t begin, int64_t end) {
+void bias_backward(const Scheme& s, const BiasBackward& a, const Chunks& blocks, int64_t begin, int64_t end) {
   POSENC_DISPATCH_DTYPE(a.dtype, using Sums = typename SchemeRows<scalar_t, Scheme>::Sums;
                         sum_rows<scalar_t, Sums>(s, a, blocks, begin, end))
 }

@@ -28,11 +28,11 @@ void alibi_forward(const AlibiScheme& s, const BiasForward& a, cudaStream_t stre
 }
 
 void alibi_backward(const AlibiScheme& s, const BiasBackward& a, cudaStream_t stream) {
-  const Pieces pieces = cut(s.queries() * s.keys());
-  const PlaneWalk walk = make_plane_walk(s.keys(), pieces.size);
-  POSENC_DISPATCH_DTYPE(a.dtype, launch_warps(alibi_backward_kernel<scalar_t>, a.heads * pieces.count, stream,
-                                              s, a, pieces, walk))
-  if (pieces.count > 1) launch_warps(alibi_reduce_kernel, a.heads, stream, a, pieces);
+  const Chunks chunks = split(s.queries() * s.keys());
+  const PlaneWalk walk = make_plane_walk(s.keys(), chunks.size);
+  POSENC_DISPATCH_DTYPE(a.dtype, launch_warps(alibi_backward_kernel<scalar_t>, a.heads * chunks.count, stream,
+                                              s, a, chunks, walk))
+  if (chunks.count > 1) launch_warps(alibi_reduce_kernel, a.heads, stream, a, chunks);
 }
 
 void alibi_slopes(const AlibiSlopes& a, cudaStream_t stream) {

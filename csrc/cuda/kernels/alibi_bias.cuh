@@ -44,18 +44,18 @@ struct AlibiSource {
 };
 
 // 1 launch, or 2 where planes are large. Reads heads x queries x keys elements, writes a number per head: no
-// byte more than it must, except for the sums of pieces in between. A unit, a warp's
-// work, is a piece of a head's plane; the lanes walk over its pairs, and their sums are added in a fixed
+// byte more than it must, except for the sums of chunks in between. A unit, a warp's
+// work, is a chunk of a head's plane; the lanes walk over its pairs, and their sums are added in a fixed
 // order.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     alibi_backward_kernel(const __grid_constant__ AlibiScheme scheme, const __grid_constant__ BiasBackward a,
-                          const __grid_constant__ Pieces pieces, const __grid_constant__ PlaneWalk walk) {
+                          const __grid_constant__ Chunks chunks, const __grid_constant__ PlaneWalk walk) {
   const int64_t plane = scheme.queries() * scheme.keys();
-  for (int64_t unit = this_warp(); unit < a.heads * pieces.count; unit += warp_count()) {
-    const int64_t head = unit / pieces.count, first = (unit - head * pieces.count) * pieces.size;
+  for (int64_t unit = this_warp(); unit < a.heads * chunks.count; unit += warp_count()) {
+    const int64_t head = unit / chunks.count, first = (unit - head * chunks.count) * chunks.size;
     const T* grad = static_cast<const T*>(a.grad) + head * a.head_stride;
-    const int64_t last = min_of(plane, first + pieces.size);
+    const int64_t last = min_of(plane, first + chunks.size);
     const Pair from{first / scheme.keys(), first % scheme.keys()};
     double sum = 0.0;
     for (int64_t sample = 0; sample < a.batch; ++sample, grad += a.batch_stride) {
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     sum = warp_sum(sum);
     if (threadIdx.x != 0) continue;
-    if (pieces.count == 1) {
+    if (chunks.count == 1) {
       static_cast<T*>(a.out)[head] = round_to<T>(sum);
     } else {
       static_cast<double*>(a.partial)[unit] = sum;
@@ -75,14 +75,14 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Launch 2 of 2, where planes are cut. Reads the sums of the pieces, writes a number per head. A warp owns a
-// head; its lanes walk over the pieces, and their sums are added in a fixed order.
+// Launch 2 of 2, where planes are split. Reads the sums of the chunks, writes a number per head. A warp owns
+// a head; its lanes walk over the chunks, and their sums are added in a fixed order.
 __global__ void __launch_bounds__(kThreads)
-    alibi_reduce_kernel(const __grid_constant__ BiasBackward a, const __grid_constant__ Pieces pieces) {
+    alibi_reduce_kernel(const __grid_constant__ BiasBackward a, const __grid_constant__ Chunks chunks) {
   for (int64_t head = this_warp(); head < a.heads; head += warp_count()) {
     double sum = 0.0;
-    for (int64_t piece = threadIdx.x; piece < pieces.count; piece += kWarp) {
-      sum += static_cast<const double*>(a.partial)[head * pieces.count + piece];
+    for (int64_t chunk = threadIdx.x; chunk < chunks.count; chunk += kWarp) {
+      sum += static_cast<const double*>(a.partial)[head * chunks.count + chunk];
     }
     sum = warp_sum(sum);
     if (threadIdx.x == 0) store_as(a.dtype, a.out, head, sum);

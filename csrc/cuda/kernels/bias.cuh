@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/fast_divide.h"
-#include "cuda/kernels/pieces.h"
+#include "cuda/kernels/chunks.h"
 #include "cuda/kernels/vector.cuh"
 
 namespace posenc_ext::cuda {

@@ -65,25 +65,26 @@ template <class T>
 void launch_table(const PairScheme& scheme, const BiasSoftmaxBackward& a, const SoftmaxTerms<T>& terms,
                   cudaStream_t stream) {
   using Sum = accumulator_t<T>;
-  const Pieces pieces = cut_table(scheme, a.batch);
+  const Chunks chunks = split_table(scheme, a.batch);
   const int64_t count = a.heads * scheme.rows();
   launch(pair_backward_kernel<T>,
-         clamped_grid(divide_up(count * pieces.count, kThreads), kBlocksPerMultiprocessor), dim3(kThreads),
-         stream, terms, a.batch, static_cast<Sum*>(pieces.count == 1 ? a.grad_table : a.partial), pieces);
-  if (pieces.count == 1) return;
+         clamped_grid(divide_up(count * chunks.count, kThreads), kBlocksPerMultiprocessor), dim3(kThreads),
+         stream, terms, a.batch, static_cast<Sum*>(chunks.count == 1 ? a.grad_table : a.partial), chunks);
+  if (chunks.count == 1) return;
   GatherBackward sums{};
   sums.rows = scheme.rows();
   sums.heads = a.heads;
   sums.partial = a.partial;
   sums.out = a.grad_table;
   launch(gather_reduce_kernel<Sum>, clamped_grid(divide_up(count, kWarp), kBlocksPerMultiprocessor),
-         dim3(kWarp, kWarpsPerBlock), stream, sums, pieces);
+         dim3(kWarp, kWarpsPerBlock), stream, sums, chunks);
 }
 
 template <class T, class Scheme>
 void launch_softmax_backward(const Scheme& scheme, const BiasSoftmaxBackward& a, cudaStream_t stream) {
   const int64_t rows = a.batch * a.heads * scheme.queries();
   launch_warps(softmax_backward_kernel<T>, rows, stream, a, rows, static_cast<int>(scheme.keys()));
+  if (a.grad_table == nullptr) return;
   const SoftmaxTerms<T> terms{static_cast<const T*>(a.grad),
                               static_cast<const T*>(a.result),
                               static_cast<const accumulator_t<T>*>(a.dots),

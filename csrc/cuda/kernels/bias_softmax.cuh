@@ -204,7 +204,7 @@ __device__ __forceinline__ void softmax_row(const SoftmaxRow<T, Bias>& row, int 
   for (int key = count + lane; key < keys; key += kWarp) out[key] = T{};
 }
 
-// How rows are dealt out: the rows of a head are cut in tiles.
+// How rows are dealt out: the rows of a head are split into tiles.
 struct SoftmaxSplit {
   int64_t tile_rows, tiles;
   Divide queries, windows;
@@ -324,21 +324,21 @@ struct SoftmaxPlaces {
   }
 };
 
-// Launch 2 of a bias given by pair, and of 3 where samples are cut. A thread sums a pair over a piece of the
-// samples, in their order. partial: [pieces, heads x pairs].
+// Launch 2 of a bias given by pair, and of 3 where samples are split. A thread sums a pair over a chunk of the
+// samples, in their order. partial: [chunks, heads x pairs].
 template <class T>
 __global__ void __launch_bounds__(kThreads, kHalfResident)
     pair_backward_kernel(const __grid_constant__ SoftmaxTerms<T> terms, int64_t batch, accumulator_t<T>* out,
-                         const __grid_constant__ Pieces pieces) {
+                         const __grid_constant__ Chunks chunks) {
   const int64_t plane = terms.queries * terms.keys, count = terms.heads * plane;
-  for (int64_t unit = blockIdx.x * int64_t{kThreads} + threadIdx.x; unit < count * pieces.count;
+  for (int64_t unit = blockIdx.x * int64_t{kThreads} + threadIdx.x; unit < count * chunks.count;
        unit += gridDim.x * int64_t{kThreads}) {
-    const int64_t piece = unit / count, i = unit - piece * count, first = piece * pieces.size;
+    const int64_t chunk = unit / count, i = unit - chunk * count, first = chunk * chunks.size;
     const int64_t row = i / terms.keys;
     const SoftmaxTerm<T> samples{terms.grad + first * count + i, terms.result + first * count + i,
                                  terms.dots + first * terms.heads * terms.queries + row, count,
                                  terms.heads * terms.queries};
-    const int64_t own = min_of(batch - first, pieces.size);
+    const int64_t own = min_of(batch - first, chunks.size);
     accumulator_t<T> sum = 0;
 #pragma unroll 2
     for (int64_t sample = 0; sample < own; ++sample) sum += samples(sample);

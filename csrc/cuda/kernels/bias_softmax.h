@@ -10,16 +10,16 @@
 namespace posenc_ext::cuda {
 
 // Where the sums of a table's gradient are cut. BiasSoftmaxBackward::partial has rows x heads sums of each
-// piece, in the accumulator's type; it has no use where there is one piece, except of an index.
+// chunk, in the accumulator's type; it has no use where there is one chunk, except of an index.
 template <class Scheme>
-Pieces cut_table(const Scheme& scheme, int64_t batch) {
-  return cut_rows(scheme, batch);
+Chunks split_table(const Scheme& scheme, int64_t batch) {
+  return split_rows(scheme, batch);
 }
-inline Pieces cut_table(const IndexScheme& scheme, int64_t batch) {
-  return cut_index(batch * scheme.queries() * scheme.keys(), scheme.rows());
+inline Chunks split_table(const IndexScheme& scheme, int64_t batch) {
+  return split_index(batch * scheme.queries() * scheme.keys(), scheme.rows());
 }
 // Of samples, which a thread adds.
-inline Pieces cut_table(const PairScheme&, int64_t batch) { return cut(batch, /*min_size=*/64); }
+inline Chunks split_table(const PairScheme&, int64_t batch) { return split(batch, /*min_size=*/64); }
 
 // Each needs at least one element of work and one row. Rows of scores have fewer than 2^31 keys; what windows
 // divide fits 32 bits (DeviceWindow::fits, of the gradients slots_fit); an index has fewer than 2^31 places

@@ -34,7 +34,7 @@ constexpr int kSortingBlocks = kHalfResident;
 constexpr int kPassRows = 1024;  // of the table, that a block of the backward kernel sums at a time
 
 // The places of a tile, those of the first row first, then those of the next, each row's in ascending order.
-struct PlaceOrder {
+struct RowOrder {
   static constexpr int kWarpPlaces = kPlaceTile / kWarpsPerBlock;  // that each warp looks at
   int16_t row[kPlaceTile];                   // of a place; negative where it is none of these rows
   uint16_t next[kWarpsPerBlock][kPassRows];  // places of a row that a warp has, then where its next one goes
@@ -122,7 +122,7 @@ struct GradPlaces {
 
 // Launch 1 of 2. Must read the gradient's heads x places elements and the index; reads the index once per
 // kHeadsPerWarp heads and kPassRows rows, and the gradient in the order of the rows within tiles that caches
-// hold; writes a sum per piece, row and head, no more of them than terms. A unit, a block's work, is a piece
+// hold; writes a sum per chunk, row and head, no more of them than terms. A unit, a block's work, is a chunk
 // of the places x up to kPassRows rows x up to kHeadsPerWarp heads. The block brings the places of a tile
 // into the order of their rows; then a warp owns a row, its lanes walk over its places, and their sums are
 // added in a fixed order.
@@ -130,21 +130,21 @@ template <class Terms>
 __global__ void __launch_bounds__(kThreads, kSortingBlocks)
     gather_backward_kernel(const __grid_constant__ GatherBackward a,
                            const __grid_constant__ FastStrided index_at, const __grid_constant__ Terms terms,
-                           const __grid_constant__ Pieces pieces, int64_t passes, int64_t units) {
+                           const __grid_constant__ Chunks chunks, int64_t passes, int64_t units) {
   using T = typename Terms::Type;
   using Sum = accumulator_t<T>;
-  __shared__ PlaceOrder tile;
+  __shared__ RowOrder tile;
   for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
-    const int64_t piece = unit % pieces.count, first_row = unit / pieces.count % passes * kPassRows;
-    const int64_t head = unit / pieces.count / passes * kHeadsPerWarp<T>;
+    const int64_t chunk = unit % chunks.count, first_row = unit / chunks.count % passes * kPassRows;
+    const int64_t head = unit / chunks.count / passes * kHeadsPerWarp<T>;
     const int rows = static_cast<int>(min_of<int64_t>(kPassRows, a.rows - first_row));
     // Places are below 2^31.
-    const int begin = static_cast<int>(piece * pieces.size);
-    const int end = static_cast<int>(min_of(a.index.lines() * a.index.keys, begin + pieces.size));
+    const int begin = static_cast<int>(chunk * chunks.size);
+    const int end = static_cast<int>(min_of(a.index.lines() * a.index.keys, begin + chunks.size));
     for (int first = begin; first < end; first += min_of(kPlaceTile, end - first)) {
       const int count = min_of(kPlaceTile, end - first);
-      for (int n = static_cast<int>(threadIdx.x); n < PlaceOrder::kWarpPlaces; n += kWarp) {
-        const int i = static_cast<int>(threadIdx.y) * PlaceOrder::kWarpPlaces + n;
+      for (int n = static_cast<int>(threadIdx.x); n < RowOrder::kWarpPlaces; n += kWarp) {
+        const int i = static_cast<int>(threadIdx.y) * RowOrder::kWarpPlaces + n;
         int64_t row = -1;
         if (i < count) {
           row = load_index(a.index.data, a.index.is_int64, index_at.offset(static_cast<uint32_t>(first + i)));
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, kSortingBlocks)
           const uint32_t place = static_cast<uint32_t>(first + tile.place[tile.start[row] + i]);
           sums.add(terms.at(place, head));
         }
-        Sum* const to = static_cast<Sum*>(a.partial) + (piece * a.rows + first_row + row) * a.heads + head;
+        Sum* const to = static_cast<Sum*>(a.partial) + (chunk * a.rows + first_row + row) * a.heads + head;
         const bool adds = first > begin;  // to what the same lane has written
         sums.total(own > 1, [&](int h, Sum total) { to[h] = adds ? to[h] + total : total; });
       }
@@ -170,11 +170,11 @@ __global__ void __launch_bounds__(kThreads, kSortingBlocks)
   }
 }
 
-// Launch 2 of 2. Reads the sums of the pieces, writes rows x heads. A thread sums every 8th piece of an
+// Launch 2 of 2. Reads the sums of the chunks, writes rows x heads. A thread sums every 8th chunk of an
 // element; the sums of a block's 8 are added in their order.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    gather_reduce_kernel(const __grid_constant__ GatherBackward a, const __grid_constant__ Pieces pieces) {
+    gather_reduce_kernel(const __grid_constant__ GatherBackward a, const __grid_constant__ Chunks chunks) {
   using Sum = accumulator_t<T>;
   __shared__ Sum partial[kWarpsPerBlock][kWarp];
   const int64_t count = a.rows * a.heads;
@@ -182,8 +182,8 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t i = first + threadIdx.x;
     Sum sum = 0;
     if (i < count) {
-      for (int64_t piece = threadIdx.y; piece < pieces.count; piece += kWarpsPerBlock) {
-        sum += static_cast<const Sum*>(a.partial)[piece * count + i];
+      for (int64_t chunk = threadIdx.y; chunk < chunks.count; chunk += kWarpsPerBlock) {
+        sum += static_cast<const Sum*>(a.partial)[chunk * count + i];
       }
     }
     partial[threadIdx.y][threadIdx.x] = sum;
@@ -199,15 +199,15 @@ __global__ void __launch_bounds__(kThreads)
 // `Out`: of the result.
 template <class Out, class Terms>
 void launch_place_sums(const GatherBackward& a, const Terms& terms, cudaStream_t stream) {
-  const Pieces pieces = cut_index(a.index.lines() * a.index.keys, a.rows);
+  const Chunks chunks = split_index(a.index.lines() * a.index.keys, a.rows);
   const int64_t passes = divide_up(a.rows, kPassRows);
-  const int64_t units = pieces.count * passes * divide_up(a.heads, kHeadsPerWarp<typename Terms::Type>);
+  const int64_t units = chunks.count * passes * divide_up(a.heads, kHeadsPerWarp<typename Terms::Type>);
   const dim3 threads(kWarp, kWarpsPerBlock);
   launch(gather_backward_kernel<Terms>, clamped_grid(units, kBlocksPerMultiprocessor), threads, stream, a,
-         make_fast_strided(a.index.at), terms, pieces, passes, units);
+         make_fast_strided(a.index.at), terms, chunks, passes, units);
   launch(gather_reduce_kernel<Out>,
          clamped_grid(divide_up(a.rows * a.heads, kWarp), kBlocksPerMultiprocessor), threads, stream, a,
-         pieces);
+         chunks);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ using namespace posenc_ext::core;
 constexpr int kSquare = 32;    // tokens and channels of the transposed kernel's tiles
 constexpr int kSumSlices = 8;  // threadIdx.y of the kernels that sum
 
-// Tokens [first, last), cut into chunks of samples. A thread's column is what it owns of the tokens'
+// Tokens [first, last), split into chunks of samples. A thread's column is what it owns of the tokens'
 // channels.
 struct TokenSplit {
   int64_t first, last;

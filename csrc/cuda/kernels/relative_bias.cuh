@@ -37,7 +37,7 @@ struct GradTerms {
   }
 };
 
-// out[row, head] is the sum over the batch and the pairs of the row. partial: [rows, heads, pieces].
+// out[row, head] is the sum over the batch and the pairs of the row. partial: [rows, heads, chunks].
 struct RowSums {
   int64_t batch, heads;
   void* partial;
@@ -46,28 +46,28 @@ struct RowSums {
 };
 
 // 1 launch, or 2 where rows are long. Must read heads x queries x keys elements of each sample and write rows
-// x heads, and does; long rows are cut in pieces, each of which writes a sum that the second launch reads. A
-// unit, a warp's work, is a piece of a row x up to kHeadsPerWarp heads; the lanes walk over the piece's
+// x heads, and does; long rows are split in chunks, each of which writes a sum that the second launch reads.
+// A unit, a warp's work, is a chunk of a row x up to kHeadsPerWarp heads; the lanes walk over the chunk's
 // slots, those of a sample after those of the one before, and their sums are added in a fixed order. Where
 // rows are whole, or there are samples, the warps of a block own neighbouring rows, whose pairs are in
 // neighbouring elements: a sector that one warp brings into the cache serves the others. Where rows of one
-// sample are cut, they own neighbouring pieces, so that no few warps own all of a long row.
+// sample are split, they own neighbouring chunks, so that no few warps own all of a long row.
 template <class Terms, class Scheme>
 __global__ void __launch_bounds__(kThreads, kHalfResident)
     bias_backward_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ Terms terms,
-                         const __grid_constant__ RowSums a, const __grid_constant__ Pieces pieces,
+                         const __grid_constant__ RowSums a, const __grid_constant__ Chunks chunks,
                          int64_t units) {
   using T = typename Terms::Type;
   using Sum = accumulator_t<T>;
   const int64_t rows = scheme.rows();
   for (int64_t unit = this_warp(); unit < units; unit += warp_count()) {
-    const int64_t piece = Terms::kBatched ? unit / rows % pieces.count : unit % pieces.count;
-    const int64_t row = Terms::kBatched ? unit % rows : unit / pieces.count % rows;
+    const int64_t chunk = Terms::kBatched ? unit / rows % chunks.count : unit % chunks.count;
+    const int64_t row = Terms::kBatched ? unit % rows : unit / chunks.count % rows;
     const auto slots = scheme.slots(row);
-    const int64_t first = piece * pieces.size;
-    if (piece > 0 && first >= a.batch * slots.count) continue;
-    const int64_t last = min_of(a.batch * slots.count, first + pieces.size);
-    const int64_t head = unit / pieces.count / rows * kHeadsPerWarp<T>;
+    const int64_t first = chunk * chunks.size;
+    if (chunk > 0 && first >= a.batch * slots.count) continue;
+    const int64_t last = min_of(a.batch * slots.count, first + chunks.size);
+    const int64_t head = unit / chunks.count / rows * kHeadsPerWarp<T>;
     HeadSums<T> sums(a.heads - head);
     // The sample and slot of a lane's element, and how far the next one is.
     const int64_t count = max_of<int64_t>(1, slots.count);
@@ -82,30 +82,30 @@ __global__ void __launch_bounds__(kThreads, kHalfResident)
       if (Terms::kBatched && slot >= count) slot -= count, ++sample;
     }
     sums.total(true, [&](int h, Sum total) {
-      if (pieces.count == 1) {
+      if (chunks.count == 1) {
         static_cast<typename Terms::Out*>(a.out)[row * a.row_stride + (head + h) * a.head_stride] =
             round_to<typename Terms::Out>(total);
       } else {
-        static_cast<Sum*>(a.partial)[(row * a.heads + head + h) * pieces.count + piece] = total;
+        static_cast<Sum*>(a.partial)[(row * a.heads + head + h) * chunks.count + chunk] = total;
       }
     });
   }
 }
 
-// Launch 2 of 2, where rows are cut. Reads the sums of the pieces, writes rows x heads. A warp owns a row and
-// a head; its lanes walk over the pieces, and their sums are added in a fixed order.
+// Launch 2 of 2, where rows are split. Reads the sums of the chunks, writes rows x heads. A warp owns a row
+// and a head; its lanes walk over the chunks, and their sums are added in a fixed order.
 template <class Out, class Scheme>
 __global__ void __launch_bounds__(kThreads)
     bias_reduce_kernel(const __grid_constant__ Scheme scheme, const __grid_constant__ RowSums a,
-                       const __grid_constant__ Pieces pieces) {
+                       const __grid_constant__ Chunks chunks) {
   using Sum = accumulator_t<Out>;
   const int64_t count = scheme.rows() * a.heads;
   for (int64_t i = this_warp(); i < count; i += warp_count()) {
     const int64_t row = i / a.heads, head = i - row * a.heads;
-    const int64_t own = (a.batch * scheme.slots(row).count + pieces.size - 1) / pieces.size;
-    const Sum* partial = static_cast<const Sum*>(a.partial) + i * pieces.count;
+    const int64_t own = (a.batch * scheme.slots(row).count + chunks.size - 1) / chunks.size;
+    const Sum* partial = static_cast<const Sum*>(a.partial) + i * chunks.count;
     Sum sum = 0;
-    for (int64_t piece = threadIdx.x; piece < own; piece += kWarp) sum += partial[piece];
+    for (int64_t chunk = threadIdx.x; chunk < own; chunk += kWarp) sum += partial[chunk];
     sum = warp_sum(sum);
     if (threadIdx.x == 0) {
       static_cast<Out*>(a.out)[row * a.row_stride + head * a.head_stride] = round_to<Out>(sum);
@@ -115,15 +115,15 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class Terms, class Scheme>
 void launch_row_sums(const Scheme& scheme, const Terms& terms, const RowSums& sums, cudaStream_t stream) {
-  const Pieces pieces = cut_rows(scheme, sums.batch);
+  const Chunks chunks = split_rows(scheme, sums.batch);
   auto device = make_device_scheme(scheme);
   const int64_t units =
-      pieces.count * scheme.rows() * divide_up(sums.heads, kHeadsPerWarp<typename Terms::Type>);
-  launch_warps(bias_backward_kernel<Terms, decltype(device)>, units, stream, device, terms, sums, pieces,
+      chunks.count * scheme.rows() * divide_up(sums.heads, kHeadsPerWarp<typename Terms::Type>);
+  launch_warps(bias_backward_kernel<Terms, decltype(device)>, units, stream, device, terms, sums, chunks,
                units);
-  if (pieces.count == 1) return;
+  if (chunks.count == 1) return;
   launch_warps(bias_reduce_kernel<typename Terms::Out, decltype(device)>, scheme.rows() * sums.heads, stream,
-               device, sums, pieces);
+               device, sums, chunks);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What the sinusoid kernels share: pairs of a sine and a cosine, and how work is cut. Rows are cut into tiles
+// What the sinusoid kernels share: pairs of a sine and a cosine, and how work is split. Rows are split into tiles
 // of pairs: a block makes the exact frequencies of its tile once, two products each, into shared memory, and
 // then walks over rows. Values of float32 and the half types come from core/phase.h in integers and float32;
 // float64, derivatives, and frequencies out of the ordinary come from core/sinusoid.h.
@@ -245,7 +245,7 @@ dim3 threads_for() {
   return dim3(kPerTile, kThreads / kPerTile);
 }
 
-// Work cut into units: tiles of pairs x stretches of rows x chunks of the batch.
+// Work split into units: tiles of pairs x stretches of rows x chunks of the batch.
 struct Split {
   int64_t tiles, stretches, units;
   int32_t stretch_rows, chunk_samples;

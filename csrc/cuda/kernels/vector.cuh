@@ -12,7 +12,7 @@ namespace {
 constexpr int kVectorBytes = 16;
 
 // kWidth elements in 16 bytes. Moved by intrinsics and taken apart by shifts: an assignment, even of a uint4,
-// gets cut into pieces. What is loaded must not be written by the same kernel.
+// gets split into chunks. What is loaded must not be written by the same kernel.
 template <class T>
 struct Pack {
   static constexpr int kBytes = static_cast<int>(sizeof(T));
