@@ -16,10 +16,11 @@ import torch
 
 import posenc_ext
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from everything import Everything, inputs, values_and_gradients
 from machinery import ROWS, run
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Archive(torch.nn.Module):

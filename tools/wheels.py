@@ -78,6 +78,7 @@ def build(log: Log, python: str, torch: str) -> Path:
     path = f"{BUILD / 'bin'}{os.pathsep}{os.environ['PATH']}"
     auditwheel = [BUILD / "bin" / "auditwheel", "repair", "--strip", *excluded]
     log.run(*auditwheel, "--wheel-dir", NEW / "repaired", wheel, PATH=path)
+    remove(BUILD)  # with CUDA, 7 GB: two need not fit on the disk
     [wheel] = (NEW / "repaired").glob("*.whl")
     return wheel
 
@@ -109,9 +110,10 @@ def main() -> int:
                 result = f"{wheel.name}, {wheel.stat().st_size / 1e6:.2f} MB, {log.last_line()}"
             except subprocess.CalledProcessError:
                 failed, result = True, f"FAILED: {log.last_line()} ({log.path})"
+            finally:
+                remove(BUILD, TEST, NEW)
             seconds = time.monotonic() - start
             print(f"{python}, torch {torch}: {result}, {seconds:.0f} s", flush=True)
-    remove(BUILD, TEST, NEW)
     return failed
 
 
