@@ -29,7 +29,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # The cache of torch.compile is in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
 
-.PHONY: demo test bench bench-attention build versions lint format wheel clean cuda-check gpu-test gpu-bench gpu-day clang-check aarch64-check
+.PHONY: demo test bench bench-attention build versions lint format wheel wheels clean cuda-check gpu-test gpu-bench gpu-day clang-check aarch64-check
 
 demo: $(BUILD)
 	$(BIN)/python examples/train_digits.py $(ARGS)
@@ -96,6 +96,13 @@ format: $(ENVIRONMENT)
 wheel: $(BUILD)
 	rm -rf build/lib.* build/bdist.*
 	$(BIN)/python -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+# A wheel for each supported version of torch and each of these Pythons that is here, built from the sdist, repaired,
+# stripped and tested in fresh environments: dist/. CPU kernels only, unless POSENC_FORCE_CUDA=1.
+PYTHONS ?= $(or $(foreach version,3.10 3.11 3.12 3.13 3.14,$(shell python$(version) -c 'import sys; print(sys.executable)' 2>&-)),$(PYTHON))
+
+wheels:
+	$(PYTHON) tools/wheels.py --python $(PYTHONS) --torch $(VERSIONS)
 
 clean:
 	rm -rf build dist *.egg-info posenc_ext/*.so posenc_ext/_build.py $(BUILD)

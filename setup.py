@@ -272,8 +272,14 @@ def report() -> None:
             print(f"  {name:<11}{value}", flush=True)
 
 
+# A wheel is for one minor version of torch, which its version names; an sdist is for all that are supported.
+TORCH_MINOR = "{}.{}".format(*minor(torch.__version__))
+KIND = f"cu{torch.version.cuda.replace('.', '')}" if CUDA_HOME else "cpu"
+SDIST = "sdist" in sys.argv
+
 setup(
+    version=VERSION if SDIST else f"{VERSION}+torch{TORCH_MINOR}.{KIND}",
     ext_modules=[LIBRARY, PYTHON_MODULE],
     cmdclass={"build_ext": BuildExtension},
-    install_requires=["torch=={}.{}.*".format(*minor(torch.__version__))],
+    install_requires=[f"torch>={OLDEST_TORCH}" if SDIST else f"torch=={TORCH_MINOR}.*"],
 )

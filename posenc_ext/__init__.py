@@ -10,15 +10,27 @@ _FOLDER = Path(__file__).resolve().parent
 _REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall . (in posenc_ext's source folder)"
 
 
+def _failure(text):
+    # Named after the package, so that python -m posenc_ext.info prints one line and no traceback.
+    return ImportError(text, name="posenc_ext")
+
+
 def _read_build_record():
     try:
         from . import _build
     except ImportError:
-        raise ImportError(
+        raise _failure(
             f"posenc_ext: {_FOLDER} holds sources that were not built: build them in place with "
             f"pip install --no-build-isolation -e {_FOLDER.parent}, or import from another folder"
         ) from None
     return _build
+
+
+def _wheel(build, torch):
+    """The wheel for this torch with the kernels that the build has."""
+    minor = ".".join(torch.__version__.split(".")[:2])
+    kind = f"cu{torch.version.cuda.replace('.', '')}" if build.WITH_CUDA and torch.version.cuda else "cpu"
+    return f"the wheel posenc_ext-{build.VERSION}+torch{minor}.{kind}"
 
 
 def _import_torch(build):
@@ -29,17 +41,18 @@ def _import_torch(build):
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ImportError(f"{built_for}, you have no torch: pip install 'torch=={minor}.*'") from None
+        raise _failure(f"{built_for}, you have no torch: pip install 'torch=={minor}.*'") from None
     # Checked before loading: a library for another minor version fails with an obscure undefined symbol.
     if not torch.__version__.startswith(f"{minor}."):
-        raise ImportError(
-            f"{built_for}, you have torch {torch.__version__}: pip install 'torch=={minor}.*', "
-            f"or rebuild with {_REBUILD}"
+        raise _failure(
+            f"{built_for}, you have torch {torch.__version__}: install {_wheel(build, torch)}, "
+            f"or pip install 'torch=={minor}.*', or rebuild with {_REBUILD}"
         )
     if build.WITH_CUDA and torch.version.cuda is None:
-        raise ImportError(
+        raise _failure(
             f"{built_for} with CUDA {build.CUDA_VERSION}, you have torch {torch.__version__} without CUDA: "
-            f"install a CUDA build of torch {minor}, or rebuild with {_REBUILD}"
+            f"install {_wheel(build, torch)}, or install a CUDA build of torch {minor}, "
+            f"or rebuild with {_REBUILD}"
         )
     return torch
 
@@ -48,7 +61,7 @@ def _load_library(build, torch):
     """Registers the ops; returns the module posenc_ext._C."""
     path = _FOLDER / "libposenc_ext.so"
     if not path.exists():
-        raise ImportError(
+        raise _failure(
             f"posenc_ext {build.VERSION} was built for torch {build.TORCH_VERSION}, but {path} is missing: "
             f"rebuild with {_REBUILD}"
         )
@@ -56,7 +69,7 @@ def _load_library(build, torch):
         torch.ops.load_library(path)
         from . import _C
     except (OSError, ImportError) as error:
-        raise ImportError(
+        raise _failure(
             f"posenc_ext {build.VERSION} was built for torch {build.TORCH_VERSION}, you have "
             f"torch {torch.__version__}, and it does not load ({str(error).splitlines()[0]}): "
             f"rebuild with {_REBUILD}"

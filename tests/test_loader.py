@@ -60,6 +60,7 @@ def test_other_torch(package):
     assert f"was built for torch {torch.__version__}, you have torch 1.5.1: " in line
     minor = ".".join(torch.__version__.split(".")[:2])
     assert f"pip install 'torch=={minor}.*', or rebuild with pip install --no-build-isolation" in line
+    assert f": install the wheel posenc_ext-{posenc_ext.__version__}+torch1.5.cpu, or " in line
 
 
 def test_no_torch(package):
@@ -103,6 +104,16 @@ def test_python_module_missing(package):
     assert "and it does not load (cannot import name '_C'" in failure(package)
 
 
+def test_info_of_a_package_that_cannot_be_imported(package):
+    (package / "_build.py").unlink()
+    # -S: without the finder of an editable installation, which would fill in what the copy lacks.
+    command = [sys.executable, "-S", "-m", "posenc_ext.info"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=package.parent)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert f"ImportError: posenc_ext: {package} holds sources that were not built" in line
+
+
 def test_info(package):
     code = "import runpy; runpy.run_module('posenc_ext.info', run_name='__main__')"
     done = run_python(package, code)
@@ -112,5 +123,7 @@ def test_info(package):
         "running torch": re.escape(torch.__version__),
         "threads": r"\d+",
         "CPU level": "(baseline|avx2|avx512)",
+        "folder": re.escape(str(package)),
+        "window_bias": "CPU.* Meta Autograd +cpu PASS.*",
     }.items():
         assert re.search(rf"^{name} +{value}$", done.stdout, re.MULTILINE), done.stdout

@@ -83,6 +83,8 @@ def test_only_the_interface_is_exported():
 def test_no_function_is_shared_between_cpu_levels():
     """The linker keeps one copy of a weak function: a CPU without its instructions could get it."""
     lines = output("nm", "--demangle", LIBRARY)
+    if not lines:
+        pytest.skip("the library is stripped, as in the wheels of make wheels")
     assert any("posenc_ext::cpu" in line for line in lines)  # not stripped: the next line means something
     assert [line for line in lines if re.search(r" [WVu] posenc_ext::core::", line)] == []
 
@@ -133,3 +135,32 @@ def test_the_wheel_asks_for_the_torch_it_was_built_for():
         pytest.skip("imported from a source folder, not installed by pip")
     minor = ".".join(torch.__version__.split(".")[:2])
     assert requirements == [f"torch=={minor}.*"]
+
+
+def test_the_version_of_a_wheel_names_its_torch():
+    try:
+        version = metadata.version("posenc_ext")
+    except metadata.PackageNotFoundError:
+        pytest.skip("imported from a source folder, not installed by pip")
+    minor = ".".join(torch.__version__.split(".")[:2])
+    kind = f"cu{torch.version.cuda.replace('.', '')}" if posenc_ext._build.WITH_CUDA else "cpu"
+    assert version == f"{posenc_ext.__version__}+torch{minor}.{kind}"
+
+
+def test_workflows_use_actions_by_commit_and_the_supported_versions_of_torch():
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    texts = {path.name: path.read_text() for path in workflows}
+    assert texts.keys() == {"ci.yml", "wheels.yml"}
+    for name, text in texts.items():
+        used = re.findall(r"uses: (.*)", text)
+        assert used, name
+        assert [line for line in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+", line)] == []
+    config = (ROOT / "cmake" / "build_config.cmake").read_text()
+    supported = re.search(r"POSENC_TORCH_VERSIONS ([\d. ]+)\)", config)[1].split()
+    matrix = re.search(r"torch: \[(.*)\]", texts["ci.yml"])[1]
+    assert re.findall(r"[\d.]+", matrix) == supported
+    cpu, *cuda = (
+        line.split() for line in re.findall(r"^ +torch: ([\d. \"]+)$", texts["wheels.yml"], re.MULTILINE)
+    )
+    assert cpu == supported
+    assert [version.strip('"') for line in cuda for version in line] == supported
