@@ -68,13 +68,13 @@ _build = _read_build_record()
 _C = _load_library(_build, _import_torch(_build))
 __version__ = _build.VERSION
 
-from . import compositions, nn, ops, reference  # noqa: E402
+from . import compositions, flex, nn, onnx, ops, reference  # noqa: E402
 from ._import_hook import import_after  # noqa: E402
 from .compositions import *  # noqa: E402, F403
 from .decompositions import decompositions  # noqa: E402
 from .ops import *  # noqa: E402, F403
 
-__all__ = ["__version__", "compositions", "decompositions", "nn", "ops", "reference"]
+__all__ = ["__version__", "compositions", "decompositions", "flex", "nn", "onnx", "ops", "reference"]
 __all__ += compositions.__all__
 __all__ += ops.__all__
 

@@ -1,7 +1,7 @@
 """Every op of posenc_ext in ATen ops, for compilers and exporters that know no custom op.
 
-The functions take the arguments that the dispatcher passes and do not check them. Sizes may be symbolic: indices
-are computed from ``arange``, and angles in float64; where sizes are known, a compiler can fold both.
+The functions take the arguments that the dispatcher passes and do not check them. Sizes may be symbolic:
+indices are computed from ``arange``, and angles in float64; where sizes are known, a compiler can fold both.
 """
 
 import functools
@@ -44,8 +44,8 @@ def decompositions() -> dict[OpOverload, Callable[..., Any]]:
     Source: the tables of ``torch._decomp``.
 
     >>> from torch.fx.experimental.proxy_tensor import make_fx
-    >>> trace = make_fx(lambda t: window_bias(t, [2]), decomposition_table=decompositions())
-    >>> any("posenc_ext" in str(node.target) for node in trace(torch.zeros(3, 1)).graph.nodes)
+    >>> bias = make_fx(lambda t: torch.ops.posenc_ext.window_bias(t, [2]), decompositions())
+    >>> any("posenc_ext" in str(node.target) for node in bias(torch.zeros(3, 1)).graph.nodes)
     False
     """
     table = {_overload(name): function for name, function in _FUNCTIONS.items()}
@@ -82,8 +82,7 @@ def _sum_dtype(*dtypes: torch.dtype) -> torch.dtype:
 # ---- Sinusoids
 
 
-def _encode(
-    positions: Tensor,
+def waves(
     dim: int | SymInt,
     base: float,
     freq_shift: float,
@@ -91,12 +90,14 @@ def _encode(
     layout: str,
     odd: str,
     order: int = 0,
-) -> Tensor:
-    """The order-th derivative of the encoding in float64; every channel is a sine with a phase."""
+    device: Optional[torch.device] = None,
+) -> tuple[Tensor, Tensor, Optional[Tensor]]:
+    """Frequency, phase and, of a derivative, amplitude of every channel, which is a sine: float64 [dim]."""
     if dim % 2 and odd == "zero":
-        return pad(_encode(positions, dim - 1, base, freq_shift, scale, layout, odd, order), (0, 1))
+        even = waves(dim - 1, base, freq_shift, scale, layout, odd, order, device)
+        return tuple(None if values is None else pad(values, (0, 1)) for values in even)
     pairs = dim // 2
-    channel = torch.arange(dim, device=positions.device)
+    channel = torch.arange(dim, device=device)
     if layout == "interleaved":
         j, cosine = channel // 2, channel % 2
     else:
@@ -107,8 +108,14 @@ def _encode(
     frequency = scale * base ** (-j.to(torch.float64) / (pairs - freq_shift))
     turns = (cosine + order) % 4  # quarter turns
     phase = (turns % 2).to(torch.float64) * (math.pi / 2)
+    return frequency, phase, frequency**order * (1 - turns // 2 * 2) if order else None
+
+
+def _encode(positions: Tensor, dim: int | SymInt, *spec: Any) -> Tensor:
+    """The encoding, or its derivative of the order that ends `spec`, in float64."""
+    frequency, phase, amplitude = waves(dim, *spec, device=positions.device)
     value = torch.sin(positions.to(torch.float64).unsqueeze(-1) * frequency + phase)
-    return value * frequency**order * (1 - turns // 2 * 2) if order else value
+    return value if amplitude is None else value * amplitude
 
 
 def sinusoidal_table(
@@ -214,15 +221,15 @@ def _add_sinusoidal(
     seed: Optional[Tensor],
 ) -> Tensor:
     length, dim, dtype = x.shape[1 if batch_first else 0], x.shape[2], _sum_dtype(x.dtype)
-    spec = {"base": base, "freq_shift": freq_shift, "layout": layout, "odd": odd}
     if offsets is None:
+        spec = {"base": base, "freq_shift": freq_shift, "layout": layout, "odd": odd}
         encoding = sinusoidal_table(length, dim, start=start, **spec, dtype=dtype, device=x.device)
         encoding = encoding.unsqueeze(0 if batch_first else 1)
     else:
         steps = torch.arange(start, start + length, device=x.device)
         positions = offsets.to(torch.int64).view(-1, 1) + steps
         positions = positions if batch_first else positions.T
-        encoding = _encode(positions, dim, scale=1.0, **spec).to(dtype)
+        encoding = _encode(positions, dim, base, freq_shift, 1.0, layout, odd).to(dtype)
     return _drop(x.to(dtype) * x_scale + encoding, dropout_p, seed, x.dtype)
 
 
@@ -281,7 +288,7 @@ def _relative(q_len: int | SymInt, k_len: int | SymInt, q_offset: int | SymInt, 
     return torch.arange(k_len, device=device) - torch.arange(q_len, device=device).unsqueeze(1) - q_offset
 
 
-def _window_index(
+def window_index(
     device: torch.device,
     window: Sequence[int | SymInt],
     query_size: Optional[Sequence[int | SymInt]] = None,
@@ -302,7 +309,7 @@ def _window_index(
 
 
 @functools.cache
-def _t5_thresholds(rows: int, bidirectional: bool, max_distance: int) -> list[int]:
+def t5_thresholds(rows: int, bidirectional: bool, max_distance: int) -> list[int]:
     """The distances at which the far buckets begin, as the op has them."""
     buckets = rows // 2 if bidirectional else rows
     with _disable_current_modes():
@@ -317,7 +324,7 @@ def _t5_thresholds(rows: int, bidirectional: bool, max_distance: int) -> list[in
         ]
 
 
-def _t5_index(
+def t5_index(
     rows: int,
     q_len: int | SymInt,
     k_len: int | SymInt,
@@ -330,7 +337,7 @@ def _t5_index(
     relative = _relative(q_len, k_len, q_offset, device)
     distance = relative.abs() if bidirectional else (-relative).clamp(min=0)
     index = distance.clamp(max=buckets // 2)
-    for threshold in _t5_thresholds(int(rows), bidirectional, max_distance):
+    for threshold in t5_thresholds(int(rows), bidirectional, max_distance):
         index = index + (distance >= threshold)
     return index + buckets * (relative > 0) if bidirectional else index
 
@@ -345,11 +352,11 @@ def _gather_bias_backward(grad: Tensor, index: Tensor, num_rows: int | SymInt) -
 
 
 def window_bias(table: Tensor, *args: Any, **given: Any) -> Tensor:
-    return gather_bias(table, _window_index(table.device, *args, **given))
+    return gather_bias(table, window_index(table.device, *args, **given))
 
 
 def _window_bias_backward(grad: Tensor, num_rows: int | SymInt, *args: Any, **given: Any) -> Tensor:
-    return _gather_bias_backward(grad, _window_index(grad.device, *args, **given), num_rows)
+    return _gather_bias_backward(grad, window_index(grad.device, *args, **given), num_rows)
 
 
 def t5_bias(
@@ -362,7 +369,7 @@ def t5_bias(
     max_distance: int = 128,
 ) -> Tensor:
     sizes = (table.shape[0], q_len, k_len, q_offset)
-    return gather_bias(table, _t5_index(*sizes, bidirectional, max_distance, table.device))
+    return gather_bias(table, t5_index(*sizes, bidirectional, max_distance, table.device))
 
 
 def _t5_bias_backward(
@@ -375,7 +382,7 @@ def _t5_bias_backward(
     bidirectional: bool = True,
     max_distance: int = 128,
 ) -> Tensor:
-    index = _t5_index(num_rows, q_len, k_len, q_offset, bidirectional, max_distance, grad.device)
+    index = t5_index(num_rows, q_len, k_len, q_offset, bidirectional, max_distance, grad.device)
     return _gather_bias_backward(grad, index, num_rows)
 
 
@@ -413,7 +420,7 @@ def _alibi_bias_backward(grad: Tensor, *, q_offset: int | SymInt = 0, causal: bo
 def _row_index(kind: str, scores: Tensor, *source: Any, **spec: Any) -> Tensor:
     """The row of the table for each (query, key) pair of scores [..., Q, K]."""
     if kind == "window":
-        return _window_index(scores.device, *source, **spec)
+        return window_index(scores.device, *source, **spec)
     if kind == "diagonal":
         queries, keys = scores.shape[-2:]
         return _relative(queries, keys, 1 - queries, scores.device)

@@ -1,5 +1,8 @@
 """Decompositions: every op in ATen ops, with the values of the op."""
 
+import doctest
+import sys
+
 import torch
 from everything import Everything, inputs, values_and_gradients
 from functorch.compile import make_boxed_func
@@ -51,6 +54,11 @@ def first(op: Op, sample: Sample) -> bool:
 
 def test_every_overload_has_a_decomposition():
     assert {op.overload for op in OPS} == set(TABLE)
+
+
+def test_example():
+    result = doctest.testmod(sys.modules["posenc_ext.decompositions"])  # the function hides the module
+    assert (result.failed, result.attempted) == (0, 3)
 
 
 @walk()
