@@ -196,7 +196,7 @@ def alibi_slopes(num_heads, dtype=None, device=None):
 
 def alibi_bias(slopes, q_len, k_len, q_offset=0, causal=False):
     relative, dtype = _relative(q_len, k_len, q_offset), _sum_dtype(slopes.dtype)
-    distance = op.Min(relative, 0) if causal else op.Neg(op.Abs(relative))
+    distance = op.Clip(relative, None, 0) if causal else op.Neg(op.Abs(relative))
     slopes_column = op.Unsqueeze(op.Cast(slopes, to=dtype), [1, 2])
     return op.Cast(op.Mul(slopes_column, op.Cast(distance, to=dtype)), to=slopes.dtype)
 

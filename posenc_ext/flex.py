@@ -154,9 +154,9 @@ def regions_score_mod(regions: Tensor) -> ScoreMod:
 
     >>> from torch.nn.attention.flex_attention import flex_attention
     >>> q = k = v = torch.eye(2)[None, None]
-    >>> flex_attention(q, k, v, score_mod=regions_score_mod(torch.tensor([[0, 1]])))
-    tensor([[[[1.0000e+00, 1.8343e-44],
-              [1.8343e-44, 1.0000e+00]]]])
+    >>> flex_attention(q, k, v, score_mod=regions_score_mod(torch.tensor([[0, 1]]))).round()
+    tensor([[[[1., 0.],
+              [0., 1.]]]])
     """
 
     def score_mod(score: Tensor, batch: Tensor, head: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
