@@ -27,7 +27,14 @@ _ONNX = {dtype: onnx for onnx, dtype in _TORCH.items()}
 
 
 def _constant(tensor: Tensor) -> ir.Value:
-    return op.Constant(value=ir.tensor(tensor.numpy()))
+    return op.Constant(value=ir.tensor(tensor.cpu().numpy()))
+
+
+def _cast(x: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """Of a known dtype, so that numbers next to it get the same."""
+    y = op.Cast(x, to=dtype)
+    y.dtype = dtype
+    return y
 
 
 def _sum_dtype(*dtypes: ir.DataType) -> ir.DataType:
@@ -62,9 +69,9 @@ def _range(start: Size, length: Size) -> ir.Value:
 
 def _encode(positions: ir.Value, dtype: ir.DataType, dim: int, *spec: Any) -> ir.Value:
     frequency, phase, amplitude = waves(dim, *spec)
-    angle = op.Mul(op.Unsqueeze(op.Cast(positions, to=ir.DataType.DOUBLE), [-1]), _constant(frequency))
+    angle = op.Mul(op.Unsqueeze(_cast(positions, ir.DataType.DOUBLE), [-1]), _constant(frequency))
     value = op.Sin(op.Add(angle, _constant(phase)))
-    return op.Cast(value if amplitude is None else op.Mul(value, _constant(amplitude)), to=dtype)
+    return _cast(value if amplitude is None else op.Mul(value, _constant(amplitude)), dtype)
 
 
 def _table(dtype: ir.DataType, length: Size, dim: int, start: Size, *spec: Any) -> ir.Value:
@@ -72,7 +79,7 @@ def _table(dtype: ir.DataType, length: Size, dim: int, start: Size, *spec: Any) 
         names = ("base", "freq_shift", "scale", "layout", "odd")
         given = {**dict(zip(names, spec, strict=True)), "dtype": _TORCH[dtype], "device": torch.device("cpu")}
         table = torch.ops.posenc_ext.sinusoidal_table(length, dim, start=start, **given)
-        return op.Cast(_constant(table.to(_TORCH[_sum_dtype(dtype)])), to=dtype)
+        return _cast(_constant(table.to(_TORCH[_sum_dtype(dtype)])), dtype)
     return _encode(_range(start, length), dtype, dim, *spec)
 
 
@@ -102,7 +109,7 @@ def sinusoidal(positions, dim, base, freq_shift, scale, layout, odd, order, dtyp
 
 def scale_dropout(x, scale, dropout_p, seed=None):
     _no_dropout(seed)
-    return op.Cast(op.Mul(op.Cast(x, to=_sum_dtype(x.dtype)), scale), to=x.dtype)
+    return _cast(op.Mul(_cast(x, _sum_dtype(x.dtype)), scale), x.dtype)
 
 
 def add_sinusoidal(
@@ -115,10 +122,10 @@ def add_sinusoidal(
         encoding = op.Unsqueeze(_table(dtype, length, dim, start, *spec), [0 if batch_first else 1])
     else:
         shape = [-1, 1] if batch_first else [1, -1]
-        offsets = op.Reshape(op.Cast(offsets, to=ir.DataType.INT64), shape)
+        offsets = op.Reshape(_cast(offsets, ir.DataType.INT64), shape)
         steps = op.Unsqueeze(_range(start, length), [0 if batch_first else 1])
         encoding = _encode(op.Add(offsets, steps), dtype, dim, *spec)
-    return op.Cast(op.Add(op.Mul(op.Cast(x, to=dtype), x_scale), encoding), to=x.dtype)
+    return _cast(op.Add(op.Mul(_cast(x, dtype), x_scale), encoding), x.dtype)
 
 
 def _promoted(*tensors: ir.Value) -> ir.DataType:
@@ -134,8 +141,8 @@ def add_position_embedding(
     _no_dropout(seed)
     result = _promoted(x, pos_embed, *prefix_tokens)
     dtype, batch_axis = _sum_dtype(result), 0 if batch_first else 1
-    y = op.Mul(op.Cast(x, to=dtype), x_scale)
-    pos = op.Reshape(op.Cast(pos_embed, to=dtype), [-1, _size(x, 2)])
+    y = op.Mul(_cast(x, dtype), x_scale)
+    pos = op.Reshape(_cast(pos_embed, dtype), [-1, _size(x, 2)])
     pos = op.Unsqueeze(pos, [batch_axis])
     if not embed_prefix:
         y = op.Add(y, pos)
@@ -143,16 +150,16 @@ def add_position_embedding(
         batch = op.Shape(x, start=batch_axis, end=batch_axis + 1)
         one = op.Constant(value_ints=[1])
         shape = op.Concat(batch, one, one, axis=0) if batch_first else op.Concat(one, batch, one, axis=0)
-        prefixes = [op.Expand(op.Cast(prefix, to=dtype), shape) for prefix in prefix_tokens]
+        prefixes = [op.Expand(_cast(prefix, dtype), shape) for prefix in prefix_tokens]
         y = op.Concat(*prefixes, y, axis=1 - batch_axis)
-    return op.Cast(op.Add(y, pos) if embed_prefix else y, to=result)
+    return _cast(op.Add(y, pos) if embed_prefix else y, result)
 
 
 def add_positions(x, pos_embed, positions, x_scale, dropout_p, seed=None):
     _no_dropout(seed)
     dtype = _sum_dtype(x.dtype)
-    rows = op.Gather(op.Cast(pos_embed, to=dtype), op.Cast(positions, to=ir.DataType.INT64), axis=0)
-    return op.Cast(op.Add(op.Mul(op.Cast(x, to=dtype), x_scale), rows), to=x.dtype)
+    rows = op.Gather(_cast(pos_embed, dtype), _cast(positions, ir.DataType.INT64), axis=0)
+    return _cast(op.Add(op.Mul(_cast(x, dtype), x_scale), rows), x.dtype)
 
 
 # ---- Relative-position biases
@@ -191,14 +198,14 @@ def alibi_slopes(num_heads, dtype=None, device=None):
     dtype = _dtype(dtype)
     given = {"dtype": _TORCH[dtype], "device": torch.device("cpu")}
     slopes = torch.ops.posenc_ext.alibi_slopes(num_heads, **given)
-    return op.Cast(_constant(slopes.to(_TORCH[_sum_dtype(dtype)])), to=dtype)
+    return _cast(_constant(slopes.to(_TORCH[_sum_dtype(dtype)])), dtype)
 
 
 def alibi_bias(slopes, q_len, k_len, q_offset=0, causal=False):
     relative, dtype = _relative(q_len, k_len, q_offset), _sum_dtype(slopes.dtype)
     distance = op.Clip(relative, None, 0) if causal else op.Neg(op.Abs(relative))
-    slopes_column = op.Unsqueeze(op.Cast(slopes, to=dtype), [1, 2])
-    return op.Cast(op.Mul(slopes_column, op.Cast(distance, to=dtype)), to=slopes.dtype)
+    column = op.Unsqueeze(_cast(slopes, dtype), [1, 2])
+    return _cast(op.Mul(column, _cast(distance, dtype)), slopes.dtype)
 
 
 # ---- Softmax with a bias, and attention
@@ -206,14 +213,14 @@ def alibi_bias(slopes, q_len, k_len, q_offset=0, causal=False):
 
 def bias_softmax(scores, bias, scale=1.0, mask=None, regions=None, causal=False, q_offset=0):
     dtype, (queries, keys) = _sum_dtype(scores.dtype), (_size(scores, -2), _size(scores, -1))
-    x = op.Add(op.Mul(op.Cast(scores, to=dtype), scale), op.Cast(bias, to=dtype))
-    hidden = op.Cast(op.Constant(value_float=-math.inf), to=dtype)
+    x = op.Add(op.Mul(_cast(scores, dtype), scale), _cast(bias, dtype))
+    hidden = _cast(op.Constant(value_float=-math.inf), dtype)
     if mask is not None:
         is_bool = mask.dtype is ir.DataType.BOOL
-        x = op.Where(mask, x, hidden) if is_bool else op.Add(x, op.Cast(mask, to=dtype))
+        x = op.Where(mask, x, hidden) if is_bool else op.Add(x, _cast(mask, dtype))
     if regions is not None:
         other = op.Not(op.Equal(op.Unsqueeze(regions, [-1]), op.Unsqueeze(regions, [-2])))
-        added = op.Unsqueeze(op.Mul(op.Cast(other, to=dtype), -100.0), [1])  # [windows, 1, N, N]
+        added = op.Unsqueeze(op.Mul(_cast(other, dtype), -100.0), [1])  # [windows, 1, N, N]
         # The sample with number i is window i % windows.
         shape = op.Concat(op.Constant(value_ints=[-1]), op.Shape(scores, start=-3), axis=0)
         samples = op.Reshape(x, shape)
@@ -222,7 +229,7 @@ def bias_softmax(scores, bias, scale=1.0, mask=None, regions=None, causal=False,
         x = op.Reshape(op.Add(samples, op.Gather(added, window, axis=0)), op.Shape(scores))
     if causal:
         x = op.Where(op.Greater(_relative(queries, keys, q_offset), 0), hidden, x)
-    return op.Cast(op.Softmax(x, axis=-1), to=scores.dtype)
+    return _cast(op.Softmax(x, axis=-1), scores.dtype)
 
 
 def window_bias_softmax(scores, table, window, query_size=None, prefix_tokens=0, **options):
