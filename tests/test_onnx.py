@@ -38,7 +38,7 @@ EXACT = ("window_bias", "t5_bias", "gather_bias", "alibi_slopes", "sinusoidal_ta
 
 def exported(module: nn.Module, given: tuple, dynamic_shapes=None):
     """A function of inputs that runs the model in onnxruntime."""
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     table = posenc_ext.onnx.translation_table()
     options = {"dynamo": True, "dynamic_shapes": dynamic_shapes, "verbose": False}
     program = torch.onnx.export(module.eval(), given, custom_translation_table=table, **options)
@@ -149,7 +149,7 @@ class Dynamic(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor, image: Tensor) -> tuple[Tensor, ...]:
         y = self.learned(self.encoding(x)) + self.embedding(tokens)
-        scores = torch.matmul(y, y.mT).unsqueeze(1) + self.t5(y.size(1), y.size(1))
+        scores = torch.matmul(y, y.mT).unsqueeze(1) / 32 + self.t5(y.size(1), y.size(1))
         map_ = image.unflatten(-1, (3, 4))
         windows = image.unsqueeze(-1) * image.unsqueeze(-2)
         times = self.timesteps(image.mean((1, 2)) * 100)
@@ -204,10 +204,11 @@ def swin() -> tuple[nn.Module, tuple[Tensor, ...]]:
 
     def build(attention):
         ours = WindowRelativePositionBias(attention.window_size, attention.num_heads)
-        ours.relative_position_bias_table = attention.relative_position_bias_table
+        ours.relative_position_bias_table = nn.init.normal_(attention.relative_position_bias_table)
         return ours
 
     assert replace_biases(model, kind, "get_relative_position_bias", build) == 4
+    nn.init.normal_(model.head.weight)
     return model.eval(), (torch.randn(2, 3, 56, 56),)
 
 
