@@ -81,14 +81,16 @@ _build = _read_build_record()
 _C = _load_library(_build, _import_torch(_build))
 __version__ = _build.VERSION
 
-from . import compositions, integrations, nn, ops, reference  # noqa: E402
+from . import compositions, flex, integrations, nn, onnx, ops, reference  # noqa: E402
 from ._import_hook import import_after  # noqa: E402
 from .audit import audit  # noqa: E402
 from .compositions import *  # noqa: E402, F403
+from .decompositions import decompositions  # noqa: E402
 from .integrations import *  # noqa: E402, F403
 from .ops import *  # noqa: E402, F403
 
-__all__ = ["__version__", "audit", "compositions", "integrations", "nn", "ops", "reference"]
+__all__ = ["__version__", "audit", "compositions", "decompositions", "flex", "integrations", "nn", "onnx"]
+__all__ += ["ops", "reference"]
 __all__ += compositions.__all__
 __all__ += integrations.__all__
 __all__ += ops.__all__
