@@ -1,4 +1,4 @@
-"""The C++ programs of examples/cpp run and train models that Python saved, without Python, to the same bits."""
+"""The C++ programs of examples/cpp: models that Python saved run and train without Python, with its bits."""
 
 import json
 import os
