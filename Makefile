@@ -17,7 +17,7 @@ ENVIRONMENT := $(VENV)/.posenc-environment
 BUILD := $(VENV)/.posenc-build
 PLOTS := $(VENV)/.posenc-plots
 BUILD_INPUTS := $(shell find csrc cmake -type f) setup.py pyproject.toml version.txt
-CXX_FILES = $(shell find bench csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find bench csrc examples tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 VERSIONS := $(shell sed -n 's/^set(POSENC_TORCH_VERSIONS \(.*\))/\1/p' cmake/build_config.cmake)
 WHOLE = $(firstword $(VERSIONS)) 2.13 $(lastword $(VERSIONS))

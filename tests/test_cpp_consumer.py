@@ -1,22 +1,14 @@
 """A C++ program without Python trains a TorchScript module that Python saved, to the same bits."""
 
-import os
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from cpp_build import build_with_package, installed_package, loaded_libraries, run
 from torch import nn
 
 import posenc_ext
-from posenc_ext import _build
 
-ROOT = Path(__file__).resolve().parents[1]
-# Kept between runs: only what changed is compiled again.
-BUILD = ROOT / "build" / f"cmake-torch{torch.__version__}-{'cuda' if _build.WITH_CUDA else 'cpu'}"
 STEPS, LEARNING_RATE = 3, 0.25
 
 
@@ -35,58 +27,14 @@ class TinyAttention(nn.Module):
         return self.linear(torch.matmul(attention, y[:, None])).square().mean()
 
 
-def run(*command) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(done.args)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    return done.stdout
-
-
-def configure_arguments() -> list[str]:
-    # Unoptimised code has the same bits, and compiles in half the time.
-    arguments = [
-        "-DCMAKE_BUILD_TYPE=None",
-        "-DCMAKE_CXX_FLAGS=-O0",
-        *(["-GNinja"] if shutil.which("ninja") else []),
-    ]
-    if torch.version.cuda is None:
-        return arguments
-    search = os.pathsep.join([os.path.join(os.environ.get("CUDA_HOME", ""), "bin"), os.environ["PATH"]])
-    nvcc = shutil.which("nvcc", path=search)
-    if nvcc is None:
-        pytest.skip("find_package(Torch) of a torch with CUDA needs the CUDA toolkit, and there is no nvcc")
-    # nvcc on PATH may be a wrapper script: the real one tells where its toolkit is.
-    dry_run = subprocess.run(
-        [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True, check=True
-    )
-    home = Path(re.search(r"^#\$ TOP=(.*)$", dry_run.stderr, re.MULTILINE)[1]).resolve()
-    return [
-        *arguments,
-        *(f"-DCUDA_TOOLKIT_ROOT_DIR={home}", f"-DCUDAToolkit_ROOT={home}"),
-        *(f"-DCMAKE_CUDA_COMPILER={home}/bin/nvcc", "-DTORCH_CUDA_ARCH_LIST=9.0"),
-    ]
-
-
 @pytest.fixture(scope="session")
 def programs() -> dict[str, tuple[Path, Path]]:
     """By what it is linked with: the program, and the folder where it has to find the library."""
-    cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    assert cmake, "no cmake: pip install cmake"
-    torch_prefix, prefix = torch.utils.cmake_prefix_path, BUILD / "prefix"
     wheel_library = Path(posenc_ext.__file__).parent / "libposenc_ext.so"
-    run(
-        *(cmake, "-S", ROOT, "-B", BUILD / "library", f"-DCMAKE_PREFIX_PATH={torch_prefix}"),
-        *(f"-DPOSENC_WITH_CUDA={'ON' if _build.WITH_CUDA else 'OFF'}", *configure_arguments()),
-    )
-    run(cmake, "--build", BUILD / "library", "--parallel", "2")
-    run(cmake, "--install", BUILD / "library", "--prefix", prefix)
-    run(
-        *(cmake, "-S", ROOT / "tests" / "cpp", "-B", BUILD / "program", *configure_arguments()),
-        *(f"-DCMAKE_PREFIX_PATH={prefix};{torch_prefix}", f"-DWHEEL_LIBRARY={wheel_library}"),
-    )
-    run(cmake, "--build", BUILD / "program", "--parallel", "2")
+    folder = build_with_package("tests/cpp", f"-DWHEEL_LIBRARY={wheel_library}")
     return {
-        "cmake package": (BUILD / "program" / "consumer", prefix),
-        "wheel": (BUILD / "program" / "wheel_consumer", wheel_library.parent),
+        "cmake package": (folder / "consumer", installed_package()),
+        "wheel": (folder / "wheel_consumer", wheel_library.parent),
     }
 
 
@@ -156,8 +104,6 @@ def test_trains_to_the_bits_of_python(kind, programs, tmp_path):
     losses = [value for name, value in got if name == "loss"]
     assert losses[0] > losses[1] > losses[2]
 
-    loaded = [line.split() for line in run("ldd", program).splitlines()]
-    assert not [words[0] for words in loaded if "python" in words[0]]
-    origin = [Path(words[2]).resolve().parent for words in loaded if words[0] == "libposenc_ext.so"]
-    assert origin, "the program does not need libposenc_ext.so"
-    assert library_folder.resolve() in [origin[0], *origin[0].parents]
+    loaded = loaded_libraries(program)
+    assert not [name for name in loaded if "python" in name]
+    assert library_folder.resolve() in loaded["libposenc_ext.so"].parents
