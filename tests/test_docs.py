@@ -23,17 +23,8 @@ PATH = r"(?:\.ci|bench|cmake|csrc|docs|examples|posenc_ext|requirements|tests|to
 FOREIGN = (
     *("at::parallel_for", "at::randint", "at::vec", "autograd::Function", "torch::autograd::Function"),
     *("torch::autograd::Node", "DispatchStub", "HWY_DYNAMIC_DISPATCH", "MulAdd", "STABLE_TORCH_LIBRARY"),
-    *(
-        "THP_MEM_ALLOC_ENABLE",
-        "CUDA_LAUNCH_BLOCKING",
-        "TORCH_LOGS",
-        "perf",
-        "k_sin.c",
-        "k_cos.c",
-        "fl32(x)",
-        "score_mod",
-    ),
-    *("__builtin_convertvector", "_x_backward", "_A_backward", "POSENC_", "Unreleased"),
+    *("THP_MEM_ALLOC_ENABLE", "CUDA_LAUNCH_BLOCKING", "TORCH_LOGS", "perf", "k_sin.c", "k_cos.c", "fl32(x)"),
+    *("__builtin_convertvector", "_x_backward", "_A_backward", "POSENC_", "Unreleased", "score_mod"),
 )
 
 
