@@ -68,13 +68,16 @@ _build = _read_build_record()
 _C = _load_library(_build, _import_torch(_build))
 __version__ = _build.VERSION
 
-from . import compositions, nn, ops, reference  # noqa: E402
+from . import compositions, integrations, nn, ops, reference  # noqa: E402
 from ._import_hook import import_after  # noqa: E402
+from .audit import audit  # noqa: E402
 from .compositions import *  # noqa: E402, F403
+from .integrations import *  # noqa: E402, F403
 from .ops import *  # noqa: E402, F403
 
-__all__ = ["__version__", "compositions", "nn", "ops", "reference"]
+__all__ = ["__version__", "audit", "compositions", "integrations", "nn", "ops", "reference"]
 __all__ += compositions.__all__
+__all__ += integrations.__all__
 __all__ += ops.__all__
 
 # Importing torch.distributed.tensor takes longer than importing all of posenc_ext.
