@@ -26,7 +26,8 @@ COLORS = {"eager": "tab:red", "best eager": "tab:orange", "torch.compile": "tab:
 
 
 def save(figure, path: Path) -> None:
-    figure.tight_layout()
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     lines = (line.rstrip() for line in path.read_text().splitlines())  # matplotlib leaves trailing blanks

@@ -16,7 +16,7 @@ version = release = __version__
 
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**", "bench/*.md", "csrc/cuda/*.md", "tests/parity/*.md"]
-exclude_patterns = [".*", "build", "dist", "shared"]
+exclude_patterns = ["README.md", ".*", "build", "dist", "shared"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 nitpicky = True
 # Without a network, there is no documentation of other projects.

@@ -1,6 +1,7 @@
 """Draws the pictures of docs/ from runs of the library: python tools/pictures.py [NAME...]"""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ import plain_positions  # noqa: E402
 from plots import COLORS, plt, save  # noqa: E402
 
 import posenc_ext  # noqa: E402
+from posenc_ext import plot  # noqa: E402
 
 FOLDER = ROOT / "docs" / "pictures"
 SOURCES = {"plain PyTorch": plain_positions, "posenc_ext": posenc_ext.nn}
@@ -62,7 +64,13 @@ def determinism():
     return figure
 
 
+def family(name: str):
+    with plt.rc_context({"axes.grid": False}):
+        return plot.draw(name)
+
+
 PICTURES = {"gradient-error": gradient_error, "determinism": determinism}
+PICTURES |= {name: partial(family, name) for name in plot.NAMES}
 
 
 def main(names: list[str]) -> None:
