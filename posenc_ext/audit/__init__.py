@@ -3,10 +3,12 @@
 ``python -m posenc_ext.audit timm/swin_tiny_patch4_window7_224`` audits a model by name, with random weights.
 """
 
+import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from .. import integrations
 from .._progress import progress
 from . import _biases
-from ._sinusoids import Finding, check_coordinates, check_frequencies, check_table, name_of
+from ._sinusoids import Finding, check_coordinates, check_frequencies, check_table
 
 __all__ = ["Audit", "Row", "audit"]
 
@@ -58,9 +60,9 @@ class Audit:
     """
 
     model: str
-    rows: list[Row] = field(default_factory=list)
-    checked: dict[str, int] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
+    rows: tuple[Row, ...]
+    checked: dict[str, int]
+    unknown: tuple[str, ...]
 
     def to_json(self) -> str:
         """The same as a JSON object with the keys model, rows, checked and unknown."""
@@ -68,7 +70,8 @@ class Audit:
 
     def __str__(self) -> str:
         counts = {severity: sum(row.severity == severity for row in self.rows) for severity in _SEVERITIES}
-        found = ", ".join(f"{count} {severity}" for severity, count in counts.items() if count)
+        plural = {"error": "errors", "warning": "warnings"}
+        found = ", ".join(f"{n} {plural.get(s, s) if n > 1 else s}" for s, n in counts.items() if n)
         checked = ", ".join(f"{count} {kind}" for kind, count in self.checked.items() if count)
         lines = [f"{self.model}: {found or 'nothing wrong'} (checked: {checked or 'no position encodings'})"]
         groups: dict[tuple, list[str]] = {}
@@ -84,15 +87,29 @@ class Audit:
         return "\n".join(lines)
 
 
-# Modules without a table, which compute sinusoids when called: a call whose result is checked like a table.
-_CALLS: dict[tuple[str, str], tuple[str, Callable[[nn.Module], Tensor]]] = {
-    ("diffusers", "Timesteps"): (
+# Modules without a table, which compute sinusoids when called: a call, its result and what to use instead.
+_CALLS = {
+    "diffusers.Timesteps": lambda module: (
         "forward(0, ..., 999)",
-        lambda module: type(module).forward(module, torch.arange(1000)),
+        type(module).forward(module, torch.arange(1000)),
+        "posenc_ext.nn.TimestepEmbedding",
     ),
 }
+_POSITION_NAME = re.compile(r"(^|[_.])(pe|pos|pos_\w+|position\w*|inv_freq|sinusoid\w*)$")
+_CHECKS = {
+    "sinusoidal tables": check_table,
+    "vectors of frequencies": check_frequencies,
+    "tables of coordinates": check_coordinates,
+}
 
-_POSITIONS = re.compile(r"(^|_)(pe|pos|pos_\w+|position\w*|inv_freq|sinusoid\w*)$")
+
+class _Audited:
+    """What :func:`audit` has found so far."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.checked: Counter[str] = Counter()
+        self.unknown: list[str] = []
 
 
 def _label(module: nn.Module) -> str:
@@ -100,90 +117,68 @@ def _label(module: nn.Module) -> str:
     return f"{library}.{type(module).__name__}" if library != "__main__" else type(module).__name__
 
 
-def _describe(name: str, tensor: Tensor) -> str:
-    return f"{name} {list(tensor.shape)} {name_of(tensor.dtype)}"
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
-    """The constant tensors of a module itself, and whether they are registered."""
-    frozen = {name: p for name, p in module.named_parameters(recurse=False) if not p.requires_grad}
-    for name, tensor in (dict(module.named_buffers(recurse=False)) | frozen).items():
-        yield name, tensor, True
-    for name, value in vars(module).items():
-        if isinstance(value, Tensor):
-            yield name, value, False
-
-
-def _check_positions(path: str, module: nn.Module, found: Audit) -> Iterator[tuple[str, Finding]]:
-    """Findings on sinusoidal tables, frequencies and coordinates."""
-    called, call = _CALLS.get(tuple(_label(module).split(".")), ("", None))
-    tensors = [*_tensors(module)] + ([(called, call(module), True)] if call else [])
-    for name, tensor, registered in tensors:
+def _check_positions(path: str, module: nn.Module, audited: _Audited) -> Iterator[tuple[str, Finding]]:
+    """Findings on the constant tensors of a module itself: sinusoidal tables, frequencies, coordinates."""
+    tensors = dict(module.named_buffers(recurse=False))
+    tensors |= {name: p for name, p in module.named_parameters(recurse=False) if not p.requires_grad}
+    attributes = {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+    for name, tensor in (tensors | attributes).items():
         place = f"{path}.{name}" if path else name
-        is_position = _POSITIONS.search(name if name != "weight" else path) is not None
+        is_position = _POSITION_NAME.search(place.removesuffix(".weight")) is not None
         if tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
             if is_position:
-                kind = "on the meta device" if tensor.is_meta else f"a {type(tensor).__name__}"
-                found.unknown.append(f"{place} is {kind}")
+                audited.unknown.append(f"{place}: a {tensor.device.type} {type(tensor).__name__}")
             continue
-        what = name if name == called else _describe(name, tensor)
-        try:
-            kinds = {
-                "sinusoidal tables": check_table(tensor),
-                "vectors of frequencies": check_frequencies(tensor),
-                "tables of coordinates": check_coordinates(tensor),
-            }
-        except LookupError as error:
-            found.unknown.append(f"{place} {error}")
-            continue
-        for kind, findings in kinds.items():
-            if findings is not None:
-                found.checked[kind] = found.checked.get(kind, 0) + 1
-                yield from ((what, finding) for finding in findings)
-                if not registered:
-                    yield what, _UNREGISTERED
-        if (
-            is_position
-            and tensor.is_floating_point()
-            and tensor.dim() > 1
-            and tensor.numel() > 16
-            and not tensor.any()
-        ):
+        what = _biases.describe(name, tensor)
+        if is_position and tensor.is_floating_point() and tensor.numel() > 16 and not tensor.any():
             yield (
                 what,
-                Finding("all zeros, and not trained: it was not filled", "error", "an initialized table"),
+                Finding("all zeros, and not trained: it was not filled", "error", "its initial values"),
             )
+            continue
+        for kind, check in _CHECKS.items():
+            try:
+                findings = check(tensor)
+            except LookupError as error:
+                audited.unknown.append(f"{place}: {error}")
+                break
+            if findings is not None:
+                audited.checked[kind] += 1
+                yield from ((what, finding) for finding in findings)
+                if name in attributes:
+                    yield what, _UNREGISTERED
+    if call := _CALLS.get(_label(module)):
+        what, result, fix = call(module)
+        audited.checked["computed sinusoids"] += 1
+        yield from ((what, finding._replace(fix=fix)) for finding in check_table(result) or ())
 
 
-def _check_biases(module: nn.Module, found: Audit) -> Iterator[tuple[str, Finding]]:
-    """Findings on bias tables, their gradients and their index buffers."""
-    tables, indices = [*_biases.tables(module)], [*_biases.indices(module)]
-    found.checked["indices"] = found.checked.get("indices", 0) + len(indices)
-    found.checked["bias tables"] = found.checked.get("bias tables", 0) + len(tables)
+def _check_biases(module: nn.Module, audited: _Audited) -> Iterator[tuple[str, Finding]]:
+    """Findings on the bias tables of a module itself, on their gradients and their index buffers."""
+    tables = list(_biases.tables(module))
+    indices = {name: index for name, index in _biases.indices(module) if not index.is_meta}
+    audited.checked["bias tables"] += len(tables)
+    audited.checked["indices"] += len(indices)
     fix = "posenc_ext.gather_bias"
-    for name, index in indices:
-        if not index.is_meta:
-            result = _biases.check_index(index, tables[0] if tables else None)
-            fix = result.fix
-            yield _describe(name, index), result
-    if not tables and type(module).__name__ not in _biases.ALIBI:
-        return
-    cut = _biases.cut(type(module))
+    for name, index in indices.items():
+        finding = _biases.check_index(index, tables[0] if tables else None)
+        fix = finding.fix
+        yield _biases.describe(name, index), finding
     for table in tables:
-        what = _describe(table.name, table.parameter)
-        if table.name.partition(".")[0] in cut:
-            reason = "read under torch.no_grad() or detached, so that it gets no gradient"
-            yield what, Finding(reason, "error", table.fix or fix)
+        fix = table.fix or fix
+        if table.name in _biases.cut(type(module)):
+            finding = "read under torch.no_grad() or detached, so that it gets no gradient"
+            yield table.what, Finding(finding, "error", fix)
         elif not table.parameter.requires_grad:
             if any(parameter.requires_grad for parameter in module.parameters()):
-                reason = "requires_grad=False, while other parameters of the module are trained"
-                yield what, Finding(reason, "warning", "requires_grad_()")
-        elif not table.parameter.is_meta:
-            result = _biases.check_gradient(table, indices[0][1] if indices else None, table.fix or fix)
-            if result:
-                yield what, result
-    if alibi := _biases.check_alibi(module):
-        yield "the bias of ALiBi", alibi
+                finding = "requires_grad=False, while other parameters of the module are trained"
+                yield table.what, Finding(finding, "warning", "requires_grad_()")
+        elif finding := _biases.check_gradient(table, next(iter(indices.values()), None), fix):
+            yield table.what, finding
+    if _label(module) in _biases.ALIBI:
+        audited.checked["ALiBi"] += 1
+        if finding := _biases.check_alibi(module):
+            yield "the bias of ALiBi", finding
 
 
 def _accelerated(model: nn.Module) -> Callable[[nn.Module], bool]:
@@ -227,21 +222,20 @@ def audit(model: nn.Module) -> Audit:
 
     >>> print(audit(nn.Linear(2, 2)))
     torch.Linear: nothing wrong (checked: no position encodings)
-    >>> table = torch.arange(64.0).view(64, 1) * 10000 ** (-torch.arange(0, 8, 2) / 8)
     >>> model = nn.Module()
-    >>> model.register_buffer("pe", torch.cat([table.sin(), table.cos()], 1).bfloat16())
-    >>> audit(model).rows[0].finding
-    'largest error 2.0e-03 (position 14), 0.5 ulp of bfloat16 (position 51): rounded to bfloat16'
+    >>> model.register_buffer("pe", torch.sin(torch.zeros(8, 64)))
+    >>> print(audit(model))
     """
-    found = Audit(_label(model))
+    audited = _Audited()
     is_known = _accelerated(model)
     with torch.no_grad():
         for path, module in progress(list(model.named_modules()), "audit"):
             if type(module).__module__.startswith("posenc_ext."):
                 continue
-            known = is_known(module)
-            for what, result in (*_check_positions(path, module, found), *_check_biases(module, found)):
-                fix = f"posenc_ext.accelerate(model), or {result.fix}" if known else result.fix
-                found.rows.append(Row(path, _label(module), what, result.finding, result.severity, fix))
-    found.rows.sort(key=lambda row: _SEVERITIES.index(row.severity))
-    return found
+            checks = (_check_positions(path, module, audited), _check_biases(module, audited))
+            for what, (finding, severity, fix) in itertools.chain(*checks):
+                if is_known(module):
+                    fix = f"posenc_ext.accelerate(model), or {fix}"
+                audited.rows.append(Row(path, _label(module), what, finding, severity, fix))
+    rows = sorted(audited.rows, key=lambda row: _SEVERITIES.index(row.severity))
+    return Audit(_label(model), tuple(rows), dict(audited.checked), tuple(audited.unknown))

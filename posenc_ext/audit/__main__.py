@@ -2,7 +2,9 @@
 
 import argparse
 import importlib
+import re
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -41,6 +43,9 @@ def build(name: str) -> nn.Module:
     except ImportError as error:
         raise ValueError(f"{library} cannot be imported: {error}") from None
     try:
+        if library in ("transformers", "diffusers"):  # defaults are often those of the largest model
+            with torch.device("meta"):
+                _check_memory(name, builders[library](module))
         return builders[library](module)
     except (AttributeError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{library} has no model {model} with default arguments: {error}") from None
@@ -53,6 +58,16 @@ def _transformers(lib, name: str) -> nn.Module:
     return (
         lib.AutoModel.from_config(cls()) if issubclass(cls, lib.PreTrainedConfig) else cls(cls.config_class())
     )
+
+
+def _check_memory(name: str, model: nn.Module) -> None:
+    needed = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    available = 1024 * int(re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())[1])
+    if needed > available / 2:
+        advice = "build a smaller one, and call posenc_ext.audit(model)"
+        raise ValueError(
+            f"{name} takes {needed / 1e9:.0f} GB, half of the memory is {available / 2e9:.0f}: {advice}"
+        )
 
 
 def main() -> int:

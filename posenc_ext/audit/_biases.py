@@ -3,6 +3,7 @@
 import ast
 import functools
 import inspect
+import math
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -26,49 +27,55 @@ _NOT_INDEXED = {
     ("transformers", "CpmAntSegmentPositionEmbedding"): "embedding",  # F.embedding of a parameter
 }
 # Models of transformers that compute ALiBi in half precision, if they are in half precision or always.
-ALIBI = ("BloomModel", "FalconModel")
-_KEEP = "a table in float32: no op of posenc_ext computes this bias"
+ALIBI = ("transformers.BloomModel", "transformers.FalconModel")
+_NO_OP = "torch.use_deterministic_algorithms(True), a table in float32: posenc_ext has no op for this bias"
 _MEASURED_TERMS = 1 << 20
 # From this many elements on, index_put_ on the CPU divides a float32 sum among threads.
 _GRAIN = 32768
 
 
 class Table(NamedTuple):
-    """A table of biases: its parameter, and the op that reads it ("index", "embedding" or "matmul")."""
+    """A table of biases that a module reads."""
 
-    name: str
+    name: str  # the attribute of the module
+    what: str
     parameter: nn.Parameter
-    read_by: str
+    read_by: str  # "index", "embedding" or "matmul"
     heads: int  # values that share an index
-    fix: str = ""  # what to use instead, where the index does not tell
+    rows: int  # 0: as many as the index has
+    fix: str = ""  # what to use instead; "": what the index says
+
+
+def describe(name: str, tensor: Tensor) -> str:
+    return f"{name} {list(tensor.shape)} {name_of(tensor.dtype)}"
 
 
 def tables(module: nn.Module) -> Iterator[Table]:
     """The bias tables of a module itself, known by their names and by the module's class."""
     library = type(module).__module__.partition(".")[0]
     read_by = _NOT_INDEXED.get((library, type(module).__name__), "index")
-    has_index = any(_INDEX_NAME.search(name) for name, _ in module.named_buffers(recurse=False))
-    for name, parameter in module.named_parameters(recurse=False):
-        if _TABLE_NAME.search(name) and parameter.dim() >= 2:
-            transposed = name == "attention_biases"  # LeViT and its relatives: [heads, offsets]
-            fix = _KEEP if "bias" not in name else ""
-            yield Table(name, parameter, read_by, parameter.shape[0 if transposed else -1], fix)
+    for name, table in module.named_parameters(recurse=False):
+        if _TABLE_NAME.search(name) and table.dim() >= 2:
+            heads = table.shape[0 if name == "attention_biases" else -1]  # LeViT's is [heads, offsets]
+            fix = "" if "bias" in name else _NO_OP
+            yield Table(name, describe(name, table), table, read_by, heads, table.numel() // heads, fix)
     for name, child in module.named_children():
         if _TABLE_NAME.search(name) and isinstance(child, nn.Embedding):
-            fix = (
-                "posenc_ext.nn.T5RelativePositionBias"
-                if "attention_bias" in name or "attn" in name
-                else _KEEP
-            )
-            yield Table(f"{name}.weight", child.weight, "embedding", child.embedding_dim, fix)
+            is_t5 = re.search("attention_bias|attn", name)
+            fix = "posenc_ext.nn.T5RelativePositionBias" if is_t5 else _NO_OP
+            what = describe(f"{name}.weight", child.weight)
+            yield Table(name, what, child.weight, "embedding", child.embedding_dim, child.num_embeddings, fix)
         elif re.fullmatch(r"rel\w*_bias", name) and isinstance(child, nn.Linear):  # LayoutLM
-            fix = "posenc_ext.gather_bias(weight.t(), buckets)"
-            yield Table(f"{name}.weight", child.weight, "index", child.out_features, fix)
-        elif re.search(r"mlp", name) and has_index:  # Swin v2: the gradient of the result is summed
-            last = [layer for layer in child.modules() if isinstance(layer, nn.Linear)]
-            if last:
+            what, fix = (
+                describe(f"{name}.weight", child.weight),
+                "posenc_ext.gather_bias(weight.t(), buckets)",
+            )
+            yield Table(name, what, child.weight, "index", child.out_features, child.in_features, fix)
+        elif "mlp" in name and any(True for _ in indices(module)):  # Swin v2: the result is indexed
+            for last in [layer for layer in child.modules() if isinstance(layer, nn.Linear)][-1:]:
+                what = f"result of {name}, {last.out_features} heads, {name_of(last.weight.dtype)}"
                 fix = "posenc_ext.nn.LogCoordinatePositionBias"
-                yield Table(f"{name} (its result)", last[-1].weight, "index", last[-1].out_features, fix)
+                yield Table(name, what, last.weight, "index", last.out_features, 0, fix)
 
 
 def indices(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -96,37 +103,32 @@ def _windows(cells: int, rows: int) -> list[tuple[list[int], int]]:
 
 
 def check_index(index: Tensor, table: Optional[Table]) -> Finding:
-    """What is known of an index of a bias table."""
+    """What there is to say of the index of a bias table."""
     flat = index.detach().to("cpu", torch.int64).flatten()
     size = f"{index.numel() * index.element_size():,} bytes"
-    side = int(flat.numel() ** 0.5 + 0.5)
-    rows = int(flat.max()) + 1
-    if table is not None and "mlp" not in table.name:
-        rows = table.parameter.numel() // table.heads
-    if int(flat.min()) < 0 or int(flat.max()) >= rows:
-        found = f"[{int(flat.min())}, {int(flat.max())}]"
-        return Finding(
-            f"indices must be in [0, {rows - 1}], found {found}: the buffer was not filled",
-            "error",
-            "posenc_ext.window_bias, which needs no index; or fill the buffer",
-        )
-    windows = _windows(side, rows) if side * side == flat.numel() else []
-    for window, prefix in windows:
-        right = window_index(window, window, prefix).flatten()
+    low, high = int(flat.min()), int(flat.max())
+    rows = table.rows if table is not None and table.rows else high + 1
+    if low < 0 or high >= rows:
+        finding = f"indices must be in [0, {rows - 1}], found [{low}, {high}]: the buffer was not filled"
+        return Finding(finding, "error", "posenc_ext.window_bias, which needs no index, or fill the buffer")
+    side = math.isqrt(flat.numel())
+    for window, prefix in _windows(side, rows) if side**2 == flat.numel() else []:
         call = f"posenc_ext.window_bias(table, {window}{', prefix_tokens=1' if prefix else ''})"
         call = table.fix if table is not None and table.fix else call
-        if torch.equal(flat, right):
-            return Finding(f"{size} for an index that depends on the window {window} only", "info", call)
-        if len(window) == 2 and not prefix and window[0] != window[1]:
-            height, width = window
-            dy = torch.arange(height).view(-1, 1, 1, 1) - torch.arange(height).view(1, 1, -1, 1) + height - 1
-            dx = torch.arange(width).view(1, -1, 1, 1) - torch.arange(width).view(1, 1, 1, -1) + width - 1
-            if torch.equal(flat, (dy * (2 * height - 1) + dx).flatten()):
-                shared = f"{len(flat.unique())} of {rows} rows are used, so that offsets share a bias"
-                return Finding(
-                    f"row stride {2 * height - 1} instead of {2 * width - 1}: {shared}", "error", call
+        if torch.equal(flat, window_index(window, window, prefix).flatten()):
+            return Finding(f"{size} for an index that the window {window} determines", "info", call)
+        if len(window) == 2 and not prefix:
+            axes = [window_index([s], [s]) for s in window]
+            wrong = axes[0][:, None, :, None] * (2 * window[0] - 1) + axes[1][None, :, None, :]
+            if torch.equal(flat, wrong.flatten()):
+                finding = (
+                    f"offsets share rows: row stride {2 * window[0] - 1} instead of {2 * window[1] - 1}, "
                 )
-    return Finding(f"{size}", "info", "posenc_ext.gather_bias(table, index), or none: the index is needed")
+                finding += f"{len(flat.unique())} of {rows} rows are used"
+                return Finding(finding, "error", call)
+    return Finding(
+        f"{size} for an index of no known window", "info", "posenc_ext.gather_bias with this index"
+    )
 
 
 @functools.cache
@@ -183,33 +185,34 @@ def _gradient_error(read_by: str, rows: int, heads: int, count: int, dtype: torc
 
 def check_gradient(table: Table, index: Optional[Tensor], fix: str) -> Optional[Finding]:
     """What is wrong with the gradient that torch computes for a table, or None."""
+    dtype = table.parameter.dtype
     if table.read_by == "matmul":
         return None
-    dtype = table.parameter.dtype
-    # Without an index buffer the number of pairs depends on the batch: 512 queries and keys stand for it.
+    # Without an index buffer, the number of pairs depends on the batch: 512 queries and keys stand for it.
     count = index.numel() if index is not None else 512 * 512
     if dtype in HALF:
-        rows = int(index.max()) + 1 if index is not None else table.parameter.numel() // table.heads
-        error = _gradient_error(table.read_by, max(rows, 1), table.heads, min(count, _MEASURED_TERMS), dtype)
+        rows = table.rows or int(index.max()) + 1
+        error = _gradient_error(table.read_by, rows, table.heads, min(count, _MEASURED_TERMS), dtype)
         finding = f"the gradient is summed in {name_of(dtype)}: relative error {error:.1e} on the CPU"
         finding += f" for {count:,} random terms per head"
         return Finding(finding, "error" if error > 0.05 else "warning", fix)
     # On CUDA, index_put_ sorts the terms.
-    on_cpu = table.parameter.device.type == "cpu"
-    if on_cpu and table.read_by == "index" and dtype == torch.float32 and count * table.heads >= _GRAIN:
-        finding = f"the gradient is summed in no fixed order: {count * table.heads:,} terms"
-        return Finding(f"{finding}, added atomically by the threads of the CPU", "warning", fix)
+    if table.read_by == "index" and dtype == torch.float32 and table.parameter.device.type == "cpu":
+        terms = f": {count * table.heads:,} terms" if index is not None else ""
+        if count * table.heads >= _GRAIN:
+            finding = (
+                f"the gradient is summed in no fixed order{terms}, added atomically by the CPU's threads"
+            )
+            return Finding(finding, "warning", fix)
     return None
 
 
 def check_alibi(module: nn.Module) -> Optional[Finding]:
     """What is wrong with ALiBi where transformers computes it in half precision, or None."""
-    library, name = type(module).__module__.partition(".")[0], type(module).__name__
-    if library != "transformers" or name not in ALIBI:
+    is_falcon = type(module).__name__ == "FalconModel"
+    if is_falcon and not module.use_alibi:
         return None
-    if name == "FalconModel" and not module.use_alibi:
-        return None
-    dtype = torch.bfloat16 if name == "FalconModel" else next(module.parameters()).dtype
+    dtype = torch.bfloat16 if is_falcon else next(module.parameters()).dtype
     if dtype not in HALF:
         return None
     exact = alibi_slopes(module.num_heads, dtype=torch.float64)[:, None] * torch.arange(2048)

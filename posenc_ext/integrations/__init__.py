@@ -1,13 +1,14 @@
 """Replaces the position code of models of other libraries by that of posenc_ext, in place, and back.
 
-A module is replaced by assigning to its ``__class__`` a subclass that overrides one or two methods. Parameters,
-buffers, hooks, names and ``state_dict`` keys are not touched, and no state is added: :func:`restore` assigns
-the original class again. The subclasses of a library are in the file of its name in this folder, which is
-imported only if the model has a module of that library.
+To replace a module, a subclass that overrides one or two methods is assigned to its ``__class__``.
+Parameters, buffers, hooks, names and ``state_dict`` keys are not touched, and no state is added:
+:func:`restore` assigns the original class again. The subclasses of a library are in the file of its name in
+this folder, which is imported only if the model has a module of that library.
 
-To add a class: define a subclass of the same name at the top level of that file (pickle finds it there),
-without ``__init__``, decorated with :func:`replaces`, and scriptable if the original is; or name it in
-:func:`keeps` with the reason why it is not replaced.
+To add a class: define a subclass at the top level of that file (where pickle finds it; its name must be
+unique there, but is shown as that of the original), without ``__init__``, decorated with :func:`replaces`,
+and scriptable if the original is; or name it in :func:`keeps` with the reason why it is not replaced. Leave
+fingerprints empty at first: the report gives those that it finds.
 """
 
 import functools
@@ -42,8 +43,9 @@ class Report:
     """What :func:`accelerate` did: ``print`` shows a table with a line per module, and the counts.
 
     Attributes:
-        rows: name, class_name ("torchvision.ShiftedWindowAttention"), replaced_by and skipped_because of every
-            module whose class is known or derived from a known class, in the order of ``named_modules()``.
+        rows: name, class_name ("torchvision.ShiftedWindowAttention"), replaced_by and skipped_because of
+            every module whose class is known or derived from a known class, in the order of
+            ``named_modules()``.
         replaced, skipped: those of the rows that were, or were not, replaced.
     """
 
@@ -102,6 +104,7 @@ def replaces(
     """
 
     def register(ours: Class) -> Class:
+        ours.__name__ = original.__name__  # what repr(model) shows; pickle uses __qualname__
         _replacements[original] = _Replacement(ours, uses, version, sources, unless)
         _originals[ours] = original
         return ours
@@ -230,8 +233,8 @@ def restore(model: nn.Module) -> None:
     """Undoes :func:`accelerate`: gives every replaced module its original class again, in place.
 
     Raises:
-        ValueError: a replaced module has been wrapped in another class since, as by ``fully_shard``. The model
-            is then unchanged.
+        ValueError: a replaced module has been wrapped in another class since, as by ``fully_shard``. The
+            model is then unchanged.
 
     >>> restore(nn.Linear(2, 2))
     """
