@@ -21,7 +21,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 nitpicky = True
 # Without a network, there is no documentation of other projects.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|nn|collections|typing)\..*|Tensor|optional|Optional|Sequence|dtype")
+    ("py:.*", r"(torch|nn|collections|typing)\..*|Tensor|Figure|optional|Optional|Sequence|dtype")
 ]
 
 myst_enable_extensions = ["dollarmath", "deflist"]

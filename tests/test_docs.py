@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -183,3 +184,11 @@ def test_cpp_program_of_the_pages(tmp_path, monkeypatch):
     command += ["-Wl,--allow-shlib-undefined"]  # libraries of CUDA are elsewhere
     subprocess.run([*command, "-lposenc_ext", "-ltorch", "-ltorch_cpu", "-lc10"], check=True)
     assert subprocess.check_output(["./app"], text=True) == f"{posenc_ext.__version__}\n"
+
+
+def test_every_public_name_is_in_the_reference():
+    """Except for modules and __version__."""
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    documented = set(re.findall(r"^\.\. auto(?:function|class):: (?:\w+\.)*(\w+)$", pages, re.MULTILINE))
+    modules = {name for name in posenc_ext.__all__ if isinstance(getattr(posenc_ext, name), ModuleType)}
+    assert {*posenc_ext.__all__, *posenc_ext.nn.__all__} - modules - {"__version__"} <= documented
