@@ -64,12 +64,45 @@ def determinism():
     return figure
 
 
+def heat_maps(titles: list[str], matrices: list[torch.Tensor], x: str, y: str):
+    with plt.rc_context({"axes.grid": False}):
+        figure, axes = plt.subplots(1, len(matrices), figsize=(8, 3), layout="constrained")
+        for ax, title, matrix in zip(axes, titles, matrices):
+            ax.imshow(matrix, cmap="PuOr")
+            ax.set(title=title, xlabel=x, ylabel=y)
+            ax.locator_params(integer=True)
+    return figure
+
+
+def resampled():
+    """A channel of a position embedding, resampled to two other grids."""
+    embedding = posenc_ext.sinusoidal_grid([14, 14], 64)[None]
+    grids = [[14, 14], [16, 24], [7, 7]]
+    resample = partial(posenc_ext.resample_position_embedding, embedding, prefix_tokens=0)
+    channels = [resample(grid).view(*grid, -1)[..., [3, 35]].prod(-1) for grid in grids]
+    return heat_maps([f"{height} x {width}" for height, width in grids], channels, "column", "row")
+
+
+def any_index():
+    """Words on the lines of a page: an index by the distance of their left edges, and the bias of a table."""
+    torch.manual_seed(0)
+    left = torch.rand(6, 8).sort(1).values.flatten()
+    index = ((left[None] - left[:, None]) * 8).round().long() + 8
+    bias = posenc_ext.gather_bias(torch.randn(17, 1), index)[0]
+    return heat_maps(["index, from the data", "bias of a random table"], [index, bias], "key", "query")
+
+
 def family(name: str):
     with plt.rc_context({"axes.grid": False}):
         return plot.draw(name)
 
 
-PICTURES = {"gradient-error": gradient_error, "determinism": determinism}
+PICTURES = {
+    "gradient-error": gradient_error,
+    "determinism": determinism,
+    "resampled": resampled,
+    "any-index": any_index,
+}
 PICTURES |= {name: partial(family, name) for name in plot.NAMES}
 
 
