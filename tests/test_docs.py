@@ -25,7 +25,8 @@ FOREIGN = (
     *("at::parallel_for", "at::randint", "at::vec", "autograd::Function", "torch::autograd::Function"),
     *("torch::autograd::Node", "DispatchStub", "HWY_DYNAMIC_DISPATCH", "MulAdd", "STABLE_TORCH_LIBRARY"),
     *("THP_MEM_ALLOC_ENABLE", "CUDA_LAUNCH_BLOCKING", "TORCH_LOGS", "perf", "k_sin.c", "k_cos.c", "fl32(x)"),
-    *("__builtin_convertvector", "_x_backward", "_A_backward", "POSENC_", "Unreleased", "score_mod"),
+    *("__builtin_convertvector", "_x_backward", "_A_backward", "POSENC_", "Unreleased"),
+    *("score_mod", "scatter_mode", "_validate_device"),
 )
 
 
@@ -121,10 +122,10 @@ def blocks(page: Path) -> list[Block]:
 def unexplained(page: Path) -> list[str]:
     """The blocks of which nobody knows whether they work."""
     found = []
-    for line, comment, language, code in blocks(page):
+    for line, comment, language, _ in blocks(page):
         if language == "text":
             continue  # output and formulas
-        if language == "python" and ">>> " in code and re.fullmatch(r"(needs: [\w, ]+)?", comment):
+        if language == "python" and re.fullmatch(r"(needs: [\w, ]+)?", comment):
             continue  # test_examples_of_the_pages runs it
         tests = re.findall(PATH, comment) if comment.startswith("tested: ") else []
         if not ((tests and all(map(is_file, tests))) or re.match(r"not run: \w", comment)):
@@ -141,11 +142,11 @@ def test_a_block_that_is_not_run_is_found(tmp_path):
     page.write_text(
         "```text\n1\n```\n```python\n>>> 1\n1\n```\n<!-- needs: timm -->\n```python\n>>> 1\n```\n"
         "<!-- tested: tests/test_docs.py -->\n```cpp\n```\n<!-- not run: no network -->\n```sh\n```\n"
-        "<!-- tested: tests/no_such.py -->\n```sh\n```\n```python\nprint()\n```\n```\n1\n```\n"
+        "<!-- tested: tests/no_such.py -->\n```sh\n```\n<!-- needed -->\n```python\n```\n```\n1\n```\n"
     )
     assert unexplained(page) == [
-        "line 19: sh tests/no_such.py".replace("sh ", "sh tested: "),
-        "line 21: python ",
+        "line 19: sh tested: tests/no_such.py",
+        "line 22: python needed",
         "line 24: no language ",
     ]
 
@@ -154,11 +155,17 @@ def run_examples(page: Path) -> doctest.TestResults:
     """In the order of the page, with the names of the blocks before."""
     runner, names = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), {}
     for line, comment, language, code in blocks(page):
-        needed = re.findall(r"\w+", comment.removeprefix("needs:")) if comment.startswith("needs:") else []
-        if language == "python" and all(map(importlib.util.find_spec, needed)):
-            example = doctest.DocTestParser().get_doctest(code, names, page.name, str(page), line - 1)
-            runner.run(example, clear_globs=False)
-            names |= example.globs
+        kind, _, needed = comment.partition(":")
+        if language != "python" or kind in ("tested", "not run"):
+            continue
+        if not all(map(importlib.util.find_spec, re.findall(r"\w+", needed))):
+            continue
+        if ">>> " not in code:
+            exec(compile(code, f"{page} from line {line}", "exec"), names)
+            continue
+        example = doctest.DocTestParser().get_doctest(code, names, page.name, str(page), line - 1)
+        runner.run(example, clear_globs=False)
+        names |= example.globs
     return runner.summarize(verbose=False)
 
 
