@@ -92,6 +92,8 @@ def _grid_layouts(table: Tensor, tolerance: float) -> Iterator[Layout]:
         if length % rows or dim % 4:
             continue
         columns = length // rows
+        if not 1 / 8 <= rows / columns <= 8:
+            continue
         for order in ("mae", "timm", "timm_interleaved"):
             options = {"order": order}
             if order == "mae":  # diffusers scales positions to the grid of the training resolution
@@ -118,8 +120,8 @@ def _grid_layouts(table: Tensor, tolerance: float) -> Iterator[Layout]:
 
 def _looks_sinusoidal(table: Tensor) -> bool:
     """Whether rows are made of pairs with sin**2 + cos**2 = 1, in whatever order."""
-    rows = table[table.any(1)][:_FIRST]
-    if len(rows) < 3 or rows.abs().max() > 1.01:
+    rows = table[table.any(1)]
+    if len(rows) < 3 or len(table) - len(rows) > 1 or rows.abs().max() > 1.01:  # one row may be padding
         return False
     dim = table.shape[1]
     return bool(((rows.square().sum(1) - dim / 2).abs() <= 0.02 * dim + 0.5 * (dim % 2)).all())
@@ -130,7 +132,7 @@ def _fit(table: Tensor, skipped: int, dtype: torch.dtype) -> Optional[Layout]:
 
     def difference(layout: Layout, count: int) -> tuple[float, float]:
         count = min(count, len(table))
-        off = (table[:count] - layout.rows(count)).abs()[there[:count]]
+        off = (table[:count] - layout.rows(count)).abs()[there[:count]].nan_to_num(1)
         return off.mean().item(), off.max().item()
 
     tolerance = max(4 * torch.finfo(dtype).eps, 1e-4)
@@ -152,14 +154,11 @@ def _cause(table: Tensor, off: Tensor, in_ulp: float, dtype: torch.dtype) -> str
     half = dtype if dtype in HALF else held
     angles = 2.0**-23 * (2 + torch.arange(len(table), dtype=torch.float64)[:, None])
     if half is None:
-        return (
-            "computed with float32 angles, so that the error grows with the position"
-            if ((off <= 4 * angles).all())
-            else "of unknown cause"
-        )
-    how = f"rounded to {name_of(half)}" + (
-        "" if half == dtype else f" and converted back to {name_of(dtype)}"
-    )
+        if (off <= 4 * angles).all():
+            return "computed with float32 angles, so that the error grows with the position"
+        return "of unknown cause"
+    how = f"rounded to {name_of(half)}"
+    how += "" if half == dtype else f" and converted back to {name_of(dtype)}"
     if in_ulp <= 1:
         return how
     if (off <= torch.finfo(half).eps / 4 + 4 * angles).all():
@@ -183,7 +182,7 @@ def check_table(tensor: Tensor) -> Optional[list[Finding]]:
         return None
     skipped = int(there.nonzero()[0])
     table = table[skipped:]
-    if not _looks_sinusoidal(table[: 2 * _FIRST].to("cpu", torch.float64)):
+    if not _looks_sinusoidal(table[:_FIRST].to("cpu", torch.float64)):
         return None
     table = table.to("cpu", torch.float64)
     layout = _fit(table, skipped, tensor.dtype)
@@ -201,11 +200,9 @@ def check_table(tensor: Tensor) -> Optional[list[Finding]]:
         return []
     worst, worst_ulp = (layout.place(int(x.amax(1).argmax())) for x in (off, ulps))
     cause = _cause(table, off, in_ulp, tensor.dtype)
-    finding = (
-        f"largest error {largest:.1e} ({worst}), {in_ulp:.3g} ulp of {name_of(tensor.dtype)} ({worst_ulp})"
-    )
+    finding = f"largest error {largest:.1e} ({worst}), {in_ulp:.3g} ulp of {name_of(tensor.dtype)}"
     severity = "error" if largest > 1e-2 else "warning" if largest > 1e-5 and in_ulp > 1 else "info"
-    return [Finding(f"{finding}: {cause}", severity, f"posenc_ext.{layout.call}")]
+    return [Finding(f"{finding} ({worst_ulp}): {cause}", severity, f"posenc_ext.{layout.call}")]
 
 
 def check_frequencies(tensor: Tensor) -> Optional[list[Finding]]:
