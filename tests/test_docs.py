@@ -153,7 +153,7 @@ def test_a_block_that_is_not_run_is_found(tmp_path):
 
 def run_examples(page: Path) -> doctest.TestResults:
     """In the order of the page, with the names of the blocks before."""
-    runner, names = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), {}
+    runner, names = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), {"__name__": "__main__"}
     for line, comment, language, code in blocks(page):
         kind, _, needed = comment.partition(":")
         if language != "python" or kind in ("tested", "not run"):
