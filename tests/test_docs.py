@@ -26,7 +26,7 @@ FOREIGN = (
     *("torch::autograd::Node", "DispatchStub", "HWY_DYNAMIC_DISPATCH", "MulAdd", "STABLE_TORCH_LIBRARY"),
     *("THP_MEM_ALLOC_ENABLE", "CUDA_LAUNCH_BLOCKING", "TORCH_LOGS", "perf", "k_sin.c", "k_cos.c", "fl32(x)"),
     *("__builtin_convertvector", "_x_backward", "_A_backward", "POSENC_", "Unreleased"),
-    *("score_mod", "scatter_mode", "_validate_device"),
+    *("score_mod", "scatter_mode", "_validate_device", "attn_implementation"),
 )
 
 
