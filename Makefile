@@ -16,6 +16,7 @@ BIN := $(VENV)/bin
 ENVIRONMENT := $(VENV)/.posenc-environment
 BUILD := $(VENV)/.posenc-build
 PLOTS := $(VENV)/.posenc-plots
+DOCS := .venv-docs/.posenc-environment
 BUILD_INPUTS := $(shell find csrc cmake -type f) setup.py pyproject.toml version.txt
 CXX_FILES = $(shell find bench csrc examples tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
@@ -29,7 +30,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # The cache of torch.compile is in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
 
-.PHONY: demo test bench bench-attention build versions lint format wheel wheels clean cuda-check gpu-test gpu-bench gpu-day clang-check aarch64-check
+.PHONY: demo test bench bench-attention docs build versions lint format wheel wheels clean cuda-check gpu-test gpu-bench gpu-day clang-check aarch64-check
 
 demo: $(BUILD)
 	$(BIN)/python examples/train_digits.py $(ARGS)
@@ -43,6 +44,13 @@ bench: $(BUILD) $(PLOTS)
 # The same for softmax with a bias and for attention.
 bench-attention: $(BUILD)
 	$(BIN)/python bench/attention.py $(ARGS)
+
+# The site, in build/docs; a warning or a broken link is an error. Its API pages come from the built library.
+docs: $(BUILD) $(DOCS)
+	rm -rf build/docs
+	PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  .venv-docs/bin/python -m sphinx -W --keep-going -q -b html -d build/doctrees -c docs . build/docs
+	@echo "build/docs/index.html"
 
 build: $(BUILD)
 
@@ -114,6 +122,11 @@ $(BUILD): $(ENVIRONMENT) $(BUILD_INPUTS)
 
 $(PLOTS): requirements/bench.txt $(ENVIRONMENT)
 	$(BIN)/python -m pip install --quiet -r requirements/bench.txt
+	@touch $@
+
+$(DOCS): requirements/docs.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet -r $<
 	@touch $@
 
 $(ENVIRONMENT): requirements/tools.txt $(REQUIREMENTS)

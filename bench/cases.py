@@ -1,4 +1,4 @@
-"""The work that bench/run.py times: the rows of README's table, and a few that the benchmark alone has."""
+"""The work that bench/run.py times: the rows of docs/performance.md, and a few more."""
 
 import math
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Case:
     tolerance: float = 0.0  # of a difference from eager, relative to the largest value
     dropout_p: float = 0.0
     dtype: torch.dtype = torch.float32
-    in_readme: bool = True
+    in_table: bool = True
     own_leaves: int = 0  # so many of the last arguments differ from contender to contender: not compared
 
     @property
@@ -298,15 +298,15 @@ def everything() -> list[Case]:
         found.append(Case(title, "forward", make, "fill"))
         if "decode" not in title:
             shown = not title.startswith("ALiBi")
-            found.append(Case(title, "backward", make, "read", tolerance=2e-3, in_readme=shown))
+            found.append(Case(title, "backward", make, "read", tolerance=2e-3, in_table=shown))
     small = partial(add, 128, 8, 512, 0.0)
     found.append(
-        Case("add 128x8x512 length first, p=0", "forward", small, "copy", tolerance=2e-5, in_readme=False)
+        Case("add 128x8x512 length first, p=0", "forward", small, "copy", tolerance=2e-5, in_table=False)
     )
     for dtype in (torch.bfloat16, torch.float16):
-        other = {"direction": "forward", "tolerance": 2**-6, "dtype": dtype, "in_readme": False}
+        other = {"direction": "forward", "tolerance": 2**-6, "dtype": dtype, "in_table": False}
         found.append(Case(**plain, **other))
         found.append(Case("ViT add, B=64, 196x768", make=partial(vit, 64, False), limit="copy", **other))
     for direction in ("forward", "both"):
-        found.append(Case("call of 64 elements", direction, call, None, tolerance=1e-6, in_readme=False))
+        found.append(Case("call of 64 elements", direction, call, None, tolerance=1e-6, in_table=False))
     return found

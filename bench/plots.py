@@ -1,4 +1,4 @@
-"""The two pictures of README.md: ratios of a run, and errors of sinusoids against position."""
+"""The two pictures of docs/performance.md: ratios of a run, and errors of sinusoids against position."""
 
 from pathlib import Path
 
@@ -26,7 +26,8 @@ COLORS = {"eager": "tab:red", "best eager": "tab:orange", "torch.compile": "tab:
 
 
 def save(figure, path: Path) -> None:
-    figure.tight_layout()
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     lines = (line.rstrip() for line in path.read_text().splitlines())  # matplotlib leaves trailing blanks
@@ -35,7 +36,7 @@ def save(figure, path: Path) -> None:
 
 def ratios(results: list[Result], path: Path) -> None:
     """How many times faster posenc_ext is, on all threads."""
-    shown = [r for r in report.in_readme(results) if r["threads"] == max(r["threads"] for r in results)]
+    shown = [r for r in report.in_table(results) if r["threads"] == max(r["threads"] for r in results)]
     names = [name for name in COLORS if name in shown[0]["seconds"]]
     figure, ax = plt.subplots(figsize=(8, 0.3 * len(shown) + 1))
     height = 0.8 / len(names)

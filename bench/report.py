@@ -11,8 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tools"))
 import markdown_block  # noqa: E402
 
+PAGE = ROOT / "docs" / "performance.md"
 SUMMARY = ROOT / "bench" / "results" / "summary.json"
-COMMAND = "make bench"  # of README's block
+COMMAND = "make bench"  # of the block in docs/performance.md
 
 # The name of a case, a number of threads, and the median seconds of each contender.
 Result = dict
@@ -44,8 +45,8 @@ def row(result: Result) -> str:
     return result["case"].removesuffix(", float32")
 
 
-def in_readme(results: list[Result]) -> list[Result]:
-    rows = {case.name for case in everything() if case.in_readme}
+def in_table(results: list[Result]) -> list[Result]:
+    rows = {case.name for case in everything() if case.in_table}
     return [result for result in results if result["case"] in rows]
 
 
@@ -96,14 +97,14 @@ def markdown(results: list[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def readme_block(record: dict) -> str:
-    """What --write puts into README.md."""
+def page_block(record: dict) -> str:
+    """What --write puts into docs/performance.md."""
     results = record["results"]
     calls = [r["seconds"] for r in results if r["case"].startswith("call") and r["threads"] == 1]
     once, both = (f"{duration(c['posenc_ext'])} (`torch.add`: {duration(c['eager'])})" for c in calls)
-    pictures = "![ratios](bench/results/ratios.svg)\n\n![errors](bench/results/errors.svg)\n"
+    pictures = "![ratios](../bench/results/ratios.svg)\n\n![errors](../bench/results/errors.svg)\n"
     return (
-        f"float32, one thread / all threads. {record['setting']}.\n\n{markdown(in_readme(results))}\n"
+        f"float32, one thread / all threads. {record['setting']}.\n\n{markdown(in_table(results))}\n"
         f"A call of 64 elements takes {once} on one thread, with its gradient {both}.\n\n{pictures}"
     )
 
@@ -115,9 +116,9 @@ def save(path: Path, record: dict) -> None:
     path.write_text(f'{{"setting": {json.dumps(record["setting"])},\n "results": [\n  {results}]}}\n')
 
 
-def write(record: dict, readme: Path = ROOT / "README.md", summary: Path = SUMMARY) -> None:
+def write(record: dict, page: Path = PAGE, summary: Path = SUMMARY) -> None:
     import plots
 
     save(summary, record)
     plots.draw(record["results"], summary.parent)
-    markdown_block.write(readme, COMMAND, readme_block(record))
+    markdown_block.write(page, COMMAND, page_block(record))

@@ -175,7 +175,9 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--against", type=Path, metavar="PATH", help="time another checkout, built in place")
     parser.add_argument("--check", action="store_true", help="exit 1 where a bound is broken, twice")
     parser.add_argument("--json", type=Path, metavar="FILE", help="results, saved after each case")
-    parser.add_argument("--write", action="store_true", help="renew README.md and results, or ATTENTION.md")
+    parser.add_argument(
+        "--write", action="store_true", help="renew docs/performance.md and results, or ATTENTION.md"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

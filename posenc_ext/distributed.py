@@ -14,8 +14,8 @@ sinusoidal             every dimension of the positions
 add_sinusoidal         batch; sequence (each rank starts at the position of its shard)
 add_position_embedding batch; sequence (without prefix tokens); channels
 .positions             add_position_embedding: every dimension of x; add_sinusoidal: the first
-*_bias_softmax         heads (scores ``Shard(-3)``, and those of the table); batch
-*_attention            as softmax; where a gradient is needed, products are those of torch
+``*_bias_softmax``     heads (scores ``Shard(-3)``, and those of the table); batch
+``*_attention``        as softmax; where a gradient is needed, products are those of torch
 ====================== ======================================================================================
 
 The gradient of a tensor that is shared by the shards of a batch is ``Partial()``, as in torch's own ops. In

@@ -138,7 +138,7 @@ def sinusoidal(
             default dtype.
 
     Returns:
-        [*positions.shape, dim], contiguous, rounded as in :func:`sinusoidal_table`.
+        ``[*positions.shape, dim]``, contiguous, rounded as in :func:`sinusoidal_table`.
 
     Raises:
         RuntimeError: positions are bool or complex, the magnitude of an int64 or uint64 position is 2**53 or
@@ -549,7 +549,7 @@ def alibi_bias(slopes: Tensor, q_len: int, k_len: int, q_offset: int = 0, causal
         causal: sets the bias to 0 for keys after the query, which the attention mask removes.
 
     Returns:
-        [heads, q_len, k_len], contiguous: the product, rounded once to the dtype of slopes.
+        [heads, q_len, k_len], contiguous. Each product is rounded once to the dtype of slopes.
 
     Raises:
         RuntimeError: slopes does not have 1 dimension, or its dtype is not supported; a length is negative;

@@ -156,30 +156,30 @@ def test_another_checkout_is_timed_by_a_child(tmp_path):
         run.Child(tmp_path)
 
 
-def test_readme_has_the_block_of_the_summary():
+def test_page_has_the_block_of_the_summary():
     record = json.loads(report.SUMMARY.read_text())
-    head, block, _ = report.markdown_block.parts(report.ROOT / "README.md", report.COMMAND)
-    assert "## Performance" in head
-    assert block == report.readme_block(record)
-    assert block.count("\n| ") == 1 + sum(case.in_readme for case in cases.everything())
+    head, block, _ = report.markdown_block.parts(report.PAGE, report.COMMAND)
+    assert head.startswith("# Performance")
+    assert block == report.page_block(record)
+    assert block.count("\n| ") == 1 + sum(case.in_table for case in cases.everything())
 
 
-def test_a_run_writes_the_files_that_readme_shows(tmp_path):
-    """In its regime, in a process of its own; only README's block changes."""
+def test_a_run_writes_the_files_that_the_page_shows(tmp_path):
+    """In its regime, in a process of its own; only the block of the page changes."""
     pytest.importorskip("matplotlib", reason="the plots need matplotlib (requirements/bench.txt)")
     output = tmp_path / "run.json"
     command = [sys.executable, BENCH / "run.py", "--only", "^(call|window 7x7)", "--seconds", "0"]
     subprocess.run([*command, "--threads", "1", "--json", output], check=True, capture_output=True)
     record = json.loads(output.read_text())
     assert "regime R" in record["setting"]
-    readme = tmp_path / "README.md"
-    readme.write_text(f"head\n<!-- begin: {report.COMMAND} -->\nold\n<!-- end -->\ntail\n")
-    report.write(record, readme, tmp_path / "summary.json")
-    text = readme.read_text()
+    page = tmp_path / "performance.md"
+    page.write_text(f"head\n<!-- begin: {report.COMMAND} -->\nold\n<!-- end -->\ntail\n")
+    report.write(record, page, tmp_path / "summary.json")
+    text = page.read_text()
     assert text.startswith("head\n")
     assert text.endswith("tail\n")
     assert "| window 7x7, 12 heads, backward |" in text
     assert json.loads((tmp_path / "summary.json").read_text()) == record
     for picture in ("ratios.svg", "errors.svg"):
-        assert f"(bench/results/{picture})" in text
+        assert f"(../bench/results/{picture})" in text
         assert "<svg" in (tmp_path / picture).read_text()

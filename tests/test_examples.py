@@ -1,6 +1,5 @@
 """The digits example: a short run of the whole of it, and its verdict."""
 
-import doctest
 import importlib
 import os
 import subprocess
@@ -154,14 +153,6 @@ def test_tensor_parallel_example(capsys):
     alone, together, verdict = printed("tensor_parallel_t5", capsys)
     assert len(alone.split()) == len(together.split()) - 2
     assert verdict.endswith("at most 1e-5: True")
-
-
-def test_readme_examples(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # they save a file
-    readme = str(EXAMPLES.parent / "README.md")
-    result = doctest.testfile(readme, module_relative=False)
-    assert result.attempted > 8
-    assert result.failed == 0
 
 
 def test_clock_attributes_time_to_position_modules(example):

@@ -69,9 +69,9 @@ def test_kernels_are_registered(key):
     assert [op.name for op in OPS if not has_kernel(op, key)] == []
 
 
-def test_readme_table_is_the_generated_one():
+def test_table_of_the_page_is_the_generated_one():
     """After a change: python tools/op_table.py --write"""
-    assert markdown_block.parts(op_table.README, op_table.COMMAND)[1] == op_table.markdown()
+    assert markdown_block.parts(op_table.PAGE, op_table.COMMAND)[1] == op_table.markdown()
 
 
 def test_schemes_are_the_same_everywhere():

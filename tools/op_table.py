@@ -1,4 +1,4 @@
-"""The README's table of what is tested for each op: python tools/op_table.py [--write]
+"""The table in docs/ops.md of what is tested for each op: python tools/op_table.py [--write]
 
 A mark stands for a test of that op: the column's test walks the table of ops.
 """
@@ -13,7 +13,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from op_db import OPS
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "ops.md"
 COMMAND = "python tools/op_table.py --write"
 
 # column: the test that proves a mark
@@ -65,6 +65,6 @@ def markdown() -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
-        markdown_block.write(README, COMMAND, markdown())
+        markdown_block.write(PAGE, COMMAND, markdown())
     else:
         print(markdown())

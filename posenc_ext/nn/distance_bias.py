@@ -103,6 +103,7 @@ class T5RelativePositionBias(CallsChildren):
     def diagonals(
         self, q_len: int, k_len: int, q_offset: int = 0, device: torch.device | None = None
     ) -> Tensor:
+        """The bias of each key - query, [num_heads, q_len + k_len - 1]; see the class."""
         if torch.jit.is_scripting():  # TorchScript cannot compile a call of self
             return self._diagonals(q_len, k_len, q_offset, device)
         else:

@@ -321,7 +321,7 @@ class TimestepEmbedding(nn.Module):
 
     Shapes and dtypes:
         timesteps: any shape, integer or floating; used exactly, even float64 (diffusers rounds to float32).
-        Result: [*timesteps.shape, num_channels], correctly rounded to dtype.
+        Result: ``[*timesteps.shape, num_channels]``, correctly rounded to dtype.
 
     Raises:
         ValueError: num_channels // 2 - downscale_freq_shift or max_period is not positive.
