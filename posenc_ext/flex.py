@@ -174,7 +174,7 @@ def regions_mask_mod(regions: Tensor) -> MaskMod:
         regions: as in :func:`regions_score_mod`.
 
     Returns:
-        A mask_mod: True for pairs that take part.
+        A mask_mod that is True for pairs that take part.
 
     >>> from torch.nn.attention.flex_attention import create_mask
     >>> create_mask(regions_mask_mod(torch.tensor([[0, 1]])), 1, 1, 2, 2, device="cpu")
@@ -195,7 +195,7 @@ def causal_mask_mod(q_offset: int = 0) -> MaskMod:
         q_offset: position of the first query: the length of the cache while decoding.
 
     Returns:
-        A mask_mod: True for pairs that take part.
+        A mask_mod that is True for pairs that take part.
 
     >>> from torch.nn.attention.flex_attention import create_mask
     >>> create_mask(causal_mask_mod(1), 1, 1, 2, 3, device="cpu")
