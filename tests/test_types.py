@@ -1,5 +1,6 @@
 """Type checkers and editors know the functions of posenc_ext, and torch.ops.posenc_ext as torch_ops."""
 
+import doctest
 import importlib.util
 import os
 import re
@@ -47,6 +48,7 @@ def test_stub_is_the_generated_one():
 def test_torch_ops_are_those_of_torch():
     assert torch_ops.window_bias is torch.ops.posenc_ext.window_bias
     assert "window_bias" in dir(torch_ops)
+    assert doctest.testmod(torch_ops, extraglobs={"torch": torch}) == (0, 2)
     with pytest.raises(AttributeError, match="no_such_op"):
         torch_ops.no_such_op  # noqa: B018
 
