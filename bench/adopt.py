@@ -69,8 +69,8 @@ def works() -> list[Work]:
     unetr = partial(new, "monai.networks.nets.SwinUNETR", in_channels=1, out_channels=2, feature_size=12)
     swin = partial(config, "SwinModel", "SwinConfig")
     swin_v2 = partial(config, "Swinv2Model", "Swinv2Config")
-    mpnet = partial(config, "MPNetModel", "MPNetConfig", num_hidden_layers=6)
-    t5 = partial(config, "T5EncoderModel", "T5Config", is_encoder_decoder=False)
+    mpnet = partial(config, "MPNetModel", "MPNetConfig", num_hidden_layers=6, vocab_size=32000)
+    t5 = partial(config, "T5EncoderModel", "T5Config", is_encoder_decoder=False, dropout_rate=0.0)
     return [
         Work("torchvision", "swin_t, 2 images", tv("torchvision.models.swin_t"), two, plain),
         Work("torchvision", "swin_v2_t, 2 images", tv("torchvision.models.swin_v2_t"), two, plain),
