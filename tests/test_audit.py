@@ -1,6 +1,7 @@
 """audit finds every planted fault of a model's position code, and nothing in a model without one."""
 
 import copy
+import doctest
 import json
 import math
 import subprocess
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 import posenc_ext
-from posenc_ext import _progress, reference
+from posenc_ext import _progress, plot, reference
 from posenc_ext.audit import __main__ as command
 
 
@@ -338,3 +339,10 @@ def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert list(_progress.progress(range(3), "audit")) == [0, 1, 2]
     assert "audit: " in capsys.readouterr().err
+
+
+def test_examples_of_docstrings():
+    for module in (sys.modules["posenc_ext.audit"], _progress, plot):
+        result = doctest.testmod(module)
+        assert result.attempted
+        assert not result.failed
