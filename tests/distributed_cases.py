@@ -195,6 +195,12 @@ def softmax_cases() -> list[Case]:
             [((S1, S1, R), S1), ((S0, R, R), S0)],
         ),
         Case(
+            "window_bias_softmax, regions that a shard of the samples would split",
+            lambda s, t, r: ops.window_bias_softmax(s, t, [4], regions=r),
+            (whole(6, 6, 4, 4), whole(7, 6), regions),
+            [((S1, S1, R), S1)],
+        ),
+        Case(
             "diagonal_bias_softmax",
             lambda s, t: ops.diagonal_bias_softmax(s, t, causal=True),
             (scores, whole(6, 7)),
