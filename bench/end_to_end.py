@@ -208,7 +208,7 @@ def compare(name: str, make: Callable[[], nn.Module], step: Step, rounds: int) -
         if turn >= COMPARED:
             continue
         furthest = max(float((value - eager).abs().max()) for value in values.values())
-        difference = max(difference, furthest / float(eager.square().mean().sqrt()))
+        difference = max(difference, furthest / (float(eager.square().mean().sqrt()) or 1.0))
     if not difference <= TOLERANCE:
         raise SystemExit(f"{name}: the models differ by {difference:.2g}")
     base = seconds["eager"][1:]
