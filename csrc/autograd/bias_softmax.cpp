@@ -54,8 +54,8 @@ struct BiasSoftmax<Op, void (*)(const char*, const at::Tensor&, const ops::BiasS
     // torch's softmax backward is not used for scores alone: its bits depend on the number of threads.
     if (needs[kScores] && !needs[kTable]) {
       const c10::SymInt no_bias = 0;
-      gradients[kScores] = std::get<0>(
-          ops::call_bias_softmax_backward<ops::PairSoftmax>(grad, result, {&no_bias, 1}, scale));
+      gradients[kScores] =
+          std::get<0>(ops::call_bias_softmax_backward<ops::PairSoftmax>(grad, result, {&no_bias, 1}, scale));
     } else if (needs[kTable]) {
       auto [scores, table] =
           ops::call_bias_softmax_backward<Op, Args...>(grad, result, table_sizes, args..., scale);

@@ -324,8 +324,8 @@ struct SoftmaxPlaces {
   }
 };
 
-// Launch 2 of a bias given by pair, and of 3 where samples are split. A thread sums a pair over a chunk of the
-// samples, in their order. partial: [chunks, heads x pairs].
+// Launch 2 of a bias given by pair, and of 3 where samples are split. A thread sums a pair over a chunk of
+// the samples, in their order. partial: [chunks, heads x pairs].
 template <class T>
 __global__ void __launch_bounds__(kThreads, kHalfResident)
     pair_backward_kernel(const __grid_constant__ SoftmaxTerms<T> terms, int64_t batch, accumulator_t<T>* out,

@@ -1,7 +1,7 @@
-// What the sinusoid kernels share: pairs of a sine and a cosine, and how work is split. Rows are split into tiles
-// of pairs: a block makes the exact frequencies of its tile once, two products each, into shared memory, and
-// then walks over rows. Values of float32 and the half types come from core/phase.h in integers and float32;
-// float64, derivatives, and frequencies out of the ordinary come from core/sinusoid.h.
+// What the sinusoid kernels share: pairs of a sine and a cosine, and how work is split. Rows are split into
+// tiles of pairs: a block makes the exact frequencies of its tile once, two products each, into shared
+// memory, and then walks over rows. Values of float32 and the half types come from core/phase.h in integers
+// and float32; float64, derivatives, and frequencies out of the ordinary come from core/sinusoid.h.
 #pragma once
 
 #include <type_traits>
