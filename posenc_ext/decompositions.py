@@ -474,6 +474,8 @@ def _bias_softmax_backward(
     result, product = result.to(dtype), grad.to(dtype) * result.to(dtype)
     x = product - result * product.sum(-1, keepdim=True)
     grad_scores = (x * scale).to(grad.dtype).contiguous()
+    if len(table_sizes) == 1:  # [0]: of scores alone
+        return grad_scores, x.new_zeros(table_sizes)
     grad_bias = x.reshape(-1, *x.shape[-3:]).sum(0)
     if not kind:
         return grad_scores, grad_bias
