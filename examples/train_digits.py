@@ -192,7 +192,9 @@ def main() -> int:
         compare("Window Transformer", "windows", WindowTransformer, digits, plan(16, 64, 3e-3)),
         train_with_dropout("Row Transformer with dropout", "rows_dropout", digits, plan(24, 64, 4e-3)),
     ]
-    print(f"\nSaved as TorchScript in {os.path.relpath(options.save)}, run in a fresh process:")
+    folder = options.save.resolve()
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    print(f"\nSaved as TorchScript in {shown}, run in a fresh process:")
     reloaded = reload(outcomes, digits, options.save)
     found = failures(outcomes, reloaded, judge_accuracy=not options.quick)
     print("\n" + "\n".join([f"{'FAILED' if found else 'PASSED'} in {perf_counter() - began:.0f} s", *found]))

@@ -320,7 +320,7 @@ void given_positions(DType type) {
 }
 
 void reduce(DType type, int64_t rows, int64_t heads, int64_t blocks, Memory& partial, Memory& out) {
-  const cpu::BiasReduce a{type, rows, heads, blocks, partial.data(), out.data()};
+  const cpu::BiasReduce a{type, rows, heads, blocks, partial.data(), out.data(), heads, 1};
   cpu::kernels().bias_reduce(a, 0, heads);
 }
 
@@ -520,7 +520,9 @@ void softmax(const std::string& scheme_name, const Scheme& scheme, DType type) {
                                          non_temporal};
         cpu::kernels().softmax[scheme].backward(scheme, b, blocks, 0, heads * blocks.count);
         if (!kPairs && blocks.count > 1) {
-          cpu::kernels().softmax_reduce(b, rows, blocks.count, 0, heads);
+          const cpu::BiasReduce reduce{sum_type,       rows,        heads,        blocks.count,
+                                       partial.data(), sums.data(), b.row_stride, b.head_stride};
+          cpu::kernels().bias_reduce(reduce, 0, heads);
         }
         const std::string how = which + " backward, blocks: " + std::to_string(blocks.count);
         print(how, type, sums);
