@@ -321,9 +321,9 @@ def test_command_status(capsys, monkeypatch):
         assert bool(json.loads(capsys.readouterr().out)["rows"]) == bool(status)
 
 
-def test_command_starts_without_warnings():
+def test_command_starts_without_warnings(tmp_path):
     run = [sys.executable, "-W", "error", "-m", "posenc_ext.audit", "--help"]
-    result = subprocess.run(run, capture_output=True, text=True)
+    result = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
 
 

@@ -43,15 +43,15 @@ def test_settings_of_matplotlib_are_unchanged():
     assert dict(matplotlib.rcParams) == before
 
 
-def run(*arguments):
+def run(folder, *arguments):
     command = [sys.executable, "-m", "posenc_ext.plot", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
 def test_command(tmp_path):
-    assert run("alibi", "-o", str(tmp_path / "alibi.svg")).returncode == 0
+    assert run(tmp_path, "alibi", "-o", str(tmp_path / "alibi.svg")).returncode == 0
     assert "<svg" in (tmp_path / "alibi.svg").read_text()
-    wrong = run("circle", "-o", str(tmp_path / "circle.svg"))
+    wrong = run(tmp_path, "circle", "-o", str(tmp_path / "circle.svg"))
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("posenc_ext.plot: name must be one of sinusoidal, ")
     assert wrong.stderr.count("\n") == 1

@@ -192,10 +192,11 @@ def test_a_library_in_which_a_class_is_missing_is_skipped(monkeypatch):
     assert posenc_ext.accelerate(Other()).rows[0] == ("", Toy.__module__, "", expected)
 
 
-def test_no_library_is_imported_for_a_model_without_it():
+def test_no_library_is_imported_for_a_model_without_it(tmp_path):
     code = (
         "import sys, torch, posenc_ext; posenc_ext.accelerate(torch.nn.Linear(2, 2)); "
         "print({name.partition('.')[0] for name in sys.modules} & set(posenc_ext.integrations.LIBRARIES))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = [sys.executable, "-c", code]
+    run = subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert run.stdout == "set()\n"
