@@ -395,6 +395,13 @@ def alibi_slopes(
     return (2.0**exponent).to(torch.get_default_dtype() if dtype is None else dtype)
 
 
+def _alibi_distance(
+    q_len: int | SymInt, k_len: int | SymInt, q_offset: int | SymInt, causal: bool, device: torch.device
+) -> Tensor:
+    relative = _relative(q_len, k_len, q_offset, device)
+    return relative.clamp(max=0) if causal else -relative.abs()
+
+
 def alibi_bias(
     slopes: Tensor,
     q_len: int | SymInt,
@@ -403,14 +410,13 @@ def alibi_bias(
     q_offset: int | SymInt = 0,
     causal: bool = False,
 ) -> Tensor:
-    relative, dtype = _relative(q_len, k_len, q_offset, slopes.device), _sum_dtype(slopes.dtype)
-    distance = relative.clamp(max=0) if causal else -relative.abs()
+    dtype = _sum_dtype(slopes.dtype)
+    distance = _alibi_distance(q_len, k_len, q_offset, causal, slopes.device)
     return (slopes.to(dtype)[:, None, None] * distance.to(dtype)).to(slopes.dtype)
 
 
 def _alibi_bias_backward(grad: Tensor, *, q_offset: int | SymInt = 0, causal: bool = False) -> Tensor:
-    relative = _relative(*grad.shape[1:], q_offset, grad.device)
-    distance = relative.clamp(max=0) if causal else -relative.abs()
+    distance = _alibi_distance(*grad.shape[1:], q_offset, causal, grad.device)
     return (grad.to(torch.float64) * distance).sum((1, 2)).to(grad.dtype)
 
 
