@@ -98,8 +98,18 @@ def said(name: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def barriers_met(name: str) -> set[str]:
+    return {line.split()[1] for line in said(name) if line.startswith("barrier ")}
+
+
 def barriers(name: str) -> list[str]:
-    return [line.split()[1] for line in said(name) if line.startswith("barrier ")]
+    """Those that a family's program has to miss: not those of another family's file, whose program does."""
+
+    def is_missed_elsewhere(site: str) -> bool:
+        owner = site.partition(".")[0]
+        return owner != name and owner in KERNELS and site in barriers_met(owner)
+
+    return sorted(site for site in barriers_met(name) if not is_missed_elsewhere(site))
 
 
 def family(kernel: str) -> str:
