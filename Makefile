@@ -27,6 +27,8 @@ QUICK = $(addprefix tests/,test_setup.py test_packaging.py test_loader.py test_s
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(abspath $(BIN)):$(PATH)
+# Two processes, however many cores: many tests use all of them. A file's tests share what they build.
+PYTEST := pytest -n 2 --dist loadfile
 # The cache of torch.compile is in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
 
@@ -36,7 +38,7 @@ demo: $(BUILD)
 	$(BIN)/python examples/train_digits.py $(ARGS)
 
 test: $(BUILD)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m $(PYTEST) $(ARGS)
 
 bench: $(BUILD) $(PLOTS)
 	$(BIN)/python bench/run.py $(or $(ARGS),--compile --write)
@@ -89,7 +91,7 @@ version-%:
 	PATH="$(CURDIR)/.venv-torch$*/bin:$$PATH" POSENC_FORCE_CUDA=$${POSENC_FORCE_CUDA:-0} .venv-torch$*/bin/python \
 	  -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
 	rm -rf posenc_ext.egg-info  # it requires this torch
-	TORCHINDUCTOR_CACHE_DIR="$(CURDIR)/build/inductor-torch$*" .venv-torch$*/bin/pytest \
+	TORCHINDUCTOR_CACHE_DIR="$(CURDIR)/build/inductor-torch$*" .venv-torch$*/bin/$(PYTEST) \
 	  $(if $(filter $*,$(WHOLE)),,$(QUICK)) $(ARGS)
 
 lint: $(ENVIRONMENT)

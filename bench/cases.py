@@ -53,7 +53,8 @@ def contenders(
         return bound, result.nbytes
     tensors = {n: [a for a in own[n] if isinstance(a, Tensor) and a.is_floating_point()] for n in bound}
     leaves = {name: [a.requires_grad_() for a in found] for name, found in tensors.items()}
-    upstream = torch.rand_like(result).add_(0.5)  # without zeros, which mark what dropout drops
+    # Contiguous, as attention gives it; without zeros, which mark what dropout drops.
+    upstream = torch.rand_like(result, memory_format=torch.contiguous_format).add_(0.5)
     if case.direction == "both":
         grad = torch.autograd.grad
         return {n: lambda n=n, f=f: grad(f(), leaves[n], upstream) for n, f in bound.items()}, result.nbytes
