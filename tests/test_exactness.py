@@ -256,6 +256,17 @@ def assert_rounded_once(result: torch.Tensor, exact_value: torch.Tensor, scale: 
     assert torch.equal(result[normal], expected[normal]), scale
 
 
+@each(("dtype", "nans"), [(torch.float16, {0x7E00, -0x200}), (torch.bfloat16, {0x7FC0})])
+def test_no_payload_of_a_nan_is_retained(dtype, nans):
+    """So that a NaN has the same bits at every CPU level and in any order of a sum."""
+    bits = torch.arange(-(2**15), 2**15).to(torch.int16)
+    x = bits.view(dtype).reshape(1, 64, 1024)
+    for operand in (x, x[..., 2:]):  # whole vectors, and a part of one
+        y = posenc_ext.add_sinusoidal(operand)
+        assert torch.equal(y.isnan(), operand.isnan())
+        assert set(y[y.isnan()].view(torch.int16).tolist()) == nans
+
+
 @each("batch_first", [True, False])
 @each("p", [0.0, 0.1])
 @each("dtype", [torch.float64, *HALVES_AND_FLOAT32])
