@@ -162,6 +162,14 @@ def restart(regime: str, level: str | None) -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
+def write(record: dict, page: Path = report.PAGE, summary: Path = report.SUMMARY) -> None:
+    import plots  # needs matplotlib
+
+    report.save(summary, record)
+    plots.draw(record["results"], summary.parent)
+    report.markdown_block.write(page, report.COMMAND, report.page_block(record))
+
+
 def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -186,7 +194,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
 def main(
     arguments: list[str] | None = None,
     cases: list[Case] | None = None,
-    write: Callable[[dict], None] = report.write,
+    write: Callable[[dict], None] = write,
     program: str = __file__,
 ) -> int:
     chosen = options(arguments)

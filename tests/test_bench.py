@@ -174,7 +174,7 @@ def test_a_run_writes_the_files_that_the_page_shows(tmp_path):
     assert "regime R" in record["setting"]
     page = tmp_path / "performance.md"
     page.write_text(f"head\n<!-- begin: {report.COMMAND} -->\nold\n<!-- end -->\ntail\n")
-    report.write(record, page, tmp_path / "summary.json")
+    run.write(record, page, tmp_path / "summary.json")
     text = page.read_text()
     assert text.startswith("head\n")
     assert text.endswith("tail\n")
