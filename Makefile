@@ -24,6 +24,9 @@ VERSIONS := $(shell sed -n 's/^set(POSENC_TORCH_VERSIONS \(.*\))/\1/p' cmake/bui
 WHOLE = $(firstword $(VERSIONS)) 2.13 $(lastword $(VERSIONS))
 QUICK = $(addprefix tests/,test_setup.py test_packaging.py test_loader.py test_schemas.py test_calls.py test_modes.py \
   test_opcheck.py test_script.py test_compile.py test_export.py test_transforms.py test_nn*.py test_autograd.py)
+CUDA_BUILD = $(addprefix tests/,test_cuda_static.py test_cpp_consumer.py test_cpp_serving.py test_info.py test_archives.py \
+  test_machinery.py test_distributed.py test_softmax_machinery.py test_decompositions.py test_flex.py \
+  parity integrations test_audit.py test_onnx.py test_docs.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -32,7 +35,7 @@ PYTEST := pytest -n 2 --dist loadfile
 # The cache of torch.compile is in the checkout.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/build/inductor
 
-.PHONY: demo test bench bench-attention docs build versions lint format wheel wheels clean cuda-check gpu-test gpu-bench gpu-day clang-check aarch64-check
+.PHONY: demo test bench bench-attention docs build versions lint format wheel wheels clean cuda-check test-cuda-build gpu-test gpu-bench gpu-day clang-check aarch64-check
 
 demo: $(BUILD)
 	$(BIN)/python examples/train_digits.py $(ARGS)
@@ -61,6 +64,11 @@ build: $(BUILD)
 cuda-check:
 	@$(MAKE) --no-print-directory VENV=$(CUDA_VENV) REQUIREMENTS=requirements/cuda.txt $(CUDA_VENV)/.posenc-environment
 	$(CUDA_VENV)/bin/python tools/cuda_static.py --write
+
+# An installed build with CUDA on a machine without a GPU: its own tests, those that need its libraries, and what depends
+# on torch. The other tests are about CPU kernels, which every build compiles from the same files.
+test-cuda-build:
+	TORCHINDUCTOR_CACHE_DIR="$(CURDIR)/build/inductor-cuda" $(CUDA_VENV)/bin/$(PYTEST) $(QUICK) $(CUDA_BUILD) $(ARGS)
 
 # On a machine with a GPU, in an environment whose torch has CUDA; otherwise they report that there is none.
 gpu-test: $(BUILD)
