@@ -141,7 +141,7 @@ CXX = shlex.split(os.environ.get("CXX", "c++"))
 
 
 def cxx_flags() -> list[str]:
-    flags = [*CONFIG["POSENC_CXX_FLAGS"], *(["-O0", "-g"] if DEBUG else ["-O2", "-DNDEBUG"])]
+    flags = [*CONFIG["POSENC_CXX_FLAGS"], *(["-O0", "-g"] if DEBUG else ["-O3", "-DNDEBUG"])]
     flags += [f'-DPOSENC_VERSION="{VERSION}"', f'-DPOSENC_CUDA_ARCHS="{CUDA_ARCHS}"']
     flags += ["-DPOSENC_WITH_CUDA"] if CUDA_HOME else []
     return flags + shlex.split(os.environ.get("POSENC_EXTRA_CXXFLAGS", ""))

@@ -24,9 +24,6 @@
     apply_to = function)
 #else
 #pragma GCC push_options
-// -O3 compiles for 1.4 times as long as -O2. Without it "any index" takes 1.4 times as long, the gradient of
-// softmax of 7x7 windows 1.2 times (AVX2).
-#pragma GCC optimize("O3")
 #pragma GCC target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 
