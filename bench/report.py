@@ -21,9 +21,7 @@ Result = dict
 # What holds on any machine: the cases (a pattern of their names), a contender, and the least factor by which
 # posenc_ext is faster than it; for the limit, the least share of it.
 BOUNDS = (
-    ("^(?!add 128x8x512)", "best eager", 0.95),  # never slower; 5 % for noise
-    # But this one: its data are in a cache, so that no memory hides what float64 sums cost.
-    ("^add 128x8x512", "best eager", 0.55),
+    ("", "best eager", 0.95),  # never slower; 5 % for noise
     ("^call of 64", "eager", 0.3),  # torch.add
     ("^table", "eager", 4),
     ("^timesteps", "eager", 3),

@@ -139,13 +139,6 @@ void all_near(Buffer<T>& got, Buffer<T>& wanted, Buffer<double>& exact, double u
 // For ThreadSanitizer, which looks past the order, one in kRaceShare cases, and once.
 constexpr int64_t kRaceShare = 6;
 
-// Whether the next case is one of the others, which need no preparation either.
-inline bool is_passed_over() {
-  const bool result = emulation::kFindsRaces && (cases + 1) % kRaceShare != 0;
-  cases += result;
-  return result;
-}
-
 template <class F>
 void on_all_machines(const char* dtype, F f) {
   emulation::machine().this_case = ++cases;

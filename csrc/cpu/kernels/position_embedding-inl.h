@@ -162,18 +162,15 @@ template <int rows, class T, class Stride, class Sum>
 POSENC_ALONE POSENC_FLATTEN void add_to_sums(const StridedRow<T, Stride> (&row)[rows], int64_t count,
                                              Sum* sum) {
   constexpr int N = kLineElements<T>;
-  const auto add = [&](int64_t j, int64_t n) POSENC_LAMBDA {
+  for (int64_t j = 0; j < count; j += N) {
+    const int64_t n = min_of<int64_t>(N, count - j);
     Vec<Sum, N> total = load<N>(sum + j);
-#pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) {
       row[r].prefetch(j, 2048);
       total = total + row[r].template load<Sum, N>(j, n);
     }
     store(sum + j, total);
-  };
-  int64_t j = 0;
-  for (; j + N <= count; j += N) add(j, N);
-  if (j < count) add(j, count - j);
+  }
 }
 
 // out[j] = the sum of elements j of row(0), row(1), ..., row(rows - 1), in this order, for all j < count, at
